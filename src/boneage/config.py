@@ -1,0 +1,136 @@
+"""Every setting, once: its default is the seed report's, its docstring is its help text.
+
+The command line is generated from these dataclasses, a `--config` file sets the same
+names, and `Recipe` is saved inside every checkpoint.
+"""
+
+import difflib
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from boneage.errors import ConfigError
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Invert = Literal["auto", "never", "always"]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where films, labels and results lie."""
+
+    data: Path = Path("data/raw")
+    """Raw folder: a label CSV and the films, in the Kaggle layout or flat."""
+    labels: Path | None = None
+    """Label CSV, if it is not the one in the raw folder."""
+    processed: Path = Path("data/processed")
+    """Folder of resized films that `preprocess` fills."""
+    use_processed: bool = False
+    """Read films from the processed folder instead of the raw one."""
+    output: Path = Path("output")
+    """Folder for the split, models, predictions, metrics and plots."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How to compute; none of it changes what is computed."""
+
+    device: Device = "auto"
+    """Where to compute; auto takes CUDA, then an Apple GPU, then the CPU."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the forward pass; auto is bf16 autocast on CUDA and fp32 elsewhere."""
+    workers: int | None = None
+    """Worker processes; by default one a core, at most four while training."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"workers is {self.workers}; expected 0 or more.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a training run computes. Saved with the checkpoint."""
+
+    image_size: int = 256
+    """Side of the square image the network sees, in pixels."""
+    invert: Invert = "auto"
+    """Films with dark bones: auto detects and turns them, always turns all, never turns none."""
+    horizontal_flip: bool = True
+    """Mirror half of the training films at random."""
+    rotation: float = 10.0
+    """Largest random rotation of a training film, in degrees either way."""
+    backbone: str = "resnet18"
+    """A torchvision classification model, or timm:NAME for one of timm's."""
+    init: str = "auto"
+    """Initial weights: imagenet, none, a local weights file, or auto (ImageNet if to be had)."""
+    tasks: Literal["age,stage", "age", "stage"] = "age,stage"
+    """Heads to train."""
+    sex_input: bool = False
+    """Give the network the sex as well as the film."""
+    age_bias: Literal["zero", "mean"] = "zero"
+    """Start of the age head's bias: zero, or the mean age of the training films."""
+    epochs: int = 10
+    """Passes over the training films."""
+    batch_size: int = 32
+    """Films in one gradient step."""
+    learning_rate: float = 1e-4
+    """Adam's step size."""
+    weight_decay: float = 1e-5
+    """Adam's L2 penalty."""
+    clip_norm: float = 5.0
+    """Largest gradient norm; longer gradients are scaled down to it."""
+    seed: int = 0
+    """Seed of the split, the initial weights, the shuffling and the augmentation."""
+    group_column: str | None = None
+    """Label column, such as a patient id, whose rows stay together in one part of the split."""
+    drop_unknown_sex: bool = False
+    """Leave out rows whose sex is not M or F instead of stopping at them."""
+    split_sha256: str | None = None
+    """Expected sha256 of the split; training stops if the data give another one."""
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "epochs", "batch_size"):
+            _require(self, name, "1 or more", getattr(self, name) >= 1)
+        for name in ("learning_rate", "clip_norm"):
+            _require(self, name, "a number above 0", getattr(self, name) > 0)
+        for name in ("rotation", "weight_decay", "seed"):
+            _require(self, name, "0 or more", getattr(self, name) >= 0)
+
+    @property
+    def has_age(self) -> bool:
+        """Whether the age head is trained."""
+        return "age" in self.tasks.split(",")
+
+    @property
+    def has_stage(self) -> bool:
+        """Whether the stage head is trained."""
+        return "stage" in self.tasks.split(",")
+
+
+def _require(recipe: Recipe, name: str, expected: str, holds: bool) -> None:
+    if not holds:
+        raise ConfigError(f"{name} is {getattr(recipe, name)}; expected {expected}.")
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Read a `--config` file: flat TOML whose keys are the options' names.
+
+    One file serves every command; each takes the keys it knows.
+
+    Raises:
+        ConfigError: If the file is missing or not TOML, or a key is no setting of any command.
+    """
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist; --config expects a TOML file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+    known = [f.name for group in (Paths, Runtime, Recipe) for f in fields(group)]
+    normalised = {key.replace("-", "_"): value for key, value in settings.items()}
+    for key in normalised:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"{path}: unknown setting {key!r}; did you mean {nearest!r}?")
+    return normalised

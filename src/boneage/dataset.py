@@ -1,0 +1,117 @@
+"""Checked samples -> tensors: `BoneAgeDataset`, `get_transforms` and the loaders."""
+
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from boneage.config import Recipe
+from boneage.preprocess import Preprocessing
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Channel means and deviations of ImageNet, on the scale 0 to 1. Source: torchvision's models."""
+
+SEX_CODE = {"M": 1.0, "F": -1.0}
+"""What the network is told of the sex; unknown is 0.0, half way and neither."""
+
+
+def get_transforms(split: Literal["train", "val", "test"], recipe: Recipe) -> v2.Compose:
+    """Build the transform of one split: 8-bit grey image -> float32 tensor (3, S, S).
+
+    Every split is resized to `image_size` and normalised with ImageNet's statistics. Training
+    films are mirrored and rotated at random as well; val and test never are.
+    """
+    size = recipe.image_size
+    steps: list[Any] = [v2.Resize((size, size), antialias=True)]
+    if split == "train":
+        if recipe.horizontal_flip:
+            steps.append(v2.RandomHorizontalFlip())
+        if recipe.rotation:
+            steps.append(v2.RandomRotation(recipe.rotation, v2.InterpolationMode.BILINEAR))
+    steps += [
+        v2.RGB(),
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+    ]
+    return v2.Compose(steps)
+
+
+class BoneAgeDataset(Dataset[dict[str, Any]]):
+    """Radiographs with their bone age, stage and sex, one dict a film.
+
+    The RSNA 2017 training set that this was written for has 12,611 left-hand films, 54% of boys,
+    labelled with one clinical report each (1 to 228 months, mean 127); its ages are heaped on
+    the plates of the Greulich-Pyle atlas, 21 are above 18 years and all of those are male.
+    Source: Halabi et al., Radiology 2019, doi 10.1148/radiol.2018180736.
+
+    Args:
+        samples: One row a film: `image_id, path, sex, age_years, stage`.
+        transform: Of `get_transforms`.
+        preprocessing: How raw films are read; None if `path` points to processed ones.
+        seed: Of the augmentation, which depends on seed, epoch and row alone, so that neither
+            the number of workers nor an interruption changes it.
+
+    Each item holds `image` float32 (3, S, S), `sex` float32 (+1 male, -1 female, 0 unknown),
+    `age_years` float32, `stage` int64 and `image_id` str.
+    """
+
+    def __init__(
+        self,
+        samples: pd.DataFrame,
+        transform: v2.Compose,
+        preprocessing: Preprocessing | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.samples = samples.reset_index(drop=True)
+        self.epoch = 0
+        self._rows = self.samples.to_dict("records")
+        self._transform = transform
+        self._preprocessing = preprocessing
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self._rows[index]
+        image = self.read_image(index)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(hash((self._seed, self.epoch, index)))
+            tensor = self._transform(image)
+        return {
+            "image": tensor,
+            "sex": torch.tensor(SEX_CODE.get(row["sex"], 0.0)),
+            "age_years": torch.tensor(row["age_years"], dtype=torch.float32),
+            "stage": torch.tensor(row["stage"]),
+            "image_id": row["image_id"],
+        }
+
+    def read_image(self, index: int) -> Image.Image:
+        """Read one film as training sees it, before resizing to the network and augmentation."""
+        path = self._rows[index]["path"]
+        if self._preprocessing is not None:
+            return self._preprocessing.read(path)
+        with Image.open(path) as image:
+            return image.convert("L")
+
+
+def make_loader(
+    dataset: BoneAgeDataset, recipe: Recipe, *, shuffle: bool = False, workers: int = 0
+) -> DataLoader[dict[str, Any]]:
+    """Batch a data set; shuffling follows the loader's own generator, which `Trainer` seeds."""
+    # A last batch of one film has no variance for batch normalisation to divide by.
+    leaves_one = len(dataset) > 1 and len(dataset) % recipe.batch_size == 1
+    return DataLoader(
+        dataset,
+        batch_size=recipe.batch_size,
+        shuffle=shuffle,
+        drop_last=shuffle and leaves_one,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),
+    )

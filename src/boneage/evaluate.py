@@ -1,0 +1,311 @@
+"""Prediction table -> report: accuracy, agreement, bias by sex, comparison of approaches.
+
+A prediction table has one row a film and the columns `TABLE_COLUMNS`. Nothing here sees a
+model; every figure of a run comes from one such table.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from boneage.errors import BoneAgeError
+from boneage.metrics import (
+    bootstrap_intervals,
+    classification_figures,
+    confusion_matrix,
+    mean_absolute_error,
+    mean_signed_error,
+    r2_score,
+    regression_figures,
+)
+from boneage.stages import ADOLESCENT_FROM_YEARS, STAGES, stage_from_years
+
+PROBABILITIES = ("p_child", "p_adolescent", "p_adult")
+TABLE_COLUMNS = (
+    "image_id", "split", "sex", "reference_years", "predicted_years",
+    "reference_stage", "predicted_stage", *PROBABILITIES,
+)  # fmt: skip
+AGE_BIN_YEARS = 2.0
+WORST_CASES = 10
+MONTHS = 12.0
+
+Report = dict[str, Any]
+
+
+def evaluate_table(
+    table: pd.DataFrame, *, baseline_years: float | None = None, draws: int = 2000
+) -> Report:
+    """Compute every figure of one split from its prediction table.
+
+    Args:
+        table: Columns `TABLE_COLUMNS`; `predicted_years` is empty if no age head was trained,
+            the `p_` columns if no stage head was (stages then come from the age).
+        baseline_years: Constant answer to compare with, the median age of the training films.
+        draws: Bootstrap draws for the intervals; 0 leaves the intervals out.
+
+    Returns:
+        Plain numbers ready for JSON. Ages in years, with months beside them; errors are
+        predicted - reference; `<figure>_ci` is the 95% interval; None is an undefined figure.
+
+    Raises:
+        BoneAgeError: If the table is empty or a prediction is missing or not finite.
+    """
+    _check(table)
+    codes = {name: i for i, name in enumerate(STAGES)}
+    truth = table["reference_stage"].map(codes).to_numpy()
+    report: Report = {"split": str(table["split"].iloc[0]), "n": len(table)}
+    has_age, has_stage = table["predicted_years"].notna().all(), table["p_child"].notna().all()
+    if has_age:
+        report["regression"] = _regression(table, draws)
+        if baseline_years is not None:
+            report["baseline"] = _baseline(table["reference_years"], baseline_years)
+    answer = table["predicted_stage"].map(codes).to_numpy()
+    report["classification"] = _classification(truth, answer, draws)
+    report["approaches"] = _approaches(table, truth, answer, has_age, has_stage, draws)
+    report["gender_bias"] = {
+        "classification": gender_bias_classification(truth, answer, table["sex"]),
+    }
+    if has_age:
+        report["gender_bias"]["regression"] = gender_bias_regression(
+            table["reference_years"], table["predicted_years"], table["sex"]
+        )
+        report["by_stage"] = _by_group(table, table["reference_stage"], STAGES)
+        report["by_age"] = _by_age(table)
+        report["worst_cases"] = _worst_cases(table)
+    return _plain(report)
+
+
+def _check(table: pd.DataFrame) -> None:
+    if table.empty:
+        raise BoneAgeError("the prediction table is empty; there is nothing to evaluate.")
+    for name in ("predicted_years", *PROBABILITIES):
+        column = table[name]
+        if column.isna().all():
+            continue
+        bad = table.loc[~np.isfinite(column.astype(float)), "image_id"]
+        if len(bad):
+            raise BoneAgeError(
+                f"{name} is not a finite number for {len(bad)} of {len(table)} films, the first "
+                f"{', '.join(bad.astype(str).head(3))}; training has diverged. Lower the "
+                "learning rate."
+            )
+
+
+def _regression(table: pd.DataFrame, draws: int) -> Report:
+    truth = table["reference_years"].to_numpy(float)
+    answer = table["predicted_years"].to_numpy(float)
+    figures: Report = dict(regression_figures(truth, answer))
+    if draws:
+        intervals = bootstrap_intervals(
+            lambda rows: regression_figures(truth[rows], answer[rows]), len(table), draws=draws
+        )
+        figures |= {f"{name}_ci": list(interval) for name, interval in intervals.items()}
+    for name in [n for n in figures if "_years" in n]:
+        figures[name.replace("_years", "_months")] = np.multiply(figures[name], MONTHS)
+    return figures
+
+
+def _baseline(reference: pd.Series, constant: float) -> Report:
+    answers = np.full(len(reference), constant)
+    mae = mean_absolute_error(reference, answers)
+    return {
+        "constant_years": constant,
+        "mae_years": mae,
+        "mae_months": mae * MONTHS,
+        "r2": r2_score(reference, answers),
+    }
+
+
+def _classification(truth: np.ndarray, answer: np.ndarray, draws: int) -> Report:
+    k = len(STAGES)
+    counts = confusion_matrix(truth, answer, k)
+    figures: Report = dict(classification_figures(counts))
+    if draws:
+        intervals = bootstrap_intervals(
+            lambda rows: classification_figures(confusion_matrix(truth[rows], answer[rows], k)),
+            len(truth),
+            draws=draws,
+        )
+        figures |= {f"{name}_ci": list(interval) for name, interval in intervals.items()}
+    truths, answers = counts.sum(axis=1), counts.sum(axis=0)
+    figures["n_by_stage"] = {s: int(n) for s, n in zip(STAGES, truths, strict=True)}
+    figures["confusion_matrix"] = counts.astype(int).tolist()
+    figures["absent_stages"] = [s for s, n in zip(STAGES, truths, strict=True) if n == 0]
+    figures["never_predicted_stages"] = [s for s, n in zip(STAGES, answers, strict=True) if n == 0]
+    return figures
+
+
+def _approaches(
+    table: pd.DataFrame,
+    truth: np.ndarray,
+    answer: np.ndarray,
+    has_age: bool,
+    has_stage: bool,
+    draws: int,
+) -> Report:
+    """Compare the stage head with thresholds on the predicted age; None where one is missing.
+
+    The labels that lie exactly on 12 years are a coin's throw for a threshold, so the
+    comparison is given without them as well.
+    """
+    hits: dict[str, np.ndarray] = {}
+    if has_stage:
+        hits["direct_accuracy"] = (answer == truth).astype(float)
+    if has_age:
+        by_threshold = stage_from_years(table["predicted_years"])
+        hits["threshold_accuracy"] = (by_threshold == truth).astype(float)
+    off_boundary = (table["reference_years"] != ADOLESCENT_FROM_YEARS).to_numpy()
+    result: Report = {"direct_accuracy": None, "threshold_accuracy": None}
+    result |= _accuracies(hits, draws)
+    result["without_boundary"] = {
+        "n": int(off_boundary.sum()),
+        **(_accuracies({k: h[off_boundary] for k, h in hits.items()}, draws)
+           if off_boundary.any() else {}),
+    }  # fmt: skip
+    return result
+
+
+def _accuracies(hits: Mapping[str, np.ndarray], draws: int) -> Report:
+    def figures(rows: Any) -> dict[str, np.ndarray]:
+        values = {name: hit[rows].mean(axis=-1) for name, hit in hits.items()}
+        if len(values) == 2:
+            values["difference"] = values["direct_accuracy"] - values["threshold_accuracy"]
+        return values
+
+    n = len(next(iter(hits.values())))
+    result: Report = dict(figures(np.arange(n)))
+    if draws:
+        intervals = bootstrap_intervals(figures, n, draws=draws)
+        result |= {f"{name}_ci": list(interval) for name, interval in intervals.items()}
+    return result
+
+
+def gender_bias_regression(
+    y_true: Sequence[float], y_pred: Sequence[float], genders: Sequence[Any]
+) -> Report:
+    """MAE and signed error of ages in years by sex, and their difference.
+
+    Args:
+        y_true: Reference ages in years.
+        y_pred: Predicted ages in years.
+        genders: "M" or "F" (or 1 for male and 0 for female) a case; None is counted as unknown.
+
+    Returns:
+        `male` and `female`, each with `n`, `mae_years`, `signed_error_years` and the same in
+        months; `difference_mae_years` and `difference_signed_error_years` (male - female),
+        None unless both are there; `n_unknown`.
+    """
+    truth, answer = np.asarray(y_true, float), np.asarray(y_pred, float)
+
+    def figures(rows: np.ndarray) -> Report:
+        mae = mean_absolute_error(truth[rows], answer[rows])
+        bias = mean_signed_error(truth[rows], answer[rows])
+        return {
+            "mae_years": mae,
+            "signed_error_years": bias,
+            "mae_months": mae * MONTHS,
+            "signed_error_months": bias * MONTHS,
+        }
+
+    return _by_sex(genders, figures, ("mae_years", "signed_error_years"))
+
+
+def gender_bias_classification(
+    y_true: Sequence[int], y_pred: Sequence[int], genders: Sequence[Any]
+) -> Report:
+    """Stage accuracy by sex, and its difference.
+
+    Args:
+        y_true: Reference stage codes.
+        y_pred: Predicted stage codes.
+        genders: As for `gender_bias_regression`.
+
+    Returns:
+        `male` and `female`, each with `n` and `accuracy`; `difference_accuracy` (male -
+        female), None unless both are there; `n_unknown`.
+    """
+    hit = np.asarray(y_true) == np.asarray(y_pred)
+    return _by_sex(genders, lambda rows: {"accuracy": hit[rows].mean()}, ("accuracy",))
+
+
+def _by_sex(genders: Sequence[Any], figures: Any, compared: Sequence[str]) -> Report:
+    values = list(genders)
+    result: Report = {}
+    for name, spellings in (("male", ("M", 1)), ("female", ("F", 0))):
+        rows = np.array([g in spellings if g is not None else False for g in values], dtype=bool)
+        group = figures(rows) if rows.any() else {}
+        result[name] = {"n": int(rows.sum()), **group}
+    male, female = result["male"], result["female"]
+    for name in compared:
+        both = name in male and name in female
+        result[f"difference_{name}"] = male[name] - female[name] if both else None
+    result["n_unknown"] = len(values) - male["n"] - female["n"]
+    return result
+
+
+def _by_group(table: pd.DataFrame, groups: pd.Series, names: Sequence[str]) -> list[Report]:
+    rows = []
+    for name in names:
+        part = table[groups == name]
+        row: Report = {"group": name, "n": len(part)}
+        if len(part):
+            reference, predicted = part["reference_years"], part["predicted_years"]
+            row["mae_years"] = mean_absolute_error(reference, predicted)
+            row["bias_years"] = mean_signed_error(reference, predicted)
+            row["mae_months"] = row["mae_years"] * MONTHS
+            row["bias_months"] = row["bias_years"] * MONTHS
+        rows.append(row)
+    return rows
+
+
+def _by_age(table: pd.DataFrame) -> list[Report]:
+    lower = np.floor(table["reference_years"] / AGE_BIN_YEARS) * AGE_BIN_YEARS
+    names = lower.map(lambda low: f"{low:g} to under {low + AGE_BIN_YEARS:g} years")
+    order = names[lower.sort_values().index].unique()
+    return _by_group(table, names, list(order))
+
+
+def _worst_cases(table: pd.DataFrame) -> list[Report]:
+    error = table["predicted_years"] - table["reference_years"]
+    worst = error.abs().sort_values(ascending=False, kind="stable").index[:WORST_CASES]
+    columns = ["image_id", "sex", "reference_years", "predicted_years"]
+    return [{**table.loc[i, columns].to_dict(), "error_years": float(error[i])} for i in worst]
+
+
+def _plain(value: Any) -> Any:
+    """Turn numpy numbers into Python's and NaN into None, all the way down."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def save_evaluation(output: Path, table: pd.DataFrame, report: Report) -> None:
+    """Write `predictions_<split>.csv` and `metrics_<split>.json`, each whole or not at all."""
+    split = report["split"]
+    save_text(
+        output / f"predictions_{split}.csv",
+        table.to_csv(index=False, columns=list(TABLE_COLUMNS), lineterminator="\n"),
+    )
+    save_text(output / f"metrics_{split}.json", json.dumps(report, indent=2) + "\n")
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def load_table(path: Path) -> pd.DataFrame:
+    """Read a prediction table that `save_evaluation` wrote."""
+    return pd.read_csv(path, dtype={"image_id": str}, keep_default_na=True)

@@ -1,0 +1,125 @@
+"""Grad-CAM: where on the film the evidence for an answer lies."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from boneage.errors import ConfigError
+from boneage.model import BoneAgePredictor
+
+Outputs = tuple[torch.Tensor | None, torch.Tensor | None]
+Target = Callable[[Outputs], torch.Tensor]
+
+
+def predicted_age(outputs: Outputs) -> torch.Tensor:
+    """Target: the predicted age, one number a film."""
+    age, _ = outputs
+    if age is None:
+        raise ConfigError("this model has no age head to explain; explain the stage head.")
+    return age
+
+
+def predicted_stage(outputs: Outputs) -> torch.Tensor:
+    """Target: the logit of the stage that was answered, one number a film."""
+    _, logits = outputs
+    if logits is None:
+        raise ConfigError("this model has no stage head to explain; explain the age head.")
+    return logits.max(dim=1).values
+
+
+class GradCAM:
+    """Class activation maps weighted by gradients, for either head.
+
+    A context manager: the one hook it sets on the model is removed on leaving, whatever happens.
+    The gradient is taken with respect to the feature map alone, so the model's own gradients
+    are left as they were.
+
+    Args:
+        model: Put into evaluation mode.
+        image_size: Side of the model's input in pixels.
+
+    Raises:
+        ConfigError: If the backbone has no convolutional feature map.
+
+    Source: Selvaraju et al., ICCV 2017, doi 10.1109/ICCV.2017.74.
+
+    Example:
+        with GradCAM(model, 256) as cam:
+            heatmap = cam(image, sex, predicted_age)
+    """
+
+    def __init__(self, model: BoneAgePredictor, image_size: int) -> None:
+        self._model = model.eval()
+        self._layer = _last_feature_map(model.backbone, image_size)
+        self._features: torch.Tensor | None = None
+        self._hook: Any = None
+
+    def __enter__(self) -> Self:
+        self._hook = self._layer.register_forward_hook(self._keep)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._hook.remove()
+        self._features = None
+
+    def _keep(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        # The next layer may work in place (ReLU); a copy keeps the map as it was.
+        self._features = output if output.requires_grad else output.detach().requires_grad_()
+        return self._features.clone()
+
+    def __call__(
+        self, image: torch.Tensor, sex: torch.Tensor, target: Target
+    ) -> npt.NDArray[np.float32]:
+        """Map the evidence for a target.
+
+        Args:
+            image: (B, 3, S, S), normalised.
+            sex: (B,).
+            target: Takes the model's outputs, gives one number a film.
+
+        Returns:
+            (B, h, w) on the grid of the feature map, each map from 0 to 1; all zero where no
+            place speaks for the target.
+        """
+        with torch.enable_grad():
+            scores = target(self._model(image, sex))
+            if self._features is None:
+                raise RuntimeError("use GradCAM in a with statement")
+            (gradients,) = torch.autograd.grad(scores.sum(), self._features)
+        weights = gradients.mean(dim=(2, 3), keepdim=True)
+        maps = (weights * self._features.detach()).sum(dim=1).relu()
+        tops = maps.amax(dim=(1, 2), keepdim=True)
+        heat = torch.where(tops > 0, maps / tops.clamp_min(torch.finfo(maps.dtype).tiny), 0.0)
+        self._features = None
+        return heat.float().cpu().numpy()
+
+
+def _last_feature_map(backbone: nn.Module, image_size: int) -> nn.Module:
+    """Find the module that gives the last (B, C, h, w) map larger than one cell."""
+    found: list[nn.Module] = []
+
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
+            found.append(module)
+
+    hooks = [module.register_forward_hook(note) for module in backbone.modules()]
+    parameter = next(backbone.parameters())
+    try:
+        with torch.no_grad():
+            backbone(parameter.new_zeros(1, 3, image_size, image_size))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not found:
+        raise ConfigError("this backbone has no convolutional feature map for Grad-CAM to weigh.")
+    return found[-1]

@@ -1,0 +1,318 @@
+"""Label CSVs in any RSNA dialect -> one checked table, and its 70/15/15 split."""
+
+import hashlib
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from boneage.errors import LabelError
+from boneage.stages import STAGES, stage_from_years
+
+logger = logging.getLogger(__name__)
+
+MONTHS_MAX = 240
+"""Largest bone age accepted, in months; the Greulich-Pyle atlas ends at 228."""
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+KAGGLE_NAME = "boneage-training-dataset"
+SPLITS = ("train", "val", "test")
+
+# Headers are compared without case, blanks and punctuation: "Bone Age (months)" is "boneagemonths".
+_COLUMNS = {
+    "image_id": ("id", "imageid", "caseid"),
+    "months": ("boneage", "boneagemonths", "groundtruthboneagemonths"),
+    "male": ("male",),
+    "sex": ("sex", "gender"),
+}
+_ACCEPTED = "id (or Image ID, Case ID); boneage (or bone_age, Bone Age (months)); sex or male"
+_SEX = {"m": "M", "male": "M", "f": "F", "female": "F"}
+_MALE = {"true": "M", "1": "M", "1.0": "M", "false": "F", "0": "F", "0.0": "F"}
+_UNKNOWN_SEX = {"", "u", "unknown", "o", "other", "nan", "none", "null"}
+
+
+def read_labels(
+    path: Path,
+    *,
+    unknown_sex: Literal["error", "drop", "keep"] = "error",
+    require_age: bool = True,
+    group_column: str | None = None,
+) -> pd.DataFrame:
+    """Read one label table, its columns found by name.
+
+    Accepts every header in circulation for the RSNA 2017 data: `id,boneage,male` ·
+    `id,male,boneage` · `Image ID,male,Bone Age (months)` · `Case ID,Sex[,Ground truth bone
+    age (months)]` · `id,bone_age,sex` · `id,bone_age,male` with 0/1.
+
+    Args:
+        path: CSV with a header line.
+        unknown_sex: What to do with a row whose sex is empty, U or O.
+        require_age: Whether a table without a bone-age column is an error.
+        group_column: Further column to keep, as `group`.
+
+    Returns:
+        One row an image, sorted by id: `image_id` (str, the file's stem), `sex` ("M", "F" or
+        None), `sex_int` (1 male, 0 female), and, where the table has ages, `months`,
+        `age_years` (months / 12) and `stage` (0, 1, 2).
+
+    Raises:
+        LabelError: Naming the line and the value, if a column is missing or doubled, an id
+            comes twice, an age is no number in (0, 240], or a sex is unreadable.
+    """
+    try:
+        raw = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except FileNotFoundError:
+        raise LabelError(f"{path} does not exist; expected a label CSV.") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise LabelError(f"{path} is not a readable CSV: {reason}") from None
+    columns = _find_columns(path, list(raw.columns), require_age)
+    if raw.empty:
+        raise LabelError(f"{path} has a header but no rows; expected one row an image.")
+    raw.index = pd.RangeIndex(2, len(raw) + 2)  # line numbers: the header is line 1
+    table = pd.DataFrame({"image_id": _read_ids(path, raw[columns["image_id"]])})
+    if "months" in columns:
+        table["months"] = _read_months(path, raw[columns["months"]])
+        table["age_years"] = table["months"] / 12.0
+        table["stage"] = stage_from_years(table["age_years"])
+    table["sex"] = _read_sex(path, raw, columns, unknown_sex)
+    table["sex_int"] = table["sex"].map({"M": 1, "F": 0}).astype("Int64")
+    if group_column is not None:
+        if group_column not in raw.columns:
+            found = ", ".join(raw.columns)
+            raise LabelError(f"{path} has no column {group_column!r} to group by; found: {found}.")
+        table["group"] = raw[group_column].str.strip()
+        for line in table.index[table["group"] == ""]:
+            raise LabelError(f"{path} line {line}: {group_column} is empty; expected a group id.")
+    if unknown_sex == "drop":
+        unknown = table["sex"].isna()
+        if unknown.any():
+            logger.warning("%s: left out %s", path, _count(table.loc[unknown, "image_id"], "sex"))
+        table = table[~unknown]
+    order = sorted(table.index, key=lambda line: _natural(table.at[line, "image_id"]))
+    return table.loc[order].reset_index(drop=True)
+
+
+def _count(ids: pd.Series, lacking: str) -> str:
+    shown = ", ".join(ids.head(5)) + (", …" if len(ids) > 5 else "")
+    return f"{len(ids)} rows without {lacking}: {shown}"
+
+
+def _natural(image_id: str) -> tuple[int, int, str]:
+    return (0, int(image_id), image_id) if image_id.isdecimal() else (1, 0, image_id)
+
+
+def _find_columns(path: Path, header: list[str], require_age: bool) -> dict[str, str]:
+    """Map our column names to the table's own."""
+    plain = {name: re.sub(r"[^a-z0-9]", "", name.lower()) for name in header}
+    found: dict[str, str] = {}
+    for ours, accepted in _COLUMNS.items():
+        matches = [name for name in header if plain[name] in accepted]
+        if len(matches) > 1:
+            raise LabelError(
+                f"{path} has {len(matches)} columns that could be {ours}: "
+                f"{', '.join(matches)}. Keep one of them."
+            )
+        if matches:
+            found[ours] = matches[0]
+    missing = [ours for ours in ("image_id", "months") if ours not in found]
+    if not require_age and "months" in missing:
+        missing.remove("months")
+    if "sex" not in found and "male" not in found:
+        missing.append("sex")
+    if missing:
+        raise LabelError(
+            f"{path} lacks a column for {' and '.join(missing)}; found: "
+            f"{', '.join(header)}; accepted: {_ACCEPTED}."
+        )
+    return found
+
+
+def _read_ids(path: Path, values: pd.Series) -> pd.Series:
+    ids = values.str.strip().map(_stem)
+    for line in ids.index[ids == ""]:
+        raise LabelError(f"{path} line {line}: the image id is empty; expected a file's stem.")
+    for line in ids.index[ids.duplicated()]:
+        first = ids.index[ids == ids[line]][0]
+        raise LabelError(
+            f"{path} line {line}: id {ids[line]!r} was given on line {first} already. Keep one row."
+        )
+    return ids
+
+
+def _stem(name: str) -> str:
+    """Cut a known image suffix, and only that: an id may hold dots."""
+    return name[: -len(Path(name).suffix)] if name.lower().endswith(IMAGE_SUFFIXES) else name
+
+
+def _read_months(path: Path, values: pd.Series) -> pd.Series:
+    months = pd.to_numeric(values.str.strip(), errors="coerce").astype(float)
+    for line in months.index[~months.between(0, MONTHS_MAX, inclusive="right")]:
+        raise LabelError(
+            f"{path} line {line}: {values.name} is {values[line]!r}; expected months, a number "
+            f"above 0 and at most {MONTHS_MAX}. Fix or remove the row."
+        )
+    return months
+
+
+def _read_sex(
+    path: Path, raw: pd.DataFrame, columns: Mapping[str, str], unknown_sex: str
+) -> pd.Series:
+    answers = []
+    for ours, meanings in (("sex", _SEX), ("male", _MALE)):
+        if ours not in columns:
+            continue
+        name = columns[ours]
+        text = raw[name].str.strip().str.lower()
+        sex = text.map(meanings)
+        unread = sex.isna() & (unknown_sex == "error" or ~text.isin(list(_UNKNOWN_SEX)))
+        for line in sex.index[unread]:
+            expected = "M or F" if ours == "sex" else "True or False, 1 or 0"
+            raise LabelError(
+                f"{path} line {line}: {name} is {raw.at[line, name]!r}; expected {expected}. "
+                "Fix it, or pass --drop-unknown-sex."
+            )
+        answers.append(sex)
+    if len(answers) == 2:
+        both = answers[0].notna() & answers[1].notna()
+        for line in raw.index[both & (answers[0] != answers[1])]:
+            raise LabelError(
+                f"{path} line {line}: {columns['sex']} says {answers[0][line]} but "
+                f"{columns['male']} says {answers[1][line]}. Make them agree."
+            )
+    sex = answers[0] if len(answers) == 1 else answers[0].fillna(answers[1])
+    return sex.astype(object).where(sex.notna(), None)
+
+
+def find_labels(data: Path) -> Path:
+    """Find the label CSV of a raw folder: Kaggle's name, or the only CSV there.
+
+    Raises:
+        LabelError: If the folder is missing, or holds no CSV or several.
+    """
+    if not data.is_dir():
+        raise LabelError(
+            f"{data} is not a folder; expected the raw films. Draw a synthetic cohort with "
+            f"`boneage phantom {data}`, or fetch RSNA's with `boneage download`."
+        )
+    kaggle = data / f"{KAGGLE_NAME}.csv"
+    if kaggle.is_file():
+        return kaggle
+    tables = sorted(data.glob("*.csv"))
+    if len(tables) != 1:
+        found = ", ".join(t.name for t in tables) or "none"
+        raise LabelError(f"{data} should hold one label CSV; found: {found}. Pass --labels FILE.")
+    return tables[0]
+
+
+def find_images(data: Path) -> dict[str, Path]:
+    """Find the films of a raw folder: Kaggle's nested folder, once or twice, or the folder itself.
+
+    Returns:
+        Path by image id (the file's stem), from the first of those folders with any films.
+
+    Raises:
+        LabelError: If two files share an id, or there is no film.
+    """
+    for folder in (data / KAGGLE_NAME / KAGGLE_NAME, data / KAGGLE_NAME, data / "images", data):
+        images: dict[str, Path] = {}
+        for path in sorted(folder.glob("*")):
+            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+                continue
+            if path.stem in images:
+                raise LabelError(
+                    f"{folder} holds two films with id {path.stem!r}: {images[path.stem].name} "
+                    f"and {path.name}. Keep one."
+                )
+            images[path.stem] = path
+        if images:
+            return images
+    raise LabelError(f"{data} holds no films; expected {', '.join(IMAGE_SUFFIXES)} files.")
+
+
+def match_images(labels: pd.DataFrame, images: Mapping[str, Path]) -> pd.DataFrame:
+    """Add each row's film as `path`; rows without one are left out and counted in a warning.
+
+    Raises:
+        LabelError: If no row has a film.
+    """
+    has_film = labels["image_id"].isin(list(images))
+    if not has_film.any():
+        raise LabelError(
+            f"none of the {len(labels)} labelled ids has a film (first ids: "
+            f"{', '.join(labels['image_id'].head(3))}; first films: "
+            f"{', '.join(list(images)[:3])}). Check that --data and --labels belong together."
+        )
+    if not has_film.all():
+        logger.warning("left out %s", _count(labels.loc[~has_film, "image_id"], "a film"))
+    samples = labels[has_film].reset_index(drop=True)
+    return samples.assign(path=[images[i] for i in samples["image_id"]])
+
+
+def split_samples(samples: pd.DataFrame, seed: int = 0) -> pd.Series:
+    """Assign each row to train, val or test: 70/15/15, stratified by stage.
+
+    The seed report's two steps of scikit-learn's `train_test_split`: 70% against 30%, then the
+    30% in halves. Rows are taken in the order of their ids, so the order of the CSV does not
+    matter. Where `samples` has a `group` column, groups are split instead of rows, each under
+    its most frequent stage. A stage with too few units to appear on both sides of a step is
+    stratified together with its neighbour, with a warning.
+
+    Returns:
+        "train", "val" or "test" for each row.
+
+    Raises:
+        LabelError: If there are too few rows or groups to fill three parts.
+    """
+    unit_name = "group" if "group" in samples else "image_id"
+    stage_by_unit = samples.groupby(unit_name)["stage"].agg(lambda stages: stages.mode().iloc[0])
+    units = sorted(stage_by_unit.index, key=_natural)
+    stages = stage_by_unit.loc[units].to_numpy()
+    train, rest = _cut(np.array(units), stages, 0.30, seed)
+    position = {unit: i for i, unit in enumerate(units)}
+    val, test = _cut(rest, stages[[position[u] for u in rest]], 0.50, seed)
+    part = dict.fromkeys(train, "train") | dict.fromkeys(val, "val") | dict.fromkeys(test, "test")
+    return samples[unit_name].map(part)
+
+
+def _cut(
+    units: np.ndarray, stages: np.ndarray, second_share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.model_selection import train_test_split
+
+    strata = stages.copy()
+    for stage in (2, 0):  # a rare end of the scale joins Adolescent, the stage between
+        count = int((strata == stage).sum())
+        if 0 < count < 2:
+            logger.warning("only %d %s to split; stratified as Adolescent", count, STAGES[stage])
+            strata[strata == stage] = 1
+    smallest = np.unique(strata, return_counts=True)[1].min()
+    try:
+        first, second = train_test_split(
+            units,
+            test_size=second_share,
+            random_state=seed,
+            stratify=strata if smallest >= 2 else None,
+        )
+    except ValueError as error:
+        raise LabelError(
+            f"{len(units)} films or groups are too few to split 70/15/15 by stage ({error})."
+        ) from None
+    return first, second
+
+
+def split_sha256(image_ids: pd.Series, parts: pd.Series) -> str:
+    """Fingerprint a split: sha256 of the lines `id,part`, sorted, each ended by a newline."""
+    lines = sorted(f"{image_id},{part}\n" for image_id, part in zip(image_ids, parts, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def data_sha256(samples: pd.DataFrame) -> str:
+    """Fingerprint the labels in use: sha256 of the sorted lines `id,months,sex`."""
+    rows = zip(samples["image_id"], samples["months"], samples["sex"], strict=True)
+    lines = sorted(f"{image_id},{months:g},{sex}\n" for image_id, months, sex in rows)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

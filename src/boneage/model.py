@@ -1,0 +1,246 @@
+"""`BoneAgePredictor`: one backbone, a regression head in years and a stage head."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from boneage.config import Recipe
+from boneage.errors import CheckpointError, ConfigError
+from boneage.stages import STAGES
+
+logger = logging.getLogger(__name__)
+
+TIMM_PREFIX = "timm:"
+
+
+class SexConditionedLinear(nn.Linear):
+    """A linear layer whose weights depend on sex: `(W + s V) x + (b + s c)`.
+
+    s is +1 for male, -1 for female and 0 for unknown, which thus gets the mean of both layers.
+    V and c start at zero. For a given sex the output stays linear in the features.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.sex_weight = nn.Parameter(torch.zeros(out_features, in_features))
+        self.sex_bias = nn.Parameter(torch.zeros(out_features))
+
+    def forward(self, features: torch.Tensor, sex: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Map features (B, in) and sex (B,) to (B, out)."""
+        shift = nn.functional.linear(features, self.sex_weight, self.sex_bias)
+        return super().forward(features) + sex[:, None] * shift
+
+
+class BoneAgePredictor(nn.Module):
+    """Multi-task network: bone age in years and developmental stage from one film.
+
+    The backbone's classification layer is replaced by the identity; a `Linear(F, 1)` reads the
+    age and a `Linear(F, 3)` the stage off its features.
+
+    Args:
+        backbone: A torchvision classification model (`resnet18`, `resnet50`, ...), or
+            `timm:NAME` for one of timm's.
+        tasks: "age,stage", "age" or "stage"; the head of a task left out does not exist.
+        sex_input: Whether the heads' weights depend on sex (`SexConditionedLinear`).
+        image_size: Side of the input in pixels; some backbones are built for one size.
+        init: Initial weights, see `load_backbone`.
+
+    Shape:
+        image (B, 3, S, S) float32, normalised; sex (B,) float32 in {+1, -1, 0}, needed only
+        with `sex_input`. Returns `age_pred` (B,) in years and `stage_logits` (B, 3); None for a
+        task left out.
+
+    Raises:
+        ConfigError: If the backbone is unknown or cannot take images of that size.
+        CheckpointError: If the initial weights cannot be had.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        *,
+        tasks: str = "age,stage",
+        sex_input: bool = False,
+        image_size: int = 256,
+        init: str = "none",
+    ) -> None:
+        super().__init__()
+        self.sex_input = sex_input
+        self.backbone, self.init_used = load_backbone(backbone, image_size, init)
+        features = _count_features(self.backbone, backbone, image_size)
+        layer = SexConditionedLinear if sex_input else nn.Linear
+        heads = tasks.split(",")
+        self.age_head = layer(features, 1) if "age" in heads else None
+        self.stage_head = layer(features, len(STAGES)) if "stage" in heads else None
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, *, init: str = "none") -> "BoneAgePredictor":
+        """Build the network that a recipe describes, with `init` as its initial weights."""
+        return cls(
+            recipe.backbone,
+            tasks=recipe.tasks,
+            sex_input=recipe.sex_input,
+            image_size=recipe.image_size,
+            init=init,
+        )
+
+    def forward(
+        self, image: torch.Tensor, sex: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Estimate age and stage; see the class for shapes."""
+        if self.sex_input and sex is None:
+            raise ValueError("this model was built with sex_input; pass sex, 0.0 where unknown")
+        extra = (sex,) if self.sex_input else ()
+        features = self.backbone(image)
+        age = None if self.age_head is None else self.age_head(features, *extra).squeeze(1)
+        logits = None if self.stage_head is None else self.stage_head(features, *extra)
+        return age, logits
+
+
+def load_backbone(name: str, image_size: int, init: str) -> tuple[nn.Module, str]:
+    """Build a backbone without its classification layer.
+
+    Args:
+        name: As for `BoneAgePredictor`.
+        image_size: Side of the input in pixels.
+        init: `none` for random weights; `imagenet` to download the library's default weights;
+            a path to a local weights file of that architecture (`.pth`, `.safetensors`);
+            `auto` for ImageNet weights where they can be had and random ones, with a warning,
+            where not.
+
+    Returns:
+        The backbone, which maps (B, 3, S, S) to (B, F), and what its weights are: "none",
+        "imagenet" or the file's name.
+    """
+    if init == "none":
+        return _build(name, image_size, pretrained=False), "none"
+    if init in ("imagenet", "auto"):
+        try:
+            return _build(name, image_size, pretrained=True), "imagenet"
+        except CheckpointError as error:
+            if init == "imagenet":
+                raise
+            logger.warning("%s Starting from random weights instead, since init is auto.", error)
+            return _build(name, image_size, pretrained=False), "none"
+    return _build(name, image_size, pretrained=False, weights=Path(init)), Path(init).name
+
+
+def _build(
+    name: str, image_size: int, *, pretrained: bool, weights: Path | None = None
+) -> nn.Module:
+    try:
+        if name.startswith(TIMM_PREFIX):
+            model = _create_timm(name.removeprefix(TIMM_PREFIX), pretrained)
+        else:
+            model = _create_torchvision(name, image_size, pretrained)
+    except OSError as error:  # URLError, HTTPError and the hub's errors are all OSErrors
+        raise CheckpointError(
+            f"ImageNet weights of {name} cannot be downloaded ({error}). Pass --init FILE with a "
+            "local copy, or --init none."
+        ) from None
+    if weights is not None:
+        _load_weights_file(model, name, weights)
+    return _drop_classifier(model)
+
+
+def _create_torchvision(name: str, image_size: int, pretrained: bool) -> nn.Module:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise ConfigError(
+            f"backbone {name!r} is not a torchvision classification model; try one of "
+            f"{', '.join(_nearest(name, known))}, or timm:NAME."
+        )
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        options["aux_logits"] = False  # the auxiliary classifiers would return a tuple
+    if name.startswith("vit_") and not pretrained:
+        options["image_size"] = image_size
+    if name == "maxvit_t" and not pretrained:
+        options["input_size"] = (image_size, image_size)
+    try:
+        return torchvision.models.get_model(
+            name, weights="DEFAULT" if pretrained else None, **options
+        )
+    except ValueError as error:
+        raise ConfigError(f"backbone {name} cannot take {image_size}-px images: {error}") from None
+
+
+def _create_timm(name: str, pretrained: bool) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        raise ConfigError(
+            f"backbone {name!r} is not a timm model; try one of "
+            f"{', '.join(_nearest(name, timm.list_models()))}."
+        )
+    try:
+        return timm.create_model(name, pretrained=pretrained)
+    except RuntimeError as error:  # timm's word for a model that has no published weights
+        raise CheckpointError(f"timm has no weights to download for {name} ({error}).") from None
+
+
+def _nearest(name: str, known: list[str]) -> list[str]:
+    import difflib
+
+    return difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+
+
+def _load_weights_file(model: nn.Module, name: str, path: Path) -> None:
+    """Load a published state dict; only its classification layer may be missing."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        classifier = _classifier_names(model)
+        state = {key: value for key, value in state.items() if not key.startswith(classifier)}
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"init is {str(path)!r}; expected auto, imagenet, none or a weights file."
+        ) from None
+    except Exception as error:  # both readers raise whatever the bytes provoke
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} does not hold weights of {name}: {reason}") from None
+    unmet = [key for key in missing if not key.startswith(classifier)] + list(unexpected)
+    if unmet:
+        raise CheckpointError(
+            f"{path} does not hold weights of {name}: {len(unmet)} keys differ, the first is "
+            f"{unmet[0]!r}."
+        )
+
+
+def _classifier_names(model: nn.Module) -> tuple[str, ...]:
+    """Name the classification layers: timm's own word, or torchvision's last layer."""
+    if hasattr(model, "pretrained_cfg"):
+        names = model.pretrained_cfg["classifier"]
+        return (names,) if isinstance(names, str) else tuple(names)
+    # SqueezeNet classifies with a convolution, all others with a linear layer.
+    return ([n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1],)
+
+
+def _drop_classifier(model: nn.Module) -> nn.Module:
+    if hasattr(model, "reset_classifier"):
+        model.reset_classifier(0)
+    else:
+        model.set_submodule(_classifier_names(model)[0], nn.Identity())
+    return model
+
+
+@torch.no_grad()
+def _count_features(backbone: nn.Module, name: str, image_size: int) -> int:
+    """Count the backbone's features by running it once on an empty image."""
+    backbone.eval()
+    try:
+        features = backbone(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"backbone {name} cannot take {image_size}-px images: {reason}") from None
+    backbone.train()
+    return int(features.flatten(1).shape[1])

@@ -1,0 +1,253 @@
+"""Table or report -> matplotlib figure -> PNG. Colours are Okabe and Ito's, safe for all eyes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from boneage.evaluate import Report
+from boneage.stages import ADOLESCENT_FROM_YEARS, ADULT_ABOVE_YEARS, STAGES, stage_from_years
+
+BLUE, ORANGE, GREEN, GREY, RED = "#0072B2", "#E69F00", "#009E73", "#595959", "#CC0000"
+SEX_STYLE = {"M": ("male", BLUE, "o"), "F": ("female", ORANGE, "^")}
+_NOTE = "research use only, not a medical device"
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG under a temporary name and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    figure.savefig(part, dpi=130, bbox_inches="tight", format="png", facecolor="white")
+    part.replace(path)
+
+
+def save_report_plots(folder: Path, split: str, table: pd.DataFrame, report: Report) -> None:
+    """Write the scatter, confusion matrix and error plots of one split.
+
+    Plots of the predicted age are left out where no age head was trained.
+    """
+    save_figure(plot_confusion_matrix(report), folder / f"confusion_matrix_{split}.png")
+    if "regression" in report:
+        save_figure(plot_scatter(table, report), folder / f"scatter_pred_vs_true_{split}.png")
+        save_figure(plot_error_by_age(table, report), folder / f"error_by_age_{split}.png")
+
+
+def plot_scatter(table: pd.DataFrame, report: Report) -> Figure:
+    """Predicted against reference age, one point a film, with the line of perfect agreement."""
+    figure = Figure(figsize=(6.4, 6.2))
+    axes = figure.subplots()
+    for sex, (name, colour, marker) in SEX_STYLE.items():
+        part = table[table["sex"] == sex]
+        axes.scatter(
+            part["reference_years"], part["predicted_years"], s=14, alpha=0.5, c=colour,
+            marker=marker, linewidths=0, label=f"{name} (n = {len(part)})",
+        )  # fmt: skip
+    top = float(max(table["reference_years"].max(), table["predicted_years"].max(), 19)) + 0.5
+    bottom = min(0.0, float(table["predicted_years"].min()) - 0.5)
+    axes.plot([bottom, top], [bottom, top], "--", color=RED, lw=1.4, label="y = x")
+    for threshold in (ADOLESCENT_FROM_YEARS, ADULT_ABOVE_YEARS):
+        axes.axvline(threshold, color=GREY, lw=0.6, ls=":")
+        axes.axhline(threshold, color=GREY, lw=0.6, ls=":")
+    figures = report["regression"]
+    title = f"{report['split']} split, n = {report['n']}: MAE {figures['mae_months']:.1f} months"
+    if "mae_months_ci" in figures:
+        low, high = figures["mae_months_ci"]
+        title += f" (95% interval {low:.1f} to {high:.1f})"
+    r2 = figures["r2"]
+    axes.set_title(title + ("" if r2 is None else f", R² {r2:.3f}"), fontsize=10)
+    axes.set(
+        xlim=(bottom, top), ylim=(bottom, top), aspect="equal",
+        xlabel="reference bone age (years)", ylabel="predicted bone age (years)",
+    )  # fmt: skip
+    axes.legend(loc="upper left", fontsize=9)
+    _sign(figure)
+    return figure
+
+
+def plot_confusion_matrix(report: Report) -> Figure:
+    """Counts and row shares; rows are the true stages, columns the predicted ones."""
+    counts = np.array(report["classification"]["confusion_matrix"])
+    truths = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(truths, 1)
+    figure = Figure(figsize=(5.6, 4.8))
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    for row, column in np.ndindex(counts.shape):
+        share = f"\n{shares[row, column]:.0%}" if truths[row, 0] else ""
+        axes.text(
+            column, row, f"{counts[row, column]}{share}", ha="center", va="center", fontsize=11,
+            color="black" if shares[row, column] > 0.55 else "white",
+        )  # fmt: skip
+    names = [f"{s}\n(n = {n})" for s, n in zip(STAGES, truths[:, 0], strict=True)]
+    axes.set_xticks(range(len(STAGES)), STAGES)
+    axes.set_yticks(range(len(STAGES)), names)
+    axes.set(xlabel="predicted stage", ylabel="true stage")
+    figures = report["classification"]
+    title = f"{report['split']} split, n = {report['n']}: accuracy {figures['accuracy']:.3f}"
+    if "accuracy_ci" in figures:
+        low, high = figures["accuracy_ci"]
+        title += f" (95% interval {low:.3f} to {high:.3f})"
+    axes.set_title(title, fontsize=10)
+    figure.colorbar(image, ax=axes, label="share of the true stage", fraction=0.046)
+    _sign(figure)
+    return figure
+
+
+def plot_error_by_age(table: pd.DataFrame, report: Report) -> Figure:
+    """Mean absolute and mean signed error by reference age, for each sex, with n beside."""
+    figure = Figure(figsize=(7.6, 6.4))
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    error = 12 * (table["predicted_years"] - table["reference_years"])
+    age = (table["reference_years"] // 2 * 2 + 1).rename("age")  # middle of a two-year bin
+    for offset, (sex, (name, colour, marker)) in zip((-0.12, 0.12), SEX_STYLE.items(), strict=True):
+        mine = table["sex"] == sex
+        by_age = error[mine].groupby(age[mine])
+        n, x = by_age.size(), by_age.size().index + offset
+        style = {"color": colour, "marker": marker, "ms": 5, "lw": 1.2, "capsize": 2}
+        absolute = error[mine].abs().groupby(age[mine])
+        upper.errorbar(x, absolute.mean(), _half_width(absolute), label=name, **style)
+        lower.errorbar(x, by_age.mean(), _half_width(by_age), label=name, **style)
+        for position, count, value in zip(x, n, absolute.mean(), strict=True):
+            upper.annotate(
+                str(count), (position, value), (0, 9 if sex == "M" else -14), fontsize=7,
+                textcoords="offset points", ha="center", color=colour,
+            )  # fmt: skip
+    lower.axhline(0, color=GREY, lw=0.8)
+    upper.set_ylabel("mean absolute error (months)")
+    lower.set_ylabel("mean signed error (months)\npredicted − reference")
+    lower.set_xlabel("reference bone age (years), two-year bins; small numbers are n")
+    upper.set_title(
+        f"{report['split']} split, n = {report['n']}: error by age and sex; bars are 95% intervals",
+        fontsize=10,
+    )
+    upper.legend(fontsize=9)
+    _sign(figure)
+    return figure
+
+
+def _half_width(groups: Any) -> pd.Series:
+    """Half of the normal 95% interval of each group's mean; none for a single case."""
+    return (1.96 * groups.std() / np.sqrt(groups.size())).fillna(0.0)
+
+
+def plot_learning_curves(history: pd.DataFrame) -> Figure:
+    """Losses of training and validation, and validation MAE and accuracy, by epoch."""
+    figure = Figure(figsize=(10.5, 3.4))
+    panels = figure.subplots(1, 4)
+    titles = {"loss": "total loss", "age_loss": "age loss (L1, years)",
+              "stage_loss": "stage loss (cross-entropy)"}  # fmt: skip
+    for axes, (name, title) in zip(panels, titles.items(), strict=False):
+        axes.plot(history["epoch"], history[f"train_{name}"], color=BLUE, marker=".", label="train")
+        axes.plot(history["epoch"], history[f"val_{name}"], "--", color=ORANGE, marker=".",
+                  label="validation")  # fmt: skip
+        axes.set_title(title, fontsize=9)
+        axes.set_ylim(bottom=0, top=_robust_top(history[[f"train_{name}", f"val_{name}"]]))
+    best = history["val_loss"].idxmin()
+    panels[0].axvline(history.at[best, "epoch"], color=GREY, ls=":", lw=1, label="best epoch")
+    panels[0].legend(fontsize=8)
+    last = panels[3]
+    last.plot(history["epoch"], 12 * history["val_mae_years"], color=GREEN, marker=".")
+    last.set_title("validation MAE (months)", fontsize=9)
+    last.set_ylim(bottom=0, top=_robust_top(12 * history[["val_mae_years"]]))
+    for axes in panels:
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.tight_layout()
+    return figure
+
+
+def _robust_top(values: pd.DataFrame) -> float:
+    """Upper limit that a first wild epoch does not decide: at most four times the median."""
+    flat = values.to_numpy(float)
+    flat = flat[np.isfinite(flat)]
+    return float(min(flat.max(), 4 * np.median(flat)) * 1.05) if flat.size and flat.max() else 1.0
+
+
+def save_learning_curves(path: Path, history: pd.DataFrame) -> None:
+    """Draw and write the learning curves."""
+    save_figure(plot_learning_curves(history), path)
+
+
+def plot_film(axes: Axes, image: Image.Image) -> None:
+    """Show one film in grey, without axes."""
+    axes.imshow(np.asarray(image), cmap="gray")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def save_worst_cases(path: Path, report: Report, data: Any) -> None:
+    """Write a gallery of the worst cases by age; none without an age head.
+
+    Args:
+        path: PNG to write. It shows films, so it stays with the data's terms.
+        report: Of the split.
+        data: The split's `BoneAgeDataset`.
+    """
+    cases = report.get("worst_cases", [])
+    if not cases:
+        return
+    row_of = {image_id: i for i, image_id in enumerate(data.samples["image_id"])}
+    columns = min(5, len(cases))
+    rows = -(-len(cases) // columns)
+    figure = Figure(figsize=(2.5 * columns, 3.1 * rows))
+    panels = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, case in zip(panels, cases, strict=False):
+        axes.set_axis_on()
+        plot_film(axes, data.read_image(row_of[case["image_id"]]))
+        axes.set_title(
+            f"{case['image_id']}, {case['sex'] or 'sex unknown'}\n"
+            f"true {case['reference_years']:.1f}, predicted {case['predicted_years']:.1f} y\n"
+            f"error {12 * case['error_years']:+.0f} months",
+            fontsize=8,
+        )
+    figure.suptitle(f"{report['split']} split: the {len(cases)} largest errors of {report['n']}")
+    figure.tight_layout()
+    _sign(figure)
+    save_figure(figure, path)
+
+
+def plot_heatmap(
+    image: Image.Image, heatmap: np.ndarray, case: Any, *, evidence_for: str
+) -> Figure:
+    """Show a film beside itself with a heat map over it.
+
+    Args:
+        image: 8-bit grey film.
+        heatmap: (h, w) in [0, 1], stretched over the film.
+        case: Row of a prediction table.
+        evidence_for: What the map explains, for the title.
+    """
+    figure = Figure(figsize=(7.4, 4.5))
+    left, right = figure.subplots(1, 2)
+    for axes in (left, right):
+        plot_film(axes, image)
+    over = right.imshow(_stretch(heatmap, image.size), cmap="inferno", alpha=0.5, vmin=0, vmax=1)
+    figure.colorbar(over, ax=right, fraction=0.046, label="Grad-CAM, share of its maximum")
+    left.set_title(f"{case.image_id}, {case.sex or 'sex unknown'}", fontsize=10)
+    right.set_title(f"evidence for {evidence_for}", fontsize=10)
+    truth = f"true {case.reference_years:.1f} y, {case.reference_stage}"
+    age = "" if pd.isna(case.predicted_years) else f"{case.predicted_years:.1f} y, "
+    answer = f"predicted {age}{case.predicted_stage}"
+    is_right = case.reference_stage == case.predicted_stage
+    verdict = "stage right" if is_right else "stage wrong"
+    if not pd.isna(case.predicted_years):
+        by_age = STAGES[stage_from_years([case.predicted_years])[0]]
+        verdict += "" if by_age == case.predicted_stage else f", by age {by_age}"
+    figure.suptitle(f"{truth}; {answer} ({verdict})", fontsize=11)
+    _sign(figure)
+    return figure
+
+
+def _stretch(heatmap: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    small = Image.fromarray(heatmap.astype(np.float32))
+    return np.clip(np.asarray(small.resize(size, Image.Resampling.BICUBIC)), 0, 1)
+
+
+def _sign(figure: Figure) -> None:
+    figure.text(0.995, 0.002, _NOTE, ha="right", va="bottom", fontsize=6.5, color=GREY)

@@ -1,0 +1,300 @@
+"""The workflows behind the commands: what is read, in which order, and every file written."""
+
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader
+
+from boneage.checkpoint import Checkpoint, load_checkpoint
+from boneage.config import Paths, Recipe, Runtime
+from boneage.dataset import BoneAgeDataset, get_transforms, make_loader
+from boneage.errors import BoneAgeError, CheckpointError
+from boneage.evaluate import Report, save_evaluation, save_text
+from boneage.explain import GradCAM, predicted_age, predicted_stage
+from boneage.labels import (
+    SPLITS,
+    data_sha256,
+    find_images,
+    find_labels,
+    match_images,
+    read_labels,
+    split_samples,
+    split_sha256,
+)
+from boneage.model import BoneAgePredictor
+from boneage.plots import (
+    plot_heatmap,
+    save_figure,
+    save_learning_curves,
+    save_report_plots,
+    save_worst_cases,
+)
+from boneage.preprocess import Preprocessing, find_processed
+from boneage.train import BEST, LAST, Batch, Trainer
+
+logger = logging.getLogger(__name__)
+
+_RUN_FILES = ("models", "plots", "tensorboard", "split.csv", "history.csv",
+              "predictions_val.csv", "predictions_test.csv",
+              "metrics_val.json", "metrics_test.json")  # fmt: skip
+
+
+def train_model(
+    paths: Paths,
+    recipe: Recipe,
+    runtime: Runtime = Runtime(),
+    *,
+    resume: bool = False,
+    tensorboard: bool = False,
+) -> dict[str, Report]:
+    """Train on the raw or processed films, then evaluate the best checkpoint on val and test.
+
+    Writes split, history, models, predictions, metrics and plots to `paths.output`; an earlier
+    run there is moved to `paths.output/previous/` first, unless it is resumed.
+
+    Returns:
+        The reports of "val" and "test".
+
+    Raises:
+        BoneAgeError: If data, settings or a checkpoint do not fit; nothing is moved then.
+    """
+    samples, stored_size = load_samples(paths, recipe)
+    samples["split"] = split_samples(samples, recipe.seed)
+    fingerprint = split_sha256(samples["image_id"], samples["split"])
+    if recipe.split_sha256 not in (None, fingerprint):
+        raise BoneAgeError(
+            f"the split of these {len(samples)} films has sha256 {fingerprint}; the recipe "
+            f"expects {recipe.split_sha256}. Use the same films, labels and seed, or leave "
+            "split_sha256 out."
+        )
+    training = samples.loc[samples["split"] == "train", "age_years"]
+    provenance = {
+        "n_by_split": samples["split"].value_counts().to_dict(),
+        "data_sha256": data_sha256(samples),
+        "split_sha256": fingerprint,
+        "train_median_years": float(training.median()),
+    }
+    preprocessing = Preprocessing(recipe.image_size, stored_size, recipe.invert)
+    model = _build_model(recipe, "none" if resume else recipe.init, float(training.mean()))
+    loaders = _make_loaders(samples, SPLITS, recipe, runtime, _reader(paths, preprocessing))
+    trainer = Trainer(
+        model, loaders, recipe, preprocessing, paths.output,
+        runtime=runtime, provenance=provenance, tensorboard=tensorboard,
+    )  # fmt: skip
+    if not resume:
+        _set_aside(paths.output)
+    save_text(
+        paths.output / "split.csv",
+        samples[["image_id", "split"]].to_csv(index=False, lineterminator="\n"),
+    )
+    trainer.fit(resume=resume)
+    return _evaluate_and_save(trainer, paths)
+
+
+def evaluate_model(
+    paths: Paths, runtime: Runtime = Runtime(), *, checkpoint: Path | None = None
+) -> dict[str, Report]:
+    """Evaluate a trained model on the val and test films of its own split.
+
+    Settings come from the checkpoint. The split is read from `paths.output/split.csv` and must
+    be, by its fingerprint, the one that the model was trained with.
+
+    Returns:
+        The reports of "val" and "test".
+
+    Raises:
+        BoneAgeError: If checkpoint, split and films do not belong together.
+    """
+    trained, samples = load_trained(paths, checkpoint)
+    reader = _reader(paths, trained.preprocessing)
+    loaders = _make_loaders(samples, SPLITS[1:], trained.recipe, runtime, reader)
+    trainer = Trainer(
+        trained.model, loaders, trained.recipe, trained.preprocessing, paths.output,
+        runtime=runtime, provenance=trained.provenance,
+    )  # fmt: skip
+    return _evaluate_and_save(trainer, paths)
+
+
+def explain_model(
+    paths: Paths,
+    runtime: Runtime = Runtime(),
+    *,
+    checkpoint: Path | None = None,
+    head: Literal["stage", "age"] = "stage",
+    n: int = 6,
+) -> list[Path]:
+    """Draw Grad-CAM maps of test films, half of them answered right and half wrong.
+
+    With the stage head, wrong is a wrong stage; with the age head, the films are those with the
+    smallest and the largest error. Writes `plots/gradcam_example_<i>.png`.
+
+    Returns:
+        The files written.
+
+    Raises:
+        BoneAgeError: If checkpoint, split and films do not belong together, or `n` is below 1.
+    """
+    if n < 1:
+        raise BoneAgeError(f"n is {n}; expected 1 film or more.")
+    trained, samples = load_trained(paths, checkpoint)
+    reader = _reader(paths, trained.preprocessing)
+    loaders = _make_loaders(samples, ("test",), trained.recipe, runtime, reader)
+    trainer = Trainer(
+        trained.model, loaders, trained.recipe, trained.preprocessing, paths.output,
+        runtime=runtime, provenance=trained.provenance,
+    )  # fmt: skip
+    trainer.evaluate("test", draws=0)
+    table, data = trainer.tables["test"], loaders["test"].dataset
+    plots = paths.output / "plots"
+    for old in plots.glob("gradcam_example_*.png"):
+        old.unlink()
+    written = []
+    target = predicted_stage if head == "stage" else predicted_age
+    with GradCAM(trained.model, trained.recipe.image_size) as cam:
+        for i, row in enumerate(_choose_cases(table, head, n), start=1):
+            item = data[row]
+            (heatmap,) = cam(
+                item["image"][None].to(trainer.device), item["sex"][None].to(trainer.device), target
+            )
+            case = table.iloc[row]
+            subject = f"{case.predicted_stage} (stage head)" if head == "stage" else "a higher age"
+            figure = plot_heatmap(data.read_image(row), heatmap, case, evidence_for=subject)
+            written.append(plots / f"gradcam_example_{i}.png")
+            save_figure(figure, written[-1])
+    return written
+
+
+def _choose_cases(table: pd.DataFrame, head: str, n: int) -> list[int]:
+    """Row numbers of n films: right and wrong ones by turns, spread over the ages."""
+    if head == "stage":
+        is_right = table["predicted_stage"] == table["reference_stage"]
+        order = table["reference_years"].rank(method="first").astype(int)
+        # A fixed shuffle of the age order, so that a handful does not come from one age.
+        spread = (order * 7919) % len(table)
+        right = spread[is_right].sort_values().index
+        wrong = spread[~is_right].sort_values().index
+    else:
+        error = (table["predicted_years"] - table["reference_years"]).abs().sort_values()
+        right, wrong = error.index[: len(error) // 2], error.index[::-1][: -(-len(error) // 2)]
+    n_wrong = min(len(wrong), max(n // 2, n - len(right)))
+    return [*right[: n - n_wrong], *wrong[:n_wrong]]
+
+
+def load_samples(paths: Paths, recipe: Recipe) -> tuple[pd.DataFrame, int | None]:
+    """Read the labels and match each row with its film.
+
+    Returns:
+        One row a film, sorted by id, and the side of the processed films or None if raw.
+    """
+    labels = read_labels(
+        paths.labels or find_labels(paths.data),
+        unknown_sex="drop" if recipe.drop_unknown_sex else "error",
+        group_column=recipe.group_column,
+    )
+    if not paths.use_processed:
+        return match_images(labels, find_images(paths.data)), None
+    images, stored_size = find_processed(paths.processed, labels["image_id"], recipe.invert)
+    return match_images(labels, images), stored_size
+
+
+def load_trained(paths: Paths, checkpoint: Path | None) -> tuple[Checkpoint, pd.DataFrame]:
+    """Load a checkpoint with the films of the split it was trained with, `split` among them."""
+    path = checkpoint or paths.output / BEST
+    trained = load_checkpoint(path)
+    samples, stored_size = load_samples(paths, trained.recipe)
+    if paths.use_processed and stored_size != trained.preprocessing.stored_size:
+        remedy = (
+            f"Run `boneage preprocess --image-size {trained.preprocessing.stored_size}`, or leave"
+            if trained.preprocessing.stored_size
+            else "It was trained on raw films: leave"
+        )
+        raise CheckpointError(
+            f"{paths.processed} holds {stored_size}-px films; {path} was trained from "
+            f"{trained.preprocessing.stored_size or 'raw'} ones. {remedy} --use-processed out."
+        )
+    split_file = paths.output / "split.csv"
+    if not split_file.is_file():
+        raise CheckpointError(
+            f"{split_file} does not exist; without it the test films are not known to be unseen. "
+            "Restore the file, or train again."
+        )
+    split = pd.read_csv(split_file, dtype=str, keep_default_na=False)
+    if split_sha256(split["image_id"], split["split"]) != trained.provenance["split_sha256"]:
+        raise CheckpointError(
+            f"{split_file} is not the split that {path} was trained with. Restore that file, or "
+            "train again."
+        )
+    known = samples.merge(split, on="image_id", validate="one_to_one")
+    held_out = int((split["split"] != "train").sum())
+    found = int((known["split"] != "train").sum())
+    if found == 0:
+        raise CheckpointError(f"none of the films that {path} held out is in {paths.data}.")
+    if found < held_out:
+        logger.warning("only %d of the %d held-out films are here", found, held_out)
+    return trained, known
+
+
+def _build_model(recipe: Recipe, init: str, mean_age_years: float) -> BoneAgePredictor:
+    torch.manual_seed(recipe.seed)
+    model = BoneAgePredictor.from_recipe(recipe, init=init)
+    if recipe.age_bias == "mean" and model.age_head is not None:
+        torch.nn.init.constant_(model.age_head.bias, mean_age_years)
+    return model
+
+
+def _reader(paths: Paths, preprocessing: Preprocessing) -> Preprocessing | None:
+    return None if paths.use_processed else preprocessing
+
+
+def _make_loaders(
+    samples: pd.DataFrame,
+    splits: tuple[str, ...],
+    recipe: Recipe,
+    runtime: Runtime,
+    reader: Preprocessing | None,
+) -> dict[str, DataLoader[Batch]]:
+    workers = runtime.workers if runtime.workers is not None else min(4, os.cpu_count() or 1)
+    loaders = {}
+    for split in splits:
+        dataset = BoneAgeDataset(
+            samples[samples["split"] == split],
+            get_transforms(split, recipe),
+            reader,
+            seed=recipe.seed,
+        )
+        loaders[split] = make_loader(dataset, recipe, shuffle=split == "train", workers=workers)
+    return loaders
+
+
+def _set_aside(output: Path) -> None:
+    """Move an earlier run's files to `output/previous/<time>`, so that nothing is overwritten."""
+    if not (output / LAST).exists() and not (output / BEST).exists():
+        return
+    aside = output / "previous" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    aside.mkdir(parents=True)
+    for name in _RUN_FILES:
+        if (output / name).exists():
+            (output / name).rename(aside / name)
+    logger.warning("the earlier run in %s was moved to %s", output, aside)
+
+
+def _evaluate_and_save(trainer: Trainer, paths: Paths) -> dict[str, Report]:
+    reports = {}
+    plots = paths.output / "plots"
+    for split in SPLITS[1:]:
+        report = trainer.evaluate(split)
+        table = trainer.tables[split]
+        save_evaluation(paths.output, table, report)
+        save_report_plots(plots, split, table, report)
+        data = trainer.loaders[split].dataset
+        save_worst_cases(plots / f"worst_cases_{split}.png", report, data)
+        reports[split] = report
+    history = paths.output / "history.csv"
+    if history.is_file():
+        save_learning_curves(plots / "learning_curves.png", pd.read_csv(history))
+    return reports

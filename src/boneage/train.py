@@ -1,0 +1,327 @@
+"""`Trainer`: the training loop, evaluation of a split, best and last checkpoints."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from boneage.checkpoint import describe_software, load_checkpoint, save_checkpoint
+from boneage.config import Recipe, Runtime
+from boneage.dataset import BoneAgeDataset
+from boneage.errors import BoneAgeError, CheckpointError, ConfigError
+from boneage.evaluate import PROBABILITIES, TABLE_COLUMNS, Report, evaluate_table, save_text
+from boneage.model import BoneAgePredictor
+from boneage.preprocess import Preprocessing
+from boneage.stages import STAGES, stage_from_years
+
+logger = logging.getLogger(__name__)
+
+BEST, LAST = Path("models/best_model.pt"), Path("models/last.pt")
+LOSSES = ("loss", "age_loss", "stage_loss")
+
+Batch = dict[str, Any]
+
+
+def is_better(new: float, best: float) -> bool:
+    """Whether a validation loss improves on the best so far: lower is better."""
+    return new < best
+
+
+def pick_device(name: str) -> torch.device:
+    """Choose where to compute: CUDA, then an Apple GPU, then the CPU, or the one named.
+
+    Raises:
+        ConfigError: If the device named is not there.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(device for device, is_there in available.items() if is_there)
+    if not available[name]:
+        there = ", ".join(device for device, is_there in available.items() if is_there)
+        raise ConfigError(f"device {name} is not available here; found: {there}.")
+    return torch.device(name)
+
+
+class Trainer:
+    """Trains a `BoneAgePredictor` and evaluates it split by split.
+
+    The loss is L1 on age in years plus cross-entropy on stage, minimised by Adam with clipped
+    gradients. After each epoch the validation split is evaluated; the lowest total validation
+    loss is kept as `models/best_model.pt`, and the state to continue from as `models/last.pt`.
+
+    Args:
+        model: The network; moved to the device.
+        loaders: By split; `fit` needs "train" and "val".
+        recipe: Settings, saved with each checkpoint.
+        preprocessing: How files become input, saved with each checkpoint.
+        output: Folder for `models/` and `history.csv`.
+        runtime: Device and precision.
+        provenance: Facts about data and split to save with each checkpoint; `train_median_years`
+            among them is the baseline of the reports.
+        tensorboard: Whether to write the history to `output/tensorboard` too.
+
+    Attributes:
+        tables: The prediction table of each split's last evaluation.
+    """
+
+    def __init__(
+        self,
+        model: BoneAgePredictor,
+        loaders: Mapping[str, DataLoader[Batch]],
+        recipe: Recipe,
+        preprocessing: Preprocessing,
+        output: Path,
+        *,
+        runtime: Runtime = Runtime(),
+        provenance: Mapping[str, Any] | None = None,
+        tensorboard: bool = False,
+    ) -> None:
+        self.device = pick_device(runtime.device)
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.loaders = loaders
+        self.recipe = recipe
+        self.preprocessing = preprocessing
+        self.output = output
+        self.tables: dict[str, pd.DataFrame] = {}
+        self.history: list[dict[str, float]] = []
+        self._precision = runtime.precision
+        self._tensorboard = tensorboard
+        self._optimizer = torch.optim.Adam(
+            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self._best_loss = math.inf
+        self._provenance = {
+            **describe_software(),
+            "device": str(self.device),
+            "seed": recipe.seed,
+            "init_used": model.init_used,
+            **(provenance or {}),
+        }
+
+    def fit(self, *, resume: bool = False) -> list[dict[str, float]]:
+        """Train up to the recipe's last epoch, then reload the best checkpoint.
+
+        Each epoch draws its shuffling, dropout and augmentation from the seed and its own
+        number, so a resumed run repeats exactly what an uninterrupted one would have done.
+
+        Args:
+            resume: Continue from `models/last.pt` instead of starting afresh.
+
+        Returns:
+            One row an epoch, as in `history.csv`.
+
+        Raises:
+            CheckpointError: If there is nothing to resume, or it was trained otherwise.
+            BoneAgeError: If the loss stops being a number.
+        """
+        if resume:
+            self._load_last()
+        for epoch in range(len(self.history) + 1, self.recipe.epochs + 1):
+            started = time.monotonic()
+            row: dict[str, float] = {"epoch": epoch}
+            row |= {f"train_{name}": v for name, v in self._train_epoch(epoch).items()}
+            report = self.evaluate("val", draws=0)
+            row |= {f"val_{name}": v for name, v in report["losses"].items()}
+            row["val_mae_years"] = report.get("regression", {}).get("mae_years", math.nan)
+            row["val_accuracy"] = report["classification"]["accuracy"]
+            row["seconds"] = round(time.monotonic() - started, 2)
+            self.history.append(row)
+            self._save_epoch(row)
+            logger.info(_describe_epoch(row, report))
+        best = load_checkpoint(self.output / BEST)
+        self.model.load_state_dict(best.model.state_dict())
+        return self.history
+
+    def evaluate(self, split: str, *, draws: int = 2000) -> Report:
+        """Predict a split once and compute every figure from that table.
+
+        Args:
+            split: A key of `loaders`; its films are not augmented and nothing is learned.
+            draws: Bootstrap draws for the intervals; 0 leaves them out.
+
+        Returns:
+            The report of `evaluate_table`, with `losses`.
+        """
+        table, losses = self._predict(split)
+        self.tables[split] = table
+        report = evaluate_table(
+            table, baseline_years=self._provenance.get("train_median_years"), draws=draws
+        )
+        return {**report, "losses": losses}
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        loader = self.loaders["train"]
+        epoch_seed = hash((self.recipe.seed, epoch))
+        torch.manual_seed(epoch_seed)
+        loader.generator.manual_seed(epoch_seed)  # type: ignore[union-attr]
+        _data(loader).epoch = epoch
+        self.model.train()
+        sums, n = torch.zeros(len(LOSSES)), 0
+        title = f"epoch {epoch}/{self.recipe.epochs}"
+        with tqdm(loader, desc=title, unit="batch") as progress:
+            for batch in progress:
+                with self._autocast():
+                    age, logits = self._forward(batch)
+                losses = self._losses(age, logits, batch)
+                self._optimizer.zero_grad()
+                losses[0].mean().backward()
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+                self._optimizer.step()
+                sums += losses.detach().sum(dim=1).cpu()
+                n += losses.shape[1]
+                means = _named(sums / n)
+                progress.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
+        if not math.isfinite(means["loss"]):
+            raise BoneAgeError(
+                f"the training loss is {means['loss']} in epoch {epoch}; training has diverged. "
+                f"Lower --learning-rate, now {self.recipe.learning_rate:g}."
+            )
+        return means
+
+    @torch.inference_mode()
+    def _predict(self, split: str) -> tuple[pd.DataFrame, dict[str, float]]:
+        loader = self.loaders[split]
+        self.model.eval()
+        parts, sums = [], torch.zeros(len(LOSSES))
+        for batch in tqdm(loader, desc=split, unit="batch", leave=False):
+            with self._autocast():
+                age, logits = self._forward(batch)
+            sums += self._losses(age, logits, batch).sum(dim=1).cpu()
+            parts.append(_answers(batch["image_id"], age, logits))
+        answers = pd.concat(parts, ignore_index=True)
+        samples = _data(loader).samples
+        table = samples[["image_id", "sex"]].merge(answers, on="image_id", validate="one_to_one")
+        table["split"] = split
+        table["reference_years"] = samples["age_years"]
+        table["reference_stage"] = [STAGES[code] for code in samples["stage"]]
+        return table[list(TABLE_COLUMNS)], _named(sums / len(samples))
+
+    def _forward(self, batch: Batch) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        image = batch["image"].to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        age, logits = self.model(image, batch["sex"].to(self.device))
+        return (None if age is None else age.float(), None if logits is None else logits.float())
+
+    def _losses(
+        self, age: torch.Tensor | None, logits: torch.Tensor | None, batch: Batch
+    ) -> torch.Tensor:
+        """Total, age and stage loss of each film, shape (3, B); 0 for a task left out."""
+        zero = torch.zeros(len(batch["stage"]), device=self.device)
+        age_loss = stage_loss = zero
+        if age is not None:
+            truth = batch["age_years"].to(self.device)
+            age_loss = nn.functional.l1_loss(age, truth, reduction="none")
+        if logits is not None:
+            stage = batch["stage"].to(self.device)
+            stage_loss = nn.functional.cross_entropy(logits, stage, reduction="none")
+        return torch.stack([age_loss + stage_loss, age_loss, stage_loss])
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        is_bf16 = self._precision == "bf16" or (
+            self._precision == "auto" and self.device.type == "cuda"
+        )
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_bf16)
+
+    def _save_epoch(self, row: Mapping[str, float]) -> None:
+        self._provenance |= {"epoch": row["epoch"], "saved": datetime.now(UTC).isoformat()}
+        self._provenance |= {k: v for k, v in row.items() if k.startswith("val_")}
+        facts = (self.model, self.recipe, self.preprocessing, self._provenance)
+        if is_better(row["val_loss"], self._best_loss):
+            self._best_loss = row["val_loss"]
+            save_checkpoint(self.output / BEST, *facts)
+        state = {
+            "optimizer": self._optimizer.state_dict(),
+            "best_loss": self._best_loss,
+            "history": self.history,
+        }
+        save_checkpoint(self.output / LAST, *facts, state)
+        history = pd.DataFrame(self.history)
+        save_text(self.output / "history.csv", history.to_csv(index=False, lineterminator="\n"))
+        if self._tensorboard:
+            self._log_tensorboard(row)
+
+    def _log_tensorboard(self, row: Mapping[str, float]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(str(self.output / "tensorboard")) as writer:
+            for name, value in row.items():
+                writer.add_scalar(name, value, int(row["epoch"]))
+
+    def _load_last(self) -> None:
+        path = self.output / LAST
+        if not path.is_file():
+            raise CheckpointError(f"{path} does not exist; there is no run to resume.")
+        last = load_checkpoint(path)
+        for name, now in vars(self.recipe).items():
+            then = getattr(last.recipe, name)
+            if name != "epochs" and then != now:
+                raise CheckpointError(
+                    f"{path} was trained with {name} {then!r}, this run has {now!r}. Resume with "
+                    "the same settings, or start afresh without --resume."
+                )
+        for name in ("data_sha256", "split_sha256"):
+            if last.provenance.get(name) != self._provenance.get(name):
+                raise CheckpointError(
+                    f"{path} was trained on other data ({name} differs). Resume with the same "
+                    "films and labels, or start afresh without --resume."
+                )
+        self.model.load_state_dict(last.model.state_dict())
+        self._optimizer.load_state_dict(last.state["optimizer"])
+        self._best_loss = last.state["best_loss"]
+        self.history = list(last.state["history"])
+        self._provenance["init_used"] = last.provenance["init_used"]
+
+
+def _data(loader: DataLoader[Batch]) -> BoneAgeDataset:
+    dataset = loader.dataset
+    if not isinstance(dataset, BoneAgeDataset):
+        raise TypeError(f"a loader holds a {type(dataset).__name__}, not a BoneAgeDataset")
+    return dataset
+
+
+def _named(losses: torch.Tensor) -> dict[str, float]:
+    return dict(zip(LOSSES, losses.tolist(), strict=True))
+
+
+def _answers(
+    image_ids: list[str], age: torch.Tensor | None, logits: torch.Tensor | None
+) -> pd.DataFrame:
+    """One row a film: predicted age, stage and stage probabilities; NaN for a task left out."""
+    part = pd.DataFrame({"image_id": image_ids})
+    part["predicted_years"] = math.nan if age is None else age.cpu().double().numpy()
+    part[list(PROBABILITIES)] = math.nan
+    if logits is not None:
+        part[list(PROBABILITIES)] = logits.softmax(dim=1).cpu().double().numpy()
+        codes = logits.argmax(dim=1).cpu().numpy()
+    else:
+        codes = stage_from_years(part["predicted_years"])
+    part["predicted_stage"] = [STAGES[code] for code in codes]
+    return part
+
+
+def _describe_epoch(row: Mapping[str, float], report: Report) -> str:
+    text = f"epoch {row['epoch']:.0f}: val loss {row['val_loss']:.3f}"
+    by_sex = report["gender_bias"]
+    if "regression" in by_sex:
+        text += f", MAE {12 * row['val_mae_years']:.1f} months"
+        text += _sexes(by_sex["regression"], "mae_months", ".1f")
+    text += f", stage accuracy {row['val_accuracy']:.3f}"
+    return text + _sexes(by_sex["classification"], "accuracy", ".3f")
+
+
+def _sexes(figures: Report, name: str, style: str) -> str:
+    parts = [f"{s} {figures[s][name]:{style}}" for s in ("male", "female") if figures[s]["n"]]
+    return f" ({', '.join(parts)})"
