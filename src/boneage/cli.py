@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Dict
 
-from boneage.config import Paths, Recipe, Runtime, load_config
+from boneage.config import Films, Paths, Recipe, Runtime, load_config
 from boneage.errors import BoneAgeError
 
 if TYPE_CHECKING:
@@ -62,24 +62,22 @@ def phantom(
 def preprocess(
     *,
     paths: Annotated[Paths, Flat] = Paths(),
-    image_size: int = Recipe.image_size,
-    invert: Literal["auto", "never", "always"] = Recipe.invert,
+    films: Annotated[Films, Flat] = Films(),
     workers: int | None = Runtime.workers,
 ) -> None:
     """Resize the raw films once, into the processed folder.
 
     Args:
-        image_size: Side of the square films, in pixels.
-        invert: Films with dark bones: auto detects and turns them, always turns all, never none.
         workers: Processes; by default one a core.
     """
     from boneage.labels import find_images
     from boneage.preprocess import preprocess_folder
 
-    recipe = Recipe(image_size=image_size, invert=invert)
-    summary = preprocess_folder(find_images(paths.data), paths.processed, recipe, workers)
-    print(f"{summary.total} films: {summary.written} resized to {image_size} px, "
-          f"{summary.up_to_date} up to date, {len(summary.broken)} broken; in {paths.processed}")  # fmt: skip
+    summary = preprocess_folder(find_images(paths.data), paths.processed, films, workers)
+    print(
+        f"{summary.total} films: {summary.written} resized to {films.image_size} px, "
+        f"{summary.up_to_date} up to date, {len(summary.broken)} broken; in {paths.processed}"
+    )
     if summary.inverted:
         print(f"turned because bones were dark: {', '.join(summary.inverted)}")
     for image_id, message in summary.broken.items():

@@ -44,18 +44,26 @@ class Runtime:
     """Worker processes; by default one a core, at most four while training."""
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 0:
-            raise ConfigError(f"workers is {self.workers}; expected 0 or more.")
+        _require(self, "workers", "0 or more", self.workers is None or self.workers >= 0)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what a training run computes. Saved with the checkpoint."""
+class Films:
+    """How a film becomes an image."""
 
     image_size: int = 256
-    """Side of the square image the network sees, in pixels."""
+    """Side of the square image, in pixels."""
     invert: Invert = "auto"
     """Films with dark bones: auto detects and turns them, always turns all, never turns none."""
+
+    def __post_init__(self) -> None:
+        _require(self, "image_size", "1 or more", self.image_size >= 1)
+
+
+@dataclass(frozen=True)
+class Recipe(Films):
+    """Everything that decides what a training run computes. Saved with the checkpoint."""
+
     horizontal_flip: bool = True
     """Mirror half of the training films at random."""
     rotation: float = 10.0
@@ -90,7 +98,8 @@ class Recipe:
     """Expected sha256 of the split; training stops if the data give another one."""
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "epochs", "batch_size"):
+        super().__post_init__()
+        for name in ("epochs", "batch_size"):
             _require(self, name, "1 or more", getattr(self, name) >= 1)
         for name in ("learning_rate", "clip_norm"):
             _require(self, name, "a number above 0", getattr(self, name) > 0)
@@ -108,9 +117,9 @@ class Recipe:
         return "stage" in self.tasks.split(",")
 
 
-def _require(recipe: Recipe, name: str, expected: str, holds: bool) -> None:
+def _require(settings: object, name: str, expected: str, holds: bool) -> None:
     if not holds:
-        raise ConfigError(f"{name} is {getattr(recipe, name)}; expected {expected}.")
+        raise ConfigError(f"{name} is {getattr(settings, name)}; expected {expected}.")
 
 
 def load_config(path: Path) -> dict[str, Any]:

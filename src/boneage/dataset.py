@@ -1,6 +1,6 @@
 """Checked samples -> tensors: `BoneAgeDataset`, `get_transforms` and the loaders."""
 
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
@@ -19,11 +19,15 @@ SEX_CODE = {"M": 1.0, "F": -1.0}
 """What the network is told of the sex; unknown is 0.0, half way and neither."""
 
 
-def get_transforms(split: Literal["train", "val", "test"], recipe: Recipe) -> v2.Compose:
+def get_transforms(split: str, recipe: Recipe) -> v2.Compose:
     """Build the transform of one split: 8-bit grey image -> float32 tensor (3, S, S).
 
     Every split is resized to `image_size` and normalised with ImageNet's statistics. Training
     films are mirrored and rotated at random as well; val and test never are.
+
+    Args:
+        split: "train", "val" or "test".
+        recipe: Gives `image_size`, `horizontal_flip` and `rotation`.
     """
     size = recipe.image_size
     steps: list[Any] = [v2.Resize((size, size), antialias=True)]

@@ -34,8 +34,6 @@ def download_rsna(out: Path) -> Path:
             labels already.
     """
     try:
-        # The client's own progress bar goes to stderr; its first import reads these variables.
-        os.environ.setdefault("KAGGLE_LOGGING_ENABLED", "false")
         import kagglehub
     except ImportError:
         raise BoneAgeError(
@@ -46,11 +44,16 @@ def download_rsna(out: Path) -> Path:
         raise BoneAgeError(f"{out} holds {KAGGLE_NAME}.csv already. Choose another folder.")
     try:
         fetched = Path(kagglehub.dataset_download(DATASET))
-    except KeyboardInterrupt:
-        raise
     except Exception as error:  # the client raises its own, requests' and the system's errors
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BoneAgeError(f"Kaggle did not give {DATASET}: {reason} {_LOGIN_HELP}") from None
-    out.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(fetched, out, dirs_exist_ok=True)
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+        raise BoneAgeError(f"Kaggle did not give {DATASET} ({reason}). {_LOGIN_HELP}") from None
+    shutil.copytree(fetched, out, dirs_exist_ok=True, copy_function=_link_or_copy)
     return out
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """Show a cached file under a second name; copy it only onto another disk."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

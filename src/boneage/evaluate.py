@@ -6,11 +6,12 @@ model; every figure of a run comes from one such table.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from boneage.errors import BoneAgeError
@@ -59,7 +60,8 @@ def evaluate_table(
     codes = {name: i for i, name in enumerate(STAGES)}
     truth = table["reference_stage"].map(codes).to_numpy()
     report: Report = {"split": str(table["split"].iloc[0]), "n": len(table)}
-    has_age, has_stage = table["predicted_years"].notna().all(), table["p_child"].notna().all()
+    has_age = bool(table["predicted_years"].notna().all())
+    has_stage = bool(table["p_child"].notna().all())
     if has_age:
         report["regression"] = _regression(table, draws)
         if baseline_years is not None:
@@ -186,7 +188,7 @@ def _accuracies(hits: Mapping[str, np.ndarray], draws: int) -> Report:
 
 
 def gender_bias_regression(
-    y_true: Sequence[float], y_pred: Sequence[float], genders: Sequence[Any]
+    y_true: npt.ArrayLike, y_pred: npt.ArrayLike, genders: Iterable[Any]
 ) -> Report:
     """MAE and signed error of ages in years by sex, and their difference.
 
@@ -216,7 +218,7 @@ def gender_bias_regression(
 
 
 def gender_bias_classification(
-    y_true: Sequence[int], y_pred: Sequence[int], genders: Sequence[Any]
+    y_true: npt.ArrayLike, y_pred: npt.ArrayLike, genders: Iterable[Any]
 ) -> Report:
     """Stage accuracy by sex, and its difference.
 
@@ -233,7 +235,7 @@ def gender_bias_classification(
     return _by_sex(genders, lambda rows: {"accuracy": hit[rows].mean()}, ("accuracy",))
 
 
-def _by_sex(genders: Sequence[Any], figures: Any, compared: Sequence[str]) -> Report:
+def _by_sex(genders: Iterable[Any], figures: Any, compared: Sequence[str]) -> Report:
     values = list(genders)
     result: Report = {}
     for name, spellings in (("male", ("M", 1)), ("female", ("F", 0))):

@@ -93,8 +93,8 @@ def read_labels(
         if unknown.any():
             logger.warning("%s: left out %s", path, _count(table.loc[unknown, "image_id"], "sex"))
         table = table[~unknown]
-    order = sorted(table.index, key=lambda line: _natural(table.at[line, "image_id"]))
-    return table.loc[order].reset_index(drop=True)
+    order = sorted(range(len(table)), key=[_natural(i) for i in table["image_id"]].__getitem__)
+    return table.iloc[order].reset_index(drop=True)
 
 
 def _count(ids: pd.Series, lacking: str) -> str:
@@ -250,7 +250,8 @@ def match_images(labels: pd.DataFrame, images: Mapping[str, Path]) -> pd.DataFra
     if not has_film.all():
         logger.warning("left out %s", _count(labels.loc[~has_film, "image_id"], "a film"))
     samples = labels[has_film].reset_index(drop=True)
-    return samples.assign(path=[images[i] for i in samples["image_id"]])
+    samples["path"] = pd.Series([images[i] for i in samples["image_id"]], dtype=object)
+    return samples
 
 
 def split_samples(samples: pd.DataFrame, seed: int = 0) -> pd.Series:

@@ -218,16 +218,18 @@ def _load_weights_file(model: nn.Module, name: str, path: Path) -> None:
 
 def _classifier_names(model: nn.Module) -> tuple[str, ...]:
     """Name the classification layers: timm's own word, or torchvision's last layer."""
-    if hasattr(model, "pretrained_cfg"):
-        names = model.pretrained_cfg["classifier"]
+    pretrained_cfg: Any = getattr(model, "pretrained_cfg", None)
+    if pretrained_cfg is not None:
+        names = pretrained_cfg["classifier"]
         return (names,) if isinstance(names, str) else tuple(names)
     # SqueezeNet classifies with a convolution, all others with a linear layer.
     return ([n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1],)
 
 
 def _drop_classifier(model: nn.Module) -> nn.Module:
-    if hasattr(model, "reset_classifier"):
-        model.reset_classifier(0)
+    reset: Any = getattr(model, "reset_classifier", None)
+    if reset is not None:
+        reset(0)
     else:
         model.set_submodule(_classifier_names(model)[0], nn.Identity())
     return model

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
-from boneage.config import Invert, Recipe
+from boneage.config import Films, Invert
 from boneage.errors import BoneAgeError, ImageError
 from boneage.radiograph import read_radiograph
 
@@ -77,7 +77,7 @@ class PreprocessSummary:
 
 
 def preprocess_folder(
-    images: Mapping[str, Path], processed: Path, recipe: Recipe, workers: int | None = None
+    images: Mapping[str, Path], processed: Path, films: Films, workers: int | None = None
 ) -> PreprocessSummary:
     """Resize every film to `processed/<id>.png`.
 
@@ -88,7 +88,7 @@ def preprocess_folder(
     Args:
         images: Path by image id.
         processed: Folder to fill; made if missing.
-        recipe: Gives `image_size` and `invert`.
+        films: Size and polarity of the images.
         workers: Processes; by default one a core.
 
     Returns:
@@ -100,7 +100,7 @@ def preprocess_folder(
     processed.mkdir(parents=True, exist_ok=True)
     for leftover in processed.glob(".*.part"):
         leftover.unlink()
-    jobs = [(path, processed / f"{i}.png", recipe.image_size, recipe.invert)
+    jobs = [(path, processed / f"{i}.png", films.image_size, films.invert)
             for i, path in images.items()]  # fmt: skip
     workers = workers if workers is not None else os.cpu_count() or 1
     inverted, broken, up_to_date = [], {}, 0

@@ -62,8 +62,9 @@ def read_radiograph(path: Path, invert: Invert = "auto") -> Radiograph:
     """
     try:
         with Image.open(path) as image:
-            if getattr(image, "n_frames", 1) > 1:
-                raise ImageError(f"{path} holds {image.n_frames} frames; expected one film.")
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1:
+                raise ImageError(f"{path} holds {frames} frames; expected one film.")
             image.load()
             declared_inverted = _declares_inverted(image)
             grey, bits = _to_grey(ImageOps.exif_transpose(image))
@@ -78,10 +79,8 @@ def read_radiograph(path: Path, invert: Invert = "auto") -> Radiograph:
     low, high = float(grey.min()), float(grey.max())
     if not low < high:
         raise ImageError(f"{path} has one grey value ({low:g}) in all pixels; it shows no hand.")
-    pixels = grey / 255.0 if bits == 8 else (grey - low) / (high - low)
-    if declared_inverted:
-        pixels = 1.0 - pixels
-    pixels = pixels.astype(np.float32)
+    scaled = grey / 255.0 if bits == 8 else (grey - low) / (high - low)
+    pixels = (1.0 - scaled if declared_inverted else scaled).astype(np.float32)
     is_inverted = invert == "always" or (
         invert == "auto" and polarity_score(pixels) < INVERTED_BELOW
     )

@@ -35,7 +35,7 @@ from boneage.plots import (
     save_worst_cases,
 )
 from boneage.preprocess import Preprocessing, find_processed
-from boneage.train import BEST, LAST, Batch, Trainer
+from boneage.train import BEST, LAST, Batch, Trainer, loaded_data
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def explain_model(
         runtime=runtime, provenance=trained.provenance,
     )  # fmt: skip
     trainer.evaluate("test", draws=0)
-    table, data = trainer.tables["test"], loaders["test"].dataset
+    table, data = trainer.tables["test"], loaded_data(loaders["test"])
     plots = paths.output / "plots"
     for old in plots.glob("gradcam_example_*.png"):
         old.unlink()
@@ -291,7 +291,7 @@ def _evaluate_and_save(trainer: Trainer, paths: Paths) -> dict[str, Report]:
         table = trainer.tables[split]
         save_evaluation(paths.output, table, report)
         save_report_plots(plots, split, table, report)
-        data = trainer.loaders[split].dataset
+        data = loaded_data(trainer.loaders[split])
         save_worst_cases(plots / f"worst_cases_{split}.png", report, data)
         reports[split] = report
     history = paths.output / "history.csv"

@@ -10,7 +10,8 @@ def summarise(report: Report) -> str:
         figures = report["regression"]
         for name, label in (("mae", "MAE"), ("rmse", "RMSE"), ("bias", "signed error")):
             years = _figure(figures, f"{name}_years", ".3f")
-            lines.append(f"  {label:14} {years} years = {_figure(figures, f'{name}_months', '.2f')} months")  # fmt: skip
+            months = _figure(figures, f"{name}_months", ".2f")
+            lines.append(f"  {label:14} {years} years = {months} months")
         lines.append(f"  {'R²':14} {_figure(figures, 'r2', '.3f')}")
     if "baseline" in report:
         base = report["baseline"]
@@ -27,9 +28,10 @@ def summarise(report: Report) -> str:
         lines.append(f"  {label:14} {_figure(figures, name, '.4f')}{note}")
     counts = ", ".join(f"{stage} {n}" for stage, n in figures["n_by_stage"].items())
     lines.append(f"  {'n by stage':14} {counts}")
-    for key, what in (("absent_stages", "no case of"), ("never_predicted_stages", "never answered")):  # fmt: skip
+    notes = {"absent_stages": "no case of", "never_predicted_stages": "never answered"}
+    for key, note in notes.items():
         if figures[key]:
-            lines.append(f"  {'note':14} {what}: {', '.join(figures[key])}")
+            lines.append(f"  {'note':14} {note}: {', '.join(figures[key])}")
     lines += _approaches(report) + _by_sex(report)
     return "\n".join(lines)
 
@@ -62,7 +64,8 @@ def _by_sex(report: Report) -> list[str]:
             continue
         text = f"  {sex:14} n = {by_stage['n']}, accuracy {by_stage['accuracy']:.4f}"
         if by_age:
-            text += f", MAE {by_age['mae_months']:.2f}, signed error {by_age['signed_error_months']:+.2f} months"  # fmt: skip
+            mae, bias = by_age["mae_months"], by_age["signed_error_months"]
+            text += f", MAE {mae:.2f}, signed error {bias:+.2f} months"
         lines.append(text)
     return lines
 

@@ -167,8 +167,8 @@ class Trainer:
         loader = self.loaders["train"]
         epoch_seed = hash((self.recipe.seed, epoch))
         torch.manual_seed(epoch_seed)
-        loader.generator.manual_seed(epoch_seed)  # type: ignore[union-attr]
-        _data(loader).epoch = epoch
+        loader.generator.manual_seed(epoch_seed)
+        loaded_data(loader).epoch = epoch
         self.model.train()
         sums, n = torch.zeros(len(LOSSES)), 0
         title = f"epoch {epoch}/{self.recipe.epochs}"
@@ -203,7 +203,7 @@ class Trainer:
             sums += self._losses(age, logits, batch).sum(dim=1).cpu()
             parts.append(_answers(batch["image_id"], age, logits))
         answers = pd.concat(parts, ignore_index=True)
-        samples = _data(loader).samples
+        samples = loaded_data(loader).samples
         table = samples[["image_id", "sex"]].merge(answers, on="image_id", validate="one_to_one")
         table["split"] = split
         table["reference_years"] = samples["age_years"]
@@ -285,7 +285,8 @@ class Trainer:
         self._provenance["init_used"] = last.provenance["init_used"]
 
 
-def _data(loader: DataLoader[Batch]) -> BoneAgeDataset:
+def loaded_data(loader: DataLoader[Batch]) -> BoneAgeDataset:
+    """Give the data set behind a loader."""
     dataset = loader.dataset
     if not isinstance(dataset, BoneAgeDataset):
         raise TypeError(f"a loader holds a {type(dataset).__name__}, not a BoneAgeDataset")

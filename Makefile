@@ -1,0 +1,36 @@
+# `make demo`: from a fresh clone to a trained model, its metrics and its pictures.
+# `make test`: everything that continuous integration checks.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test docs format clean
+.DEFAULT_GOAL := demo
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "boneage needs Python 3.11 or newer; pass PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[train,dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/boneage phantom data/raw --n 800 --seed 0
+	$(BIN)/python preprocess.py
+	$(BIN)/boneage train --config configs/demo.toml
+	$(BIN)/python gradcam_demo.py
+
+test: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=90
+
+docs: $(INSTALLED)
+	$(BIN)/python docs/make_cli.py
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -1,0 +1,129 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from boneage.config import Recipe
+from boneage.dataset import IMAGENET_MEAN, IMAGENET_STD, BoneAgeDataset, get_transforms, make_loader
+from boneage.preprocess import Preprocessing
+
+RAW = Preprocessing(image_size=48, stored_size=None, invert="auto")
+
+
+def make_dataset(samples: pd.DataFrame, recipe: Recipe, split: str = "train") -> BoneAgeDataset:
+    rows = samples[samples["split"] == split]
+    return BoneAgeDataset(rows, get_transforms(split, recipe), RAW, seed=recipe.seed)
+
+
+def test_every_film_in_a_shuffled_loader_keeps_its_own_age_sex_and_stage(
+    samples: pd.DataFrame, recipe: Recipe
+) -> None:
+    loader = make_loader(make_dataset(samples, recipe), recipe, shuffle=True, workers=2)
+    truth = samples.set_index("image_id")
+    seen: list[str] = []
+    for batch in loader:
+        for i, image_id in enumerate(batch["image_id"]):
+            row = truth.loc[image_id]
+            assert batch["age_years"][i].item() == pytest.approx(row["age_years"], abs=1e-5)
+            assert batch["stage"][i].item() == row["stage"]
+            assert batch["sex"][i].item() == {"M": 1.0, "F": -1.0}[row["sex"]]
+            seen.append(image_id)
+    order = list(samples.loc[samples["split"] == "train", "image_id"])
+    assert sorted(seen) == sorted(order)
+    assert seen != order
+
+
+def test_the_image_of_a_row_is_the_film_with_its_id(samples: pd.DataFrame, recipe: Recipe) -> None:
+    dataset = make_dataset(samples, recipe, "val")
+    item = dataset[3]
+    film = Image.open(samples.set_index("image_id").at[item["image_id"], "path"])
+    expected = np.asarray(film.resize((48, 48), Image.Resampling.BILINEAR)) / 255
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    shown = item["image"] * std[:, None, None] + mean[:, None, None]
+    for channel in shown:
+        np.testing.assert_allclose(channel, expected, atol=1 / 255)
+
+
+def test_height_comes_before_width(samples: pd.DataFrame, recipe: Recipe) -> None:
+    dataset = make_dataset(samples, recipe, "val")
+    width, height = dataset.read_image(0).size
+    assert height > width
+    assert dataset[0]["image"].shape == (3, 48, 48)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluation_films_are_never_augmented(
+    samples: pd.DataFrame, recipe: Recipe, split: str
+) -> None:
+    dataset = make_dataset(samples, recipe, split)
+    first = dataset[0]["image"]
+    dataset.epoch = 5
+    torch.testing.assert_close(dataset[0]["image"], first, rtol=0, atol=0)
+
+
+def test_training_films_are_augmented_anew_each_epoch(
+    samples: pd.DataFrame, recipe: Recipe
+) -> None:
+    dataset = make_dataset(samples, recipe)
+    versions = []
+    for dataset.epoch in range(1, 5):
+        versions.append(dataset[0]["image"])
+    assert not any(torch.equal(versions[0], other) for other in versions[1:])
+
+
+def test_augmentation_depends_on_seed_epoch_and_row_alone(
+    samples: pd.DataFrame, recipe: Recipe
+) -> None:
+    dataset = make_dataset(samples, recipe)
+    alone = [item["image"] for item in (dataset[i] for i in range(len(dataset)))]
+    torch.manual_seed(123)
+    loaders = [make_loader(dataset, recipe, workers=workers) for workers in (0, 2)]
+    for loader in loaders:
+        batched = torch.cat([batch["image"] for batch in loader])
+        torch.testing.assert_close(batched, torch.stack(alone), rtol=0, atol=0)
+    other = make_dataset(samples, replace(recipe, seed=1))
+    assert not torch.equal(other[0]["image"], alone[0])
+
+
+def test_reading_a_film_leaves_the_global_random_state_alone(
+    samples: pd.DataFrame, recipe: Recipe
+) -> None:
+    dataset = make_dataset(samples, recipe)
+    before = torch.get_rng_state()
+    dataset[0]
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_rotation_and_flip_can_be_switched_off(samples: pd.DataFrame, recipe: Recipe) -> None:
+    still = replace(recipe, rotation=0.0, horizontal_flip=False)
+    plain, evaluated = make_dataset(samples, still), get_transforms("val", still)
+    torch.testing.assert_close(plain[0]["image"], evaluated(plain.read_image(0)))
+
+
+def test_rotation_stays_within_its_limit(recipe: Recipe) -> None:
+    bar = np.zeros((101, 101), np.uint8)
+    bar[:, 48:53] = 255
+    turn = get_transforms("train", replace(recipe, image_size=101, horizontal_flip=False))
+    tilts = []
+    for seed in range(60):
+        torch.manual_seed(seed)
+        rows, columns = np.nonzero(turn(Image.fromarray(bar))[0].numpy() > 1)
+        tilts.append(np.degrees(np.arctan(np.polyfit(rows, columns, 1)[0])))
+    assert 7 < np.abs(tilts).max() <= 10.5
+
+
+def test_unknown_sex_is_neither_male_nor_female(samples: pd.DataFrame, recipe: Recipe) -> None:
+    unknown = samples.assign(sex=None)
+    assert make_dataset(unknown, recipe)[0]["sex"].item() == 0.0
+
+
+def test_a_last_batch_of_one_film_is_left_out_of_training_only(
+    samples: pd.DataFrame, recipe: Recipe
+) -> None:
+    dataset = make_dataset(samples, recipe)
+    odd = replace(recipe, batch_size=len(dataset) - 1)
+    assert [len(b["stage"]) for b in make_loader(dataset, odd, shuffle=True)] == [len(dataset) - 1]
+    assert sum(len(b["stage"]) for b in make_loader(dataset, odd)) == len(dataset)
