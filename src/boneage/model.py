@@ -157,6 +157,8 @@ def _create_torchvision(name: str, image_size: int, pretrained: bool) -> nn.Modu
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
         options["aux_logits"] = False  # the auxiliary classifiers would return a tuple
+        if not pretrained:
+            options["init_weights"] = True
     if name.startswith("vit_") and not pretrained:
         options["image_size"] = image_size
     if name == "maxvit_t" and not pretrained:

@@ -64,8 +64,8 @@ def _by_sex(report: Report) -> list[str]:
             continue
         text = f"  {sex:14} n = {by_stage['n']}, accuracy {by_stage['accuracy']:.4f}"
         if by_age:
-            mae, bias = by_age["mae_months"], by_age["signed_error_months"]
-            text += f", MAE {mae:.2f}, signed error {bias:+.2f} months"
+            mae, signed = by_age["mae_months"], by_age["signed_error_months"]
+            text += f", MAE {mae:.2f}, signed error {signed:+.2f} months"
         lines.append(text)
     return lines
 

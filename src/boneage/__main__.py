@@ -1,0 +1,8 @@
+"""`python -m boneage`: the same as the `boneage` command."""
+
+import sys
+
+from boneage.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+import json
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from boneage.checkpoint import load_checkpoint
+from boneage.config import Films, Paths, Recipe, Runtime
+from boneage.errors import BoneAgeError, CheckpointError, LabelError
+from boneage.labels import find_images, split_sha256
+from boneage.preprocess import preprocess_folder
+from boneage.run import evaluate_model, explain_model, load_samples, train_model
+
+TABLE = [
+    "image_id", "split", "sex", "reference_years", "predicted_years",
+    "reference_stage", "predicted_stage", "p_child", "p_adolescent", "p_adult",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(
+    raw: Path, processed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Paths, dict[str, bytes]]:
+    """One finished run, and the bytes of its small files."""
+    output = tmp_path_factory.mktemp("trained") / "output"
+    paths = Paths(data=raw, processed=processed, use_processed=True, output=output)
+    recipe = Recipe(image_size=48, init="none", batch_size=16, epochs=3, learning_rate=1e-3)
+    train_model(paths, recipe, Runtime(device="cpu", workers=0))
+    files = {p.name: p.read_bytes() for p in output.iterdir() if p.is_file()}
+    return paths, files
+
+
+@pytest.fixture
+def mine(trained: tuple[Paths, dict[str, bytes]], tmp_path: Path) -> Paths:
+    """A copy of the finished run to work on."""
+    paths, _ = trained
+    shutil.copytree(paths.output, tmp_path / "mine")
+    return replace(paths, output=tmp_path / "mine")
+
+
+def test_a_run_writes_every_file_under_its_name(trained: tuple[Paths, dict[str, bytes]]) -> None:
+    output = trained[0].output
+    found = {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()}
+    expected = {"split.csv", "history.csv", "models/best_model.pt", "models/last.pt"}
+    for split in ("val", "test"):
+        expected |= {
+            f"predictions_{split}.csv", f"metrics_{split}.json",
+            f"plots/scatter_pred_vs_true_{split}.png", f"plots/confusion_matrix_{split}.png",
+            f"plots/error_by_age_{split}.png", f"plots/worst_cases_{split}.png",
+        }  # fmt: skip
+    assert found == expected | {"plots/learning_curves.png"}
+
+
+def test_the_prediction_table_has_one_row_a_held_out_film(
+    trained: tuple[Paths, dict[str, bytes]],
+) -> None:
+    output = trained[0].output
+    split = pd.read_csv(output / "split.csv", dtype=str)
+    assert split["split"].value_counts().to_dict() == {"train": 56, "val": 12, "test": 12}
+    for part in ("val", "test"):
+        table = pd.read_csv(output / f"predictions_{part}.csv", dtype={"image_id": str})
+        assert list(table.columns) == TABLE
+        assert list(table["image_id"]) == list(split.loc[split["split"] == part, "image_id"])
+        assert set(table["predicted_stage"]) <= {"Child", "Adolescent", "Adult"}
+        sums = table[["p_child", "p_adolescent", "p_adult"]].sum(axis=1)
+        np.testing.assert_allclose(sums, 1.0, atol=1e-6)
+
+
+def test_the_metrics_follow_from_the_written_table(
+    trained: tuple[Paths, dict[str, bytes]],
+) -> None:
+    output = trained[0].output
+    table = pd.read_csv(output / "predictions_test.csv")
+    metrics = json.loads((output / "metrics_test.json").read_text())
+    error = table["predicted_years"] - table["reference_years"]
+    assert metrics["n"] == len(table)
+    assert metrics["regression"]["mae_years"] == pytest.approx(error.abs().mean())
+    hit = table["predicted_stage"] == table["reference_stage"]
+    assert metrics["approaches"]["direct_accuracy"] == pytest.approx(hit.mean())
+    low, high = metrics["regression"]["mae_years_ci"]
+    assert low <= metrics["regression"]["mae_years"] <= high
+
+
+def test_the_references_in_the_table_are_the_labels(
+    trained: tuple[Paths, dict[str, bytes]], raw: Path
+) -> None:
+    table = pd.read_csv(trained[0].output / "predictions_test.csv").set_index("image_id")
+    labels = pd.read_csv(raw / "boneage-training-dataset.csv").set_index("id").loc[table.index]
+    np.testing.assert_allclose(table["reference_years"], labels["boneage"] / 12)
+    assert list(table["sex"] == "M") == list(labels["male"])
+
+
+def test_evaluating_again_gives_the_same_files(
+    trained: tuple[Paths, dict[str, bytes]], mine: Paths, runtime: Runtime
+) -> None:
+    evaluate_model(mine, runtime)
+    for name, content in trained[1].items():
+        assert (mine.output / name).read_bytes() == content, name
+
+
+def test_raw_and_processed_films_are_evaluated_alike(mine: Paths, runtime: Runtime) -> None:
+    evaluate_model(mine, runtime)
+    stored = pd.read_csv(mine.output / "predictions_test.csv")
+    evaluate_model(replace(mine, use_processed=False), runtime)
+    pd.testing.assert_frame_equal(pd.read_csv(mine.output / "predictions_test.csv"), stored)
+
+
+def test_processed_films_of_another_size_are_refused(
+    mine: Paths, runtime: Runtime, tmp_path: Path
+) -> None:
+    other = tmp_path / "processed"
+    preprocess_folder(find_images(mine.data), other, Films(image_size=32), workers=1)
+    with pytest.raises(CheckpointError, match="32-px films.*preprocess --image-size 64"):
+        evaluate_model(replace(mine, processed=other), runtime)
+
+
+def test_a_changed_or_missing_split_is_refused(mine: Paths, runtime: Runtime) -> None:
+    file = mine.output / "split.csv"
+    split = pd.read_csv(file, dtype=str)
+    split["split"] = split["split"].map({"train": "test", "test": "train", "val": "val"})
+    split.to_csv(file, index=False)
+    with pytest.raises(CheckpointError, match="is not the split"):
+        evaluate_model(mine, runtime)
+    file.unlink()
+    with pytest.raises(CheckpointError, match="not known to be unseen"):
+        evaluate_model(mine, runtime)
+
+
+def test_the_checkpoint_knows_its_split(trained: tuple[Paths, dict[str, bytes]]) -> None:
+    output = trained[0].output
+    split = pd.read_csv(output / "split.csv", dtype=str)
+    facts = load_checkpoint(output / "models/best_model.pt").provenance
+    assert facts["split_sha256"] == split_sha256(split["image_id"], split["split"])
+    assert facts["n_by_split"] == {"train": 56, "val": 12, "test": 12}
+
+
+def test_an_unexpected_split_stops_the_training_before_it_starts(
+    paths: Paths, recipe: Recipe, runtime: Runtime
+) -> None:
+    with pytest.raises(BoneAgeError, match="the recipe expects abc"):
+        train_model(paths, replace(recipe, split_sha256="abc"), runtime)
+    assert not paths.output.exists()
+
+
+def test_a_new_run_keeps_the_earlier_one(
+    mine: Paths, recipe: Recipe, runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = (mine.output / "models/best_model.pt").read_bytes()
+    with caplog.at_level(logging.WARNING):
+        train_model(mine, replace(recipe, epochs=1), runtime)
+    (kept,) = (mine.output / "previous").iterdir()
+    assert (kept / "models/best_model.pt").read_bytes() == before
+    assert (kept / "metrics_test.json").is_file()
+    assert "was moved to" in caplog.text
+
+
+def test_resuming_a_finished_run_with_more_epochs_goes_on(mine: Paths, runtime: Runtime) -> None:
+    recipe = load_checkpoint(mine.output / "models/last.pt").recipe
+    train_model(mine, replace(recipe, epochs=4), runtime, resume=True)
+    assert list(pd.read_csv(mine.output / "history.csv")["epoch"]) == [1, 2, 3, 4]
+    assert not (mine.output / "previous").exists()
+
+
+def test_films_that_are_missing_are_counted_and_left_out(
+    raw: Path, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "raw"
+    shutil.copytree(raw, data)
+    films = sorted(find_images(data).values())
+    for film in films[:3]:
+        film.unlink()
+    with caplog.at_level(logging.WARNING):
+        samples, _ = load_samples(Paths(data=data), recipe)
+    assert len(samples) == 77
+    assert f"left out 3 rows without a film: {films[0].stem}" in caplog.text
+
+
+def test_held_out_films_that_are_missing_are_said(
+    mine: Paths, runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "raw"
+    shutil.copytree(mine.data, data)
+    split = pd.read_csv(mine.output / "split.csv", dtype=str)
+    find_images(data)[split.loc[split["split"] == "test", "image_id"].iloc[0]].unlink()
+    with caplog.at_level(logging.WARNING):
+        reports = evaluate_model(replace(mine, data=data, use_processed=False), runtime)
+    assert reports["test"]["n"] == 11
+    assert "only 23 of the 24 held-out films are here" in caplog.text
+
+
+def test_other_people_s_films_cannot_be_evaluated_as_the_test_split(
+    mine: Paths, runtime: Runtime, tmp_path: Path
+) -> None:
+    data = tmp_path / "other"
+    data.mkdir()
+    Image.fromarray(np.eye(64, dtype=np.uint8) * 200).save(data / "x1.png")
+    (data / "labels.csv").write_text("id,boneage,sex\nx1,100,M\n")
+    with pytest.raises(CheckpointError, match="none of the films"):
+        evaluate_model(replace(mine, data=data, use_processed=False), runtime)
+
+
+def test_a_patient_stays_in_one_part(
+    raw: Path, recipe: Recipe, runtime: Runtime, tmp_path: Path
+) -> None:
+    labels = pd.read_csv(raw / "boneage-training-dataset.csv")
+    labels["patient"] = [f"p{i // 2}" for i in range(len(labels))]
+    file = tmp_path / "labels.csv"
+    labels.to_csv(file, index=False)
+    paths = Paths(data=raw, labels=file, output=tmp_path / "output")
+    train_model(paths, replace(recipe, epochs=1, group_column="patient"), runtime)
+    split = pd.read_csv(paths.output / "split.csv").merge(
+        labels, left_on="image_id", right_on="id"
+    )
+    assert (split.groupby("patient")["split"].nunique() == 1).all()
+
+
+def test_a_train_folder_without_labels_says_what_to_do(
+    recipe: Recipe, runtime: Runtime, tmp_path: Path
+) -> None:
+    with pytest.raises(LabelError, match="boneage phantom"):
+        train_model(Paths(data=tmp_path / "none"), recipe, runtime)
+
+
+def test_the_age_head_can_start_at_the_mean_age(
+    paths: Paths, recipe: Recipe, runtime: Runtime
+) -> None:
+    still = replace(recipe, epochs=1, learning_rate=1e-12, age_bias="mean")
+    reports = train_model(paths, still, runtime)
+    assert reports["test"]["regression"]["mae_years"] < 6
+    far = train_model(paths, replace(still, age_bias="zero"), runtime)
+    assert far["test"]["regression"]["mae_years"] > 8
+
+
+@pytest.mark.parametrize("head", ["stage", "age"])
+def test_explain_draws_films_answered_right_and_wrong(
+    mine: Paths, runtime: Runtime, head: str
+) -> None:
+    (mine.output / "plots/gradcam_example_9.png").write_bytes(b"of an earlier call")
+    written = explain_model(mine, runtime, head=head, n=4)  # type: ignore[arg-type]
+    assert [p.name for p in written] == [f"gradcam_example_{i}.png" for i in range(1, 5)]
+    assert sorted(mine.output.glob("plots/gradcam_example_*.png")) == written
+    for path in written:
+        assert np.asarray(Image.open(path)).std() > 10
+
+
+def test_explaining_no_film_is_refused(mine: Paths, runtime: Runtime) -> None:
+    with pytest.raises(BoneAgeError, match="n is 0"):
+        explain_model(mine, runtime, n=0)

@@ -1,0 +1,282 @@
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from boneage.checkpoint import load_checkpoint
+from boneage.config import Recipe, Runtime
+from boneage.dataset import BoneAgeDataset, get_transforms, make_loader
+from boneage.errors import BoneAgeError, CheckpointError, ConfigError
+from boneage.evaluate import TABLE_COLUMNS
+from boneage.metrics import mean_absolute_error
+from boneage.model import BoneAgePredictor
+from boneage.preprocess import Preprocessing
+from boneage.train import Trainer, is_better, pick_device
+
+RAW = Preprocessing(image_size=48, stored_size=None, invert="auto")
+Make = Callable[..., Trainer]
+
+
+@pytest.fixture
+def make_trainer(samples: pd.DataFrame, recipe: Recipe, runtime: Runtime, tmp_path: Path) -> Make:
+    def make(recipe: Recipe = recipe, **options: Any) -> Trainer:
+        loaders = {}
+        for split in ("train", "val", "test"):
+            data = BoneAgeDataset(
+                samples[samples["split"] == split], get_transforms(split, recipe), RAW
+            )
+            loaders[split] = make_loader(data, recipe, shuffle=split == "train")
+        torch.manual_seed(recipe.seed)
+        model = BoneAgePredictor.from_recipe(recipe)
+        options = {"runtime": runtime, "output": tmp_path / "output"} | options
+        return Trainer(model, loaders, recipe, RAW, **options)
+
+    return make
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(path).model.state_dict()
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=0, atol=0, msg=name)
+
+
+def test_a_lower_loss_is_better() -> None:
+    assert is_better(0.9, 1.0)
+    assert not is_better(1.0, 1.0)
+    assert not is_better(1.1, 1.0)
+    assert is_better(5.0, math.inf)
+
+
+def test_the_checkpoint_of_the_lowest_validation_loss_is_kept(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    trainer.recipe = replace(trainer.recipe, epochs=4)
+    planned, evaluate = iter([3.0, 1.0, 2.0, 1.5]), trainer.evaluate
+
+    def scripted(split: str, **options: Any) -> dict[str, Any]:
+        report = evaluate(split, **options)
+        return {**report, "losses": {**report["losses"], "loss": next(planned)}}
+
+    trainer.evaluate = scripted  # type: ignore[method-assign]
+    trainer.fit()
+    best = load_checkpoint(trainer.output / "models" / "best_model.pt")
+    assert best.provenance["epoch"] == 2
+    assert best.provenance["val_loss"] == 1.0
+    assert_same_weights(trainer.model.state_dict(), best.model.state_dict())
+
+
+def test_training_lowers_the_loss(make_trainer: Make, recipe: Recipe) -> None:
+    history = make_trainer(replace(recipe, epochs=5)).fit()
+    assert history[-1]["train_loss"] < 0.6 * history[0]["train_loss"]
+    assert history[-1]["train_age_loss"] < 0.6 * history[0]["train_age_loss"]
+
+
+def test_total_loss_is_the_sum_of_the_losses_of_the_tasks(
+    make_trainer: Make, recipe: Recipe
+) -> None:
+    for row in make_trainer().fit():
+        for split in ("train", "val"):
+            total = row[f"{split}_age_loss"] + row[f"{split}_stage_loss"]
+            assert row[f"{split}_loss"] == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize(("tasks", "idle"), [("age", "stage_loss"), ("stage", "age_loss")])
+def test_one_task_can_be_trained_alone(
+    make_trainer: Make, recipe: Recipe, tasks: str, idle: str
+) -> None:
+    trainer = make_trainer(replace(recipe, tasks=tasks, epochs=1))  # type: ignore[arg-type]
+    (row,) = trainer.fit()
+    assert row[f"train_{idle}"] == 0
+    report = trainer.evaluate("val", draws=0)
+    assert ("regression" in report) is (tasks == "age")
+    assert trainer.tables["val"]["p_child"].isna().all() == (tasks == "age")
+    key = "direct_accuracy" if tasks == "age" else "threshold_accuracy"
+    assert report["approaches"][key] is None
+
+
+def test_evaluation_reports_figures_by_sex_from_one_table(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    report = trainer.evaluate("val", draws=0)
+    table = trainer.tables["val"]
+    assert list(table.columns) == list(TABLE_COLUMNS)
+    by_sex = report["gender_bias"]["regression"]
+    for name, sex in (("male", "M"), ("female", "F")):
+        part = table[table["sex"] == sex]
+        mae = mean_absolute_error(part["reference_years"], part["predicted_years"])
+        assert by_sex[name]["mae_years"] == pytest.approx(mae)
+        assert by_sex[name]["n"] == len(part)
+
+
+def test_evaluation_averages_over_films_not_over_batches(
+    make_trainer: Make, recipe: Recipe
+) -> None:
+    # 12 films in batches of 7 and 5: the mean of batch means would weigh them wrongly.
+    trainer = make_trainer(replace(recipe, batch_size=7))
+    report = trainer.evaluate("val", draws=0)
+    table = trainer.tables["val"]
+    assert len(table) % 7
+    error = (table["predicted_years"] - table["reference_years"]).abs()
+    assert report["losses"]["age_loss"] == pytest.approx(error.mean(), rel=1e-5)
+    assert report["regression"]["mae_years"] == pytest.approx(error.mean())
+    likelihood = [
+        table[f"p_{row.reference_stage.lower()}"].iloc[i]
+        for i, row in enumerate(table.itertuples())
+    ]
+    assert report["losses"]["stage_loss"] == pytest.approx(-np.log(likelihood).mean(), rel=1e-4)
+
+
+def test_evaluation_does_not_change_the_model(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    first = trainer.evaluate("test", draws=0)
+    assert trainer.evaluate("test", draws=0) == first
+    assert_same_weights(trainer.model.state_dict(), before)
+
+
+def test_history_is_written_as_csv_with_one_row_an_epoch(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    history = trainer.fit()
+    with (trainer.output / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2]
+    assert float(rows[1]["val_loss"]) == pytest.approx(history[1]["val_loss"])
+
+
+def test_a_resumed_run_ends_as_an_uninterrupted_one_to_the_bit(
+    make_trainer: Make, recipe: Recipe, tmp_path: Path
+) -> None:
+    whole = make_trainer(replace(recipe, epochs=3), output=tmp_path / "whole")
+    whole.fit()
+    make_trainer(replace(recipe, epochs=1), output=tmp_path / "parts").fit()
+    parts = make_trainer(replace(recipe, epochs=3), output=tmp_path / "parts")
+    parts.fit(resume=True)
+    for name in ("best_model.pt", "last.pt"):
+        assert_same_weights(
+            weights(tmp_path / "whole/models" / name), weights(tmp_path / "parts/models" / name)
+        )
+    timeless = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in t.history]
+        for t in (whole, parts)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_run_killed_in_mid_epoch_loses_only_that_epoch(raw: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    command = [
+        sys.executable, "-m", "boneage", "train", "--data", str(raw), "--output", str(output),
+        "--image-size", "48", "--init", "none", "--batch-size", "8", "--workers", "0",
+        "--device", "cpu", "--learning-rate", "1e-3",
+    ]  # fmt: skip
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    killed = subprocess.Popen([*command, "--epochs", "500"], stderr=subprocess.PIPE, env=env)
+    try:
+        history = output / "history.csv"
+        deadline = time.monotonic() + 120
+        while not (history.exists() and len(history.read_text().splitlines()) > 2):
+            assert killed.poll() is None, killed.stderr and killed.stderr.read().decode()[-2000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+    done = len(load_checkpoint(output / "models/last.pt").state["history"])
+    assert done >= 2
+    subprocess.run(
+        [*command, "--epochs", str(done + 1), "--resume"],
+        check=True, capture_output=True, env=env,
+    )  # fmt: skip
+    epochs = pd.read_csv(history)["epoch"]
+    assert list(epochs) == list(range(1, done + 2))
+    assert (output / "metrics_test.json").is_file()
+
+
+def test_resuming_with_other_settings_or_data_is_refused(
+    make_trainer: Make, recipe: Recipe
+) -> None:
+    make_trainer(replace(recipe, epochs=1), provenance={"data_sha256": "a"}).fit()
+    with pytest.raises(CheckpointError, match=r"batch_size 16, this run has 8"):
+        make_trainer(replace(recipe, batch_size=8), provenance={"data_sha256": "a"}).fit(
+            resume=True
+        )
+    with pytest.raises(CheckpointError, match="other data"):
+        make_trainer(provenance={"data_sha256": "b"}).fit(resume=True)
+
+
+def test_resuming_nothing_is_refused(make_trainer: Make) -> None:
+    with pytest.raises(CheckpointError, match="there is no run to resume"):
+        make_trainer().fit(resume=True)
+
+
+def test_a_diverging_run_stops_with_the_remedy(make_trainer: Make, recipe: Recipe) -> None:
+    with pytest.raises(BoneAgeError, match="diverged.*--learning-rate"):
+        make_trainer(replace(recipe, learning_rate=1e30, clip_norm=1e30)).fit()
+
+
+def test_gradients_are_clipped_to_the_norm(
+    make_trainer: Make, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms = []
+    trainer = make_trainer(replace(recipe, clip_norm=0.01, epochs=1))
+    step = trainer._optimizer.step
+
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        gradients = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
+        norms.append(torch.cat(gradients).norm().item())
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(trainer._optimizer, "step", measured)
+    trainer.fit()
+    assert norms
+    assert max(norms) <= 0.01 * 1.001
+
+
+def test_tensorboard_gets_the_history_when_asked(make_trainer: Make, recipe: Recipe) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = make_trainer(tensorboard=True)
+    history = trainer.fit()
+    events = EventAccumulator(str(trainer.output / "tensorboard"))
+    events.Reload()
+    logged = [event.value for event in events.Scalars("val_loss")]
+    assert logged == pytest.approx([row["val_loss"] for row in history])
+
+
+def test_bf16_is_close_to_fp32_but_not_the_same(make_trainer: Make) -> None:
+    exact = make_trainer().evaluate("val", draws=0)["losses"]["loss"]
+    runtime = Runtime(device="cpu", precision="bf16")
+    rounded = make_trainer(runtime=runtime).evaluate("val", draws=0)["losses"]["loss"]
+    assert rounded == pytest.approx(exact, rel=0.02)
+    assert rounded != exact
+
+
+def test_a_device_that_is_not_there_is_an_error() -> None:
+    assert pick_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="cuda is not available here; found: .*cpu"):
+            pick_device("cuda")
+
+
+def test_provenance_travels_with_the_checkpoint(make_trainer: Make) -> None:
+    trainer = make_trainer(provenance={"split_sha256": "cd"})
+    trainer.fit()
+    facts = load_checkpoint(trainer.output / "models/best_model.pt").provenance
+    assert facts["split_sha256"] == "cd"
+    assert facts["seed"] == 0
+    assert facts["device"] == "cpu"
+    assert facts["init_used"] == "none"
+    assert {"boneage", "torch", "commit", "epoch", "val_mae_years"} <= facts.keys()
