@@ -27,6 +27,8 @@ app = App(
     version=lambda: version("boneage"),
     help="Estimate skeletal age from left-hand radiographs. Research use only, not a medical "
     "device.",
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
     help_epilogue="Every command takes --config FILE.toml, whose keys are the options' names.",
 )
 
@@ -200,5 +202,17 @@ def _take_config(tokens: list[str]) -> tuple[list[str], dict[str, Any]]:
             raise BoneAgeError("--config expects a TOML file after it.")
         end = i + 1 if equals else i + 2
         file = Path(value if equals else tokens[i + 1])
-        return tokens[:i] + tokens[end:], load_config(file)
+        return tokens[:i] + tokens[end:], load_config(file, option_names())
     return tokens, {}
+
+
+def option_names() -> set[str]:
+    """Names of the options of all commands, as a `--config` file writes them."""
+    return {
+        name.removeprefix("--").replace("-", "_")
+        for command in app
+        if not command.startswith("-")
+        for argument in app[command].assemble_argument_collection()
+        for name in argument.names[:1]
+        if name.startswith("--")
+    }

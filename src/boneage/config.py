@@ -6,7 +6,8 @@ names, and `Recipe` is saved inside every checkpoint.
 
 import difflib
 import tomllib
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,13 +123,17 @@ def _require(settings: object, name: str, expected: str, holds: bool) -> None:
         raise ConfigError(f"{name} is {getattr(settings, name)}; expected {expected}.")
 
 
-def load_config(path: Path) -> dict[str, Any]:
+def load_config(path: Path, known: Iterable[str]) -> dict[str, Any]:
     """Read a `--config` file: flat TOML whose keys are the options' names.
 
     One file serves every command; each takes the keys it knows.
 
+    Args:
+        path: The file.
+        known: Names of the options of all commands, with `_` between words.
+
     Raises:
-        ConfigError: If the file is missing or not TOML, or a key is no setting of any command.
+        ConfigError: If the file is missing or not TOML, or a key is no option of any command.
     """
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -136,10 +141,10 @@ def load_config(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} does not exist; --config expects a TOML file.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
-    known = [f.name for group in (Paths, Runtime, Recipe) for f in fields(group)]
+    names = sorted(known)
     normalised = {key.replace("-", "_"): value for key, value in settings.items()}
     for key in normalised:
-        if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+        if key not in names:
+            nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]
             raise ConfigError(f"{path}: unknown setting {key!r}; did you mean {nearest!r}?")
     return normalised

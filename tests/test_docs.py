@@ -1,0 +1,63 @@
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import boneage
+from boneage.cli import option_names
+from boneage.config import load_config
+from boneage.phantom import contact_sheet
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+
+
+def test_the_command_line_page_is_what_the_commands_say() -> None:
+    spec = importlib.util.spec_from_file_location("make_cli", ROOT / "docs/make_cli.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text() == module.make_page(), "stale: run `make docs`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_local_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_readme_is_short_and_maps_every_module() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) < 150
+    for module in Path(boneage.__file__).parent.glob("[a-z]*.py"):
+        assert f"`{module.name}`" in readme, module.name
+    for file in ("main.py", "preprocess.py", "gradcam_demo.py"):
+        assert f"`{file}`" in readme
+
+
+def test_the_readme_says_that_this_is_no_medical_device() -> None:
+    assert "not a medical device" in " ".join((ROOT / "README.md").read_text().split())
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.name)
+def test_every_recipe_is_valid(recipe: Path) -> None:
+    assert load_config(recipe, option_names())
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"version: {version}" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_contact_sheet_in_the_docs_is_what_is_drawn_today() -> None:
+    from PIL import Image, ImageChops
+
+    shown = Image.open(ROOT / "docs/images/phantom_contact_sheet.png").convert("L")
+    drawn = contact_sheet().convert("L")
+    assert shown.size == drawn.size
+    assert max(ImageChops.difference(shown, drawn).getextrema()) <= 2

@@ -1,0 +1,141 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from boneage.evaluate import evaluate_table
+from boneage.plots import (
+    plot_confusion_matrix,
+    plot_error_by_age,
+    plot_heatmap,
+    plot_learning_curves,
+    plot_scatter,
+    save_figure,
+    save_report_plots,
+)
+from boneage.stages import STAGES, stage_from_years
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(1, 18, 60)
+    answer = truth + rng.normal(0, 1, 60)
+    stages = stage_from_years(answer)
+    table = pd.DataFrame(
+        {
+            "image_id": [str(i) for i in range(60)],
+            "split": "test",
+            "sex": ["M", "F", None] * 20,
+            "reference_years": truth,
+            "predicted_years": answer,
+            "reference_stage": [STAGES[s] for s in stage_from_years(truth)],
+            "predicted_stage": [STAGES[s] for s in stages],
+        }
+    )
+    table[["p_child", "p_adolescent", "p_adult"]] = np.eye(3)[stages]
+    return table
+
+
+def texts(figure: Figure) -> str:
+    from matplotlib.text import Text
+
+    return "\n".join(item.get_text() for item in figure.findobj(Text))
+
+
+def test_the_scatter_shows_each_film_at_its_true_and_predicted_age(table: pd.DataFrame) -> None:
+    figure = plot_scatter(table, evaluate_table(table, draws=50))
+    axes = figure.axes[0]
+    shown = np.concatenate([np.asarray(c.get_offsets()) for c in axes.collections])
+    known = table[table["sex"].notna()]
+    expected = known[["reference_years", "predicted_years"]].to_numpy()
+    np.testing.assert_allclose(np.sort(shown, axis=0), np.sort(expected, axis=0))
+    assert axes.get_xlabel() == "reference bone age (years)"
+    assert axes.get_ylabel() == "predicted bone age (years)"
+    assert axes.get_xlim() == axes.get_ylim()
+
+
+def test_perfect_agreement_is_a_red_dashed_line(table: pd.DataFrame) -> None:
+    axes = plot_scatter(table, evaluate_table(table, draws=0)).axes[0]
+    (line,) = [line for line in axes.lines if line.get_label() == "y = x"]
+    assert line.get_linestyle() == "--"
+    np.testing.assert_array_equal(line.get_xdata(), line.get_ydata())
+    red, green, blue = (int(str(line.get_color())[i : i + 2], 16) for i in (1, 3, 5))
+    assert red > 3 * max(green, blue, 1)
+
+
+def test_rows_of_the_confusion_matrix_are_true_stages(table: pd.DataFrame) -> None:
+    report = evaluate_table(table, draws=0)
+    report["classification"]["confusion_matrix"] = [[7, 3, 0], [0, 5, 0], [0, 0, 0]]
+    figure = plot_confusion_matrix(report)
+    axes = figure.axes[0]
+    assert axes.get_xlabel() == "predicted stage"
+    assert axes.get_ylabel() == "true stage"
+    cells = {t.get_position(): t.get_text() for t in axes.texts}
+    assert cells[(1, 0)] == "3\n30%"
+    assert cells[(0, 1)] == "0\n0%"
+    assert cells[(2, 2)] == "0"
+    assert "(n = 10)" in axes.get_yticklabels()[0].get_text()
+
+
+def test_error_by_age_tells_sexes_and_counts(table: pd.DataFrame) -> None:
+    text = texts(plot_error_by_age(table, evaluate_table(table, draws=0)))
+    assert "male" in text
+    assert "female" in text
+    assert "(months)" in text
+    assert "predicted − reference" in text
+
+
+def test_learning_curves_mark_the_best_epoch() -> None:
+    history = pd.DataFrame({"epoch": [1, 2, 3], "val_mae_years": [3.0, 1.0, 2.0]})
+    for split in ("train", "val"):
+        for name in ("loss", "age_loss", "stage_loss"):
+            history[f"{split}_{name}"] = [3.0, 1.0, 2.0]
+    figure = plot_learning_curves(history)
+    (best,) = [line for line in figure.axes[0].lines if line.get_label() == "best epoch"]
+    assert list(np.unique(best.get_xdata())) == [2]
+    assert "validation MAE (months)" in texts(figure)
+    np.testing.assert_allclose(figure.axes[3].lines[0].get_ydata(), [36.0, 12.0, 24.0])
+
+
+@pytest.mark.parametrize("predicted", [12.3, np.nan])
+def test_a_heat_map_names_truth_and_answer(predicted: float) -> None:
+    case = pd.Series(
+        {
+            "image_id": "900001", "sex": None, "reference_years": 11.5,
+            "reference_stage": "Child", "predicted_years": predicted,
+            "predicted_stage": "Adolescent",
+        }
+    )  # fmt: skip
+    film = Image.fromarray(np.zeros((40, 30), np.uint8))
+    figure = plot_heatmap(film, np.eye(3, dtype=np.float32), case, evidence_for="Adolescent")
+    text = texts(figure)
+    assert "900001, sex unknown" in text
+    assert "true 11.5 y, Child" in text
+    assert "stage wrong" in text
+    assert ("12.3" in text) == (not np.isnan(predicted))
+
+
+def test_every_picture_says_research_use_only(table: pd.DataFrame) -> None:
+    report = evaluate_table(table, draws=0)
+    for figure in (
+        plot_scatter(table, report),
+        plot_confusion_matrix(report),
+        plot_error_by_age(table, report),
+    ):
+        assert "research use only" in texts(figure)
+
+
+def test_without_an_age_head_only_the_stage_is_plotted(table: pd.DataFrame, tmp_path: Path) -> None:
+    stage_only = table.assign(predicted_years=np.nan)
+    save_report_plots(tmp_path, "test", stage_only, evaluate_table(stage_only, draws=0))
+    assert [p.name for p in tmp_path.iterdir()] == ["confusion_matrix_test.png"]
+
+
+def test_a_figure_is_written_whole(tmp_path: Path) -> None:
+    save_figure(Figure(figsize=(1, 1)), tmp_path / "plots" / "a.png")
+    assert [p.name for p in (tmp_path / "plots").iterdir()] == ["a.png"]
+    assert Image.open(tmp_path / "plots" / "a.png").size[0] > 50
