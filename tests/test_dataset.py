@@ -39,7 +39,9 @@ def test_every_film_in_a_shuffled_loader_keeps_its_own_age_sex_and_stage(
 def test_the_image_of_a_row_is_the_film_with_its_id(samples: pd.DataFrame, recipe: Recipe) -> None:
     dataset = make_dataset(samples, recipe, "val")
     item = dataset[3]
-    film = Image.open(samples.set_index("image_id").at[item["image_id"], "path"])
+    film = Image.open(
+        dict(zip(samples["image_id"], samples["path"], strict=True))[item["image_id"]]
+    )
     expected = np.asarray(film.resize((48, 48), Image.Resampling.BILINEAR)) / 255
     mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     shown = item["image"] * std[:, None, None] + mean[:, None, None]

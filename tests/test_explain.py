@@ -136,9 +136,7 @@ def test_a_map_can_be_drawn_under_inference_settings(model: BoneAgePredictor) ->
         assert cam(torch.rand(1, 3, 96, 96), SEX, predicted_stage).shape == (1, 3, 3)
 
 
-@pytest.mark.parametrize(
-    ("tasks", "target"), [("stage", predicted_age), ("age", predicted_stage)]
-)
+@pytest.mark.parametrize(("tasks", "target"), [("stage", predicted_age), ("age", predicted_stage)])
 def test_a_head_that_was_not_trained_cannot_be_explained(tasks: str, target: object) -> None:
     model = BoneAgePredictor(tasks=tasks, image_size=64)
     with GradCAM(model, 64) as cam, pytest.raises(ConfigError, match="head to explain"):

@@ -112,7 +112,7 @@ def test_a_backbone_that_cannot_take_the_image_size_says_so() -> None:
 
 @pytest.mark.usefixtures("no_network")
 def test_imagenet_weights_that_cannot_be_had_are_an_error() -> None:
-    with pytest.raises(CheckpointError, match="cannot be downloaded.*--init FILE"):
+    with pytest.raises(CheckpointError, match=r"cannot be downloaded.*--init FILE"):
         load_backbone("resnet18", 64, "imagenet")
 
 

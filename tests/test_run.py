@@ -115,7 +115,7 @@ def test_processed_films_of_another_size_are_refused(
 ) -> None:
     other = tmp_path / "processed"
     preprocess_folder(find_images(mine.data), other, Films(image_size=32), workers=1)
-    with pytest.raises(CheckpointError, match="32-px films.*preprocess --image-size 64"):
+    with pytest.raises(CheckpointError, match=r"32-px films.*preprocess --image-size 64"):
         evaluate_model(replace(mine, processed=other), runtime)
 
 
@@ -213,10 +213,8 @@ def test_a_patient_stays_in_one_part(
     labels.to_csv(file, index=False)
     paths = Paths(data=raw, labels=file, output=tmp_path / "output")
     train_model(paths, replace(recipe, epochs=1, group_column="patient"), runtime)
-    split = pd.read_csv(paths.output / "split.csv").merge(
-        labels, left_on="image_id", right_on="id"
-    )
-    assert (split.groupby("patient")["split"].nunique() == 1).all()
+    split = pd.read_csv(paths.output / "split.csv").merge(labels, left_on="image_id", right_on="id")
+    assert split.groupby("patient")["split"].agg(set).map(len).max() == 1
 
 
 def test_a_train_folder_without_labels_says_what_to_do(

@@ -19,10 +19,11 @@ from boneage.checkpoint import load_checkpoint
 from boneage.config import Recipe, Runtime
 from boneage.dataset import BoneAgeDataset, get_transforms, make_loader
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
-from boneage.evaluate import TABLE_COLUMNS
+from boneage.evaluate import PROBABILITIES, TABLE_COLUMNS
 from boneage.metrics import mean_absolute_error
 from boneage.model import BoneAgePredictor
 from boneage.preprocess import Preprocessing
+from boneage.stages import STAGES
 from boneage.train import Trainer, is_better, pick_device
 
 RAW = Preprocessing(image_size=48, stored_size=None, invert="auto")
@@ -40,8 +41,8 @@ def make_trainer(samples: pd.DataFrame, recipe: Recipe, runtime: Runtime, tmp_pa
             loaders[split] = make_loader(data, recipe, shuffle=split == "train")
         torch.manual_seed(recipe.seed)
         model = BoneAgePredictor.from_recipe(recipe)
-        options = {"runtime": runtime, "output": tmp_path / "output"} | options
-        return Trainer(model, loaders, recipe, RAW, **options)
+        everything: dict[str, Any] = {"runtime": runtime, "output": tmp_path / "output", **options}
+        return Trainer(model, loaders, recipe, RAW, **everything)
 
     return make
 
@@ -132,10 +133,8 @@ def test_evaluation_averages_over_films_not_over_batches(
     error = (table["predicted_years"] - table["reference_years"]).abs()
     assert report["losses"]["age_loss"] == pytest.approx(error.mean(), rel=1e-5)
     assert report["regression"]["mae_years"] == pytest.approx(error.mean())
-    likelihood = [
-        table[f"p_{row.reference_stage.lower()}"].iloc[i]
-        for i, row in enumerate(table.itertuples())
-    ]
+    stages = table["reference_stage"].map(STAGES.index).to_numpy()
+    likelihood = table[list(PROBABILITIES)].to_numpy()[np.arange(len(table)), stages]
     assert report["losses"]["stage_loss"] == pytest.approx(-np.log(likelihood).mean(), rel=1e-4)
 
 
@@ -223,7 +222,7 @@ def test_resuming_nothing_is_refused(make_trainer: Make) -> None:
 
 
 def test_a_diverging_run_stops_with_the_remedy(make_trainer: Make, recipe: Recipe) -> None:
-    with pytest.raises(BoneAgeError, match="diverged.*--learning-rate"):
+    with pytest.raises(BoneAgeError, match=r"diverged.*--learning-rate"):
         make_trainer(replace(recipe, learning_rate=1e30, clip_norm=1e30)).fit()
 
 
@@ -267,7 +266,7 @@ def test_bf16_is_close_to_fp32_but_not_the_same(make_trainer: Make) -> None:
 def test_a_device_that_is_not_there_is_an_error() -> None:
     assert pick_device("cpu").type == "cpu"
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="cuda is not available here; found: .*cpu"):
+        with pytest.raises(ConfigError, match=r"cuda is not available here; found: .*cpu"):
             pick_device("cuda")
 
 

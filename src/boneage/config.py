@@ -84,7 +84,9 @@ class Recipe(Films):
     batch_size: int = 32
     """Films in one gradient step."""
     learning_rate: float = 1e-4
-    """Adam's step size."""
+    """Adam's step size, and its highest where the schedule varies it."""
+    schedule: Literal["constant", "one-cycle"] = "constant"
+    """Step size over the run: the same throughout, or rising and falling once (Smith 2018)."""
     weight_decay: float = 1e-5
     """Adam's L2 penalty."""
     clip_norm: float = 5.0

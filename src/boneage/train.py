@@ -103,6 +103,7 @@ class Trainer:
         self._optimizer = torch.optim.Adam(
             model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
+        self._scheduler = _make_scheduler(self._optimizer, recipe, loaders)
         self._best_loss = math.inf
         self._provenance = {
             **describe_software(),
@@ -181,6 +182,7 @@ class Trainer:
                 losses[0].mean().backward()
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
                 self._optimizer.step()
+                self._scheduler.step()
                 sums += losses.detach().sum(dim=1).cpu()
                 n += losses.shape[1]
                 means = _named(sums / n)
@@ -244,6 +246,7 @@ class Trainer:
             save_checkpoint(self.output / BEST, *facts)
         state = {
             "optimizer": self._optimizer.state_dict(),
+            "scheduler": self._scheduler.state_dict(),
             "best_loss": self._best_loss,
             "history": self.history,
         }
@@ -267,7 +270,9 @@ class Trainer:
         last = load_checkpoint(path)
         for name, now in vars(self.recipe).items():
             then = getattr(last.recipe, name)
-            if name != "epochs" and then != now:
+            # More epochs only lengthen a run of constant steps; they reshape a cycle.
+            may_differ = name == "epochs" and self.recipe.schedule == "constant"
+            if then != now and not may_differ:
                 raise CheckpointError(
                     f"{path} was trained with {name} {then!r}, this run has {now!r}. Resume with "
                     "the same settings, or start afresh without --resume."
@@ -280,9 +285,20 @@ class Trainer:
                 )
         self.model.load_state_dict(last.model.state_dict())
         self._optimizer.load_state_dict(last.state["optimizer"])
+        self._scheduler.load_state_dict(last.state["scheduler"])
         self._best_loss = last.state["best_loss"]
         self.history = list(last.state["history"])
         self._provenance["init_used"] = last.provenance["init_used"]
+
+
+def _make_scheduler(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, loaders: Mapping[str, DataLoader[Batch]]
+) -> torch.optim.lr_scheduler.LRScheduler:
+    if recipe.schedule == "constant" or "train" not in loaders:
+        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    # At least ten steps, so that even a toy run has both a rise and a fall.
+    steps = max(10, recipe.epochs * len(loaders["train"]))
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, steps)
 
 
 def loaded_data(loader: DataLoader[Batch]) -> BoneAgeDataset:
