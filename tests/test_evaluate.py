@@ -142,6 +142,11 @@ def test_evaluating_leaves_the_table_as_it_was() -> None:
     pd.testing.assert_frame_equal(table, _cohort())
 
 
+def test_by_default_an_interval_has_2000_draws() -> None:
+    table = _cohort(5)
+    assert evaluate_table(table) == evaluate_table(table, draws=2000)
+
+
 def test_no_draws_leave_the_intervals_out_and_all_else_as_it_is() -> None:
     def without_intervals(value: Any) -> Any:
         if not isinstance(value, dict):
@@ -362,6 +367,16 @@ def test_each_stage_has_its_own_error() -> None:
     ]
 
 
+def test_errors_of_a_group_stand_in_months_beside_the_years() -> None:
+    report = evaluate_table(_table([5.0, 7.0], [4.0, 6.5]), draws=0)
+    for section in ("by_stage", "by_age"):
+        row = report[section][0]
+        assert (row["mae_months"], row["bias_months"]) == (
+            12.0 * row["mae_years"],
+            12.0 * row["bias_years"],
+        )
+
+
 def test_ages_are_binned_by_two_years_in_order() -> None:
     table = _table([10.5, 3.0, 12.0, 2.0, 11.999, 0.5], [11.0, 3.5, 13.0, 2.5, 12.999, 1.0])
     rows = evaluate_table(table, draws=0)["by_age"]
@@ -381,6 +396,11 @@ def test_the_ten_worst_cases_come_worst_first() -> None:
     assert [case["error_years"] for case in worst] == pytest.approx(
         [-3.0, 2.0, -1.5, 1.0, 0.8, 0.7, 0.6, 0.5, -0.4, 0.3]
     )
+
+
+def test_cases_equally_bad_keep_their_order() -> None:
+    worst = evaluate_table(_table([10.0] * 40, [11.0] * 40), draws=0)["worst_cases"]
+    assert [case["image_id"] for case in worst] == [f"case{i}" for i in range(10)]
 
 
 def test_a_worst_case_has_its_own_row() -> None:
@@ -552,12 +572,11 @@ def test_saved_figures_are_the_report(
     assert json.loads((tmp_path / "metrics_val.json").read_text()) == evaluation[1]
 
 
-@pytest.mark.parametrize("image_id", ["007", "1e5", "site.3"])
-def test_an_id_is_read_back_as_it_was_written(tmp_path: Path, image_id: str) -> None:
-    table = _cohort(3)
-    table.loc[0, "image_id"] = image_id
+@pytest.mark.parametrize("ids", [["007", "07", "7"], ["1e5", "1e6", "2.0"], ["site.3", "a", "b"]])
+def test_ids_are_read_back_as_they_were_written(tmp_path: Path, ids: list[str]) -> None:
+    table = _cohort(3).assign(image_id=ids)
     save_evaluation(tmp_path, table, evaluate_table(table, draws=0))
-    assert load_table(tmp_path / "predictions_val.csv")["image_id"].iloc[0] == image_id
+    assert load_table(tmp_path / "predictions_val.csv")["image_id"].tolist() == ids
 
 
 @pytest.mark.xfail(reason="load_table reads such an id as missing, though read_labels keeps it")

@@ -114,8 +114,9 @@ def plot_error_by_age(table: pd.DataFrame, report: Report) -> Figure:
         for position, count, value in zip(x, n, absolute.mean(), strict=True):
             upper.annotate(
                 str(count), (position, value), (0, 9 if sex == "M" else -14), fontsize=7,
-                textcoords="offset points", ha="center", color=colour,
+                textcoords="offset points", ha="center", color=GREY,
             )  # fmt: skip
+    upper.set_ylim(bottom=-0.12 * upper.get_ylim()[1])  # room for the counts below
     lower.axhline(0, color=GREY, lw=0.8)
     upper.set_ylabel("mean absolute error (months)")
     lower.set_ylabel("mean signed error (months)\npredicted − reference")
@@ -136,7 +137,7 @@ def _half_width(groups: Any) -> pd.Series:
 
 def plot_learning_curves(history: pd.DataFrame) -> Figure:
     """Losses of training and validation, and validation MAE and accuracy, by epoch."""
-    figure = Figure(figsize=(10.5, 3.4))
+    figure = Figure(figsize=(10.5, 3.4), layout="constrained")
     panels = figure.subplots(1, 4)
     titles = {"loss": "total loss", "age_loss": "age loss (L1, years)",
               "stage_loss": "stage loss (cross-entropy)"}  # fmt: skip
@@ -156,7 +157,6 @@ def plot_learning_curves(history: pd.DataFrame) -> Figure:
     for axes in panels:
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.tight_layout()
     return figure
 
 
@@ -193,7 +193,7 @@ def save_worst_cases(path: Path, report: Report, data: Any) -> None:
     row_of = {image_id: i for i, image_id in enumerate(data.samples["image_id"])}
     columns = min(5, len(cases))
     rows = -(-len(cases) // columns)
-    figure = Figure(figsize=(2.5 * columns, 3.1 * rows))
+    figure = Figure(figsize=(2.5 * columns, 3.1 * rows), layout="constrained")
     panels = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     for axes in panels:
         axes.set_axis_off()
@@ -207,7 +207,6 @@ def save_worst_cases(path: Path, report: Report, data: Any) -> None:
             fontsize=8,
         )
     figure.suptitle(f"{report['split']} split: the {len(cases)} largest errors of {report['n']}")
-    figure.tight_layout()
     _sign(figure)
     save_figure(figure, path)
 
