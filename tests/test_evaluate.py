@@ -333,21 +333,19 @@ def test_a_prediction_that_is_not_finite_is_an_error_with_count_and_ids(
     table = _cohort()
     table.loc[[4, 7, 11, 80], column] = value
     message = (
-        f"{column} is not a finite number for 4 of 90 films, the first case4, case7, case11; "
-        "training has diverged. Lower the learning rate."
+        f"{column} is not a finite number for 4 of 90 films, the first case4, case7, case11. "
+        "A model whose training diverged"
     )
     with pytest.raises(BoneAgeError, match=message):
         evaluate_table(table)
 
 
-@pytest.mark.xfail(reason="all NaN is taken for no head at all", raises=StopIteration)
 def test_predictions_that_are_all_nan_are_an_error() -> None:
     table = _cohort().assign(predicted_years=NAN, p_child=NAN, p_adolescent=NAN, p_adult=NAN)
     with pytest.raises(BoneAgeError, match="not a finite number for 90 of 90"):
         evaluate_table(table, draws=0)
 
 
-@pytest.mark.xfail(reason="a case without a known stage drops out of the counts unseen")
 @pytest.mark.parametrize("column", ["reference_stage", "predicted_stage"])
 @pytest.mark.parametrize("stage", [None, "adult"])
 def test_a_stage_that_is_missing_or_misspelled_is_an_error(column: str, stage: str | None) -> None:
@@ -480,7 +478,6 @@ def test_an_unknown_sex_is_counted_apart(unknown: Any) -> None:
     assert result["female"]["mae_years"] == 0.5
 
 
-@pytest.mark.xfail(reason="pd.NA is compared with the spellings", raises=TypeError)
 @pytest.mark.parametrize(
     "genders",
     [
@@ -579,7 +576,6 @@ def test_ids_are_read_back_as_they_were_written(tmp_path: Path, ids: list[str]) 
     assert load_table(tmp_path / "predictions_val.csv")["image_id"].tolist() == ids
 
 
-@pytest.mark.xfail(reason="load_table reads such an id as missing, though read_labels keeps it")
 @pytest.mark.parametrize("image_id", ["NA", "null", "nan"])
 def test_an_id_that_looks_like_a_missing_value_is_read_back(tmp_path: Path, image_id: str) -> None:
     table = _cohort(3)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Dict
+from cyclopts.validators import Number
 
 from boneage.config import Films, Paths, Recipe, Runtime, load_config
 from boneage.errors import BoneAgeError
@@ -65,7 +66,7 @@ def preprocess(
     *,
     paths: Annotated[Paths, Flat] = Paths(),
     films: Annotated[Films, Flat] = Films(),
-    workers: int | None = Runtime.workers,
+    workers: Annotated[int | None, Parameter(validator=Number(gte=0))] = Runtime.workers,
 ) -> None:
     """Resize the raw films once, into the processed folder.
 

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from boneage.errors import ConfigError
 
@@ -42,9 +42,10 @@ class Runtime:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward pass; auto is bf16 autocast on CUDA and fp32 elsewhere."""
     workers: int | None = None
-    """Worker processes; by default one a core, at most four while training."""
+    """Processes that read films; by default four on a GPU, none (the main one) on a CPU."""
 
     def __post_init__(self) -> None:
+        _require_choices(self)
         _require(self, "workers", "0 or more", self.workers is None or self.workers >= 0)
 
 
@@ -58,6 +59,7 @@ class Films:
     """Films with dark bones: auto detects and turns them, always turns all, never turns none."""
 
     def __post_init__(self) -> None:
+        _require_choices(self)
         _require(self, "image_size", "1 or more", self.image_size >= 1)
 
 
@@ -120,6 +122,14 @@ class Recipe(Films):
         return "stage" in self.tasks.split(",")
 
 
+def _require_choices(settings: object) -> None:
+    """Hold settings of a few words to those words, for callers that are no command line."""
+    for name, hint in get_type_hints(type(settings)).items():
+        if get_origin(hint) is Literal:
+            choices = get_args(hint)
+            _require(settings, name, " or ".join(choices), getattr(settings, name) in choices)
+
+
 def _require(settings: object, name: str, expected: str, holds: bool) -> None:
     if not holds:
         raise ConfigError(f"{name} is {getattr(settings, name)}; expected {expected}.")
@@ -141,11 +151,17 @@ def load_config(path: Path, known: Iterable[str]) -> dict[str, Any]:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist; --config expects a TOML file.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; --config expects a TOML file.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
     names = sorted(known)
     normalised = {key.replace("-", "_"): value for key, value in settings.items()}
-    for key in normalised:
+    if len(normalised) < len(settings):
+        raise ConfigError(f"{path} gives a setting twice, once with - and once with _. Keep one.")
+    for key, value in normalised.items():
+        if isinstance(value, dict):
+            raise ConfigError(f"{path} has a section [{key}]; expected plain `name = value` lines.")
         if key not in names:
             nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]
             raise ConfigError(f"{path}: unknown setting {key!r}; did you mean {nearest!r}?")

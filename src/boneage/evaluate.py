@@ -85,16 +85,33 @@ def evaluate_table(
 def _check(table: pd.DataFrame) -> None:
     if table.empty:
         raise BoneAgeError("the prediction table is empty; there is nothing to evaluate.")
-    for name in ("predicted_years", *PROBABILITIES):
+    missing = [name for name in TABLE_COLUMNS if name not in table]
+    if missing:
+        raise BoneAgeError(f"the prediction table lacks the columns {', '.join(missing)}.")
+    splits = table["split"].unique()
+    if len(splits) > 1:
+        raise BoneAgeError(
+            f"the prediction table mixes the splits {', '.join(map(str, splits))}; expected one."
+        )
+    for name in ("reference_stage", "predicted_stage"):
+        odd = table[~table[name].isin(list(STAGES))]
+        if len(odd):
+            raise BoneAgeError(
+                f"{name} is {odd[name].iloc[0]!r} for {odd['image_id'].iloc[0]}; expected one of "
+                f"{', '.join(STAGES)}."
+            )
+    answers = ["predicted_years", *PROBABILITIES]
+    has_no_head = bool(table[answers].isna().all(axis=None))
+    for name in ("reference_years", *answers):
         column = table[name]
-        if column.isna().all():
+        if name in answers and column.isna().all() and not has_no_head:
             continue
         bad = table.loc[~np.isfinite(column.astype(float)), "image_id"]
         if len(bad):
             raise BoneAgeError(
                 f"{name} is not a finite number for {len(bad)} of {len(table)} films, the first "
-                f"{', '.join(bad.astype(str).head(3))}; training has diverged. Lower the "
-                "learning rate."
+                f"{', '.join(bad.astype(str).head(3))}. A model whose training diverged answers "
+                "so: lower its learning rate."
             )
 
 
@@ -236,7 +253,7 @@ def gender_bias_classification(
 
 
 def _by_sex(genders: Iterable[Any], figures: Any, compared: Sequence[str]) -> Report:
-    values = list(genders)
+    values = [None if pd.isna(g) else g for g in genders]
     result: Report = {}
     for name, spellings in (("male", ("M", 1)), ("female", ("F", 0))):
         rows = np.array([g in spellings if g is not None else False for g in values], dtype=bool)
@@ -310,4 +327,4 @@ def save_text(path: Path, text: str) -> None:
 
 def load_table(path: Path) -> pd.DataFrame:
     """Read a prediction table that `save_evaluation` wrote."""
-    return pd.read_csv(path, dtype={"image_id": str}, keep_default_na=True)
+    return pd.read_csv(path, dtype={"image_id": str}, keep_default_na=False, na_values=[""])

@@ -63,17 +63,10 @@ def read_labels(
         LabelError: Naming the line and the value, if a column is missing or doubled, an id
             comes twice, an age is no number in (0, 240], or a sex is unreadable.
     """
-    try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except FileNotFoundError:
-        raise LabelError(f"{path} does not exist; expected a label CSV.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise LabelError(f"{path} is not a readable CSV: {reason}") from None
+    raw = _read_csv(path)
     columns = _find_columns(path, list(raw.columns), require_age)
     if raw.empty:
         raise LabelError(f"{path} has a header but no rows; expected one row an image.")
-    raw.index = pd.RangeIndex(2, len(raw) + 2)  # line numbers: the header is line 1
     table = pd.DataFrame({"image_id": _read_ids(path, raw[columns["image_id"]])})
     if "months" in columns:
         table["months"] = _read_months(path, raw[columns["months"]])
@@ -93,8 +86,36 @@ def read_labels(
         if unknown.any():
             logger.warning("%s: left out %s", path, _count(table.loc[unknown, "image_id"], "sex"))
         table = table[~unknown]
+        if table.empty:
+            raise LabelError(f"{path} has no row with a known sex; expected M or F.")
     order = sorted(range(len(table)), key=[_natural(i) for i in table["image_id"]].__getitem__)
     return table.iloc[order].reset_index(drop=True)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Read a CSV as text, each row under its line number in the file."""
+    try:
+        # Without a header, pandas neither renames a doubled column nor takes the first for an
+        # index when rows have more fields than the header.
+        lines = pd.read_csv(
+            path,
+            dtype=str,
+            keep_default_na=False,
+            skipinitialspace=True,
+            header=None,
+            skip_blank_lines=False,
+            encoding="utf-8-sig",
+        )
+    except FileNotFoundError:
+        raise LabelError(f"{path} does not exist; expected a label CSV.") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise LabelError(f"{path} is not a readable CSV: {reason}") from None
+    except OSError as error:
+        raise LabelError(f"{path}: {error.strerror}; expected a label CSV.") from None
+    rows = lines.iloc[1:].set_axis([name.strip() for name in lines.iloc[0]], axis=1)
+    rows.index = pd.RangeIndex(2, len(rows) + 2)
+    return rows[(rows != "").any(axis=1)]
 
 
 def _count(ids: pd.Series, lacking: str) -> str:
@@ -202,7 +223,7 @@ def find_labels(data: Path) -> Path:
     kaggle = data / f"{KAGGLE_NAME}.csv"
     if kaggle.is_file():
         return kaggle
-    tables = sorted(data.glob("*.csv"))
+    tables = sorted(t for t in data.glob("*.csv") if not t.name.startswith("."))
     if len(tables) != 1:
         found = ", ".join(t.name for t in tables) or "none"
         raise LabelError(f"{data} should hold one label CSV; found: {found}. Pass --labels FILE.")
@@ -260,8 +281,8 @@ def split_samples(samples: pd.DataFrame, seed: int = 0) -> pd.Series:
     The seed report's two steps of scikit-learn's `train_test_split`: 70% against 30%, then the
     30% in halves. Rows are taken in the order of their ids, so the order of the CSV does not
     matter. Where `samples` has a `group` column, groups are split instead of rows, each under
-    its most frequent stage. A stage with too few units to appear on both sides of a step is
-    stratified together with its neighbour, with a warning.
+    its most frequent stage. A stage with one film or group alone cannot be on both sides of a
+    step; it is stratified together with the nearest stage, with a warning.
 
     Returns:
         "train", "val" or "test" for each row.
@@ -273,9 +294,14 @@ def split_samples(samples: pd.DataFrame, seed: int = 0) -> pd.Series:
     stage_by_unit = samples.groupby(unit_name)["stage"].agg(lambda stages: stages.mode().iloc[0])
     units = sorted(stage_by_unit.index, key=_natural)
     stages = stage_by_unit.loc[units].to_numpy()
-    train, rest = _cut(np.array(units), stages, 0.30, seed)
-    position = {unit: i for i, unit in enumerate(units)}
-    val, test = _cut(rest, stages[[position[u] for u in rest]], 0.50, seed)
+    try:
+        train, rest = _cut(np.array(units), stages, 0.30, seed)
+        position = {unit: i for i, unit in enumerate(units)}
+        val, test = _cut(rest, stages[[position[u] for u in rest]], 0.50, seed)
+    except ValueError as error:
+        raise LabelError(
+            f"{len(units)} films or groups are too few to split 70/15/15 by stage ({error})."
+        ) from None
     part = dict.fromkeys(train, "train") | dict.fromkeys(val, "val") | dict.fromkeys(test, "test")
     return samples[unit_name].map(part)
 
@@ -286,23 +312,22 @@ def _cut(
     from sklearn.model_selection import train_test_split
 
     strata = stages.copy()
-    for stage in (2, 0):  # a rare end of the scale joins Adolescent, the stage between
-        count = int((strata == stage).sum())
-        if 0 < count < 2:
-            logger.warning("only %d %s to split; stratified as Adolescent", count, STAGES[stage])
-            strata[strata == stage] = 1
-    smallest = np.unique(strata, return_counts=True)[1].min()
-    try:
-        first, second = train_test_split(
-            units,
-            test_size=second_share,
-            random_state=seed,
-            stratify=strata if smallest >= 2 else None,
-        )
-    except ValueError as error:
-        raise LabelError(
-            f"{len(units)} films or groups are too few to split 70/15/15 by stage ({error})."
-        ) from None
+    for stage in np.unique(stages):
+        others = np.setdiff1d(strata, stage)
+        if (strata == stage).sum() == 1 and len(others):
+            nearest = min(others, key=lambda other: abs(other - stage))
+            logger.warning(
+                "one %s alone cannot be on both sides of a split; stratified as %s",
+                STAGES[stage],
+                STAGES[nearest],
+            )
+            strata[strata == stage] = nearest
+    first, second = train_test_split(
+        units,
+        test_size=second_share,
+        random_state=seed,
+        stratify=strata,
+    )
     return first, second
 
 

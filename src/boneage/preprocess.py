@@ -19,6 +19,7 @@ from boneage.radiograph import read_radiograph
 logger = logging.getLogger(__name__)
 
 _PNG_KEY = "boneage"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def preprocess_folder(
             elif outcome != "written":
                 broken[image_id] = outcome
     if len(broken) == len(jobs):
-        raise ImageError(f"none of {len(jobs)} films could be read; the first: {outcome}")
+        first = next(iter(broken.values()), "there is none")
+        raise ImageError(f"none of {len(jobs)} films could be read; the first: {first}")
     return PreprocessSummary(
         len(jobs) - up_to_date - len(broken), up_to_date, tuple(inverted), broken
     )
@@ -129,7 +131,14 @@ def preprocess_folder(
 def _preprocess_file(job: tuple[Path, Path, int, Invert]) -> str:
     """Make one processed file; answers "written", "inverted", "up to date" or an error message."""
     source, target, size, invert = job
-    stat = source.stat()
+    try:
+        stat = source.stat()
+    except OSError as error:
+        return (
+            f"{source} does not exist."
+            if isinstance(error, FileNotFoundError)
+            else f"{source}: {error}"
+        )
     stamp = json.dumps(
         {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "size": size, "invert": invert}
     )
@@ -138,6 +147,7 @@ def _preprocess_file(job: tuple[Path, Path, int, Invert]) -> str:
     try:
         radiograph = read_radiograph(source, invert)
     except ImageError as error:
+        target.unlink(missing_ok=True)  # made of an earlier source
         return str(error)
     text = PngImagePlugin.PngInfo()
     text.add_text(_PNG_KEY, stamp)
@@ -150,7 +160,10 @@ def _preprocess_file(job: tuple[Path, Path, int, Invert]) -> str:
 def _read_stamp(path: Path) -> str | None:
     try:
         with Image.open(path) as image:
-            return image.info.get(_PNG_KEY)
+            stamp = image.info.get(_PNG_KEY)
+        with path.open("rb") as file:  # the stamp is written first, so look for the end as well
+            file.seek(-len(_PNG_END), os.SEEK_END)
+            return stamp if file.read() == _PNG_END else None
     except OSError:
         return None
 

@@ -31,8 +31,9 @@ class Radiograph:
             ones are stretched from their own minimum to their own maximum, since files with
             10, 12 and 16 used bits look alike.
         path: The file it came from.
-        bits: Bits a pixel in the file: 8, 16 or 32.
-        was_inverted: Whether the film had dark bones and was turned.
+        bits: Bits a grey value in the file: 8 (or fewer), 16 or 32.
+        was_inverted: Whether the film was turned because it had dark bones, or on demand; a
+            file that declares its polarity is read as it says and does not count.
     """
 
     pixels: npt.NDArray[np.float32]
@@ -61,7 +62,8 @@ def read_radiograph(path: Path, invert: Invert = "auto") -> Radiograph:
             or of one grey value only.
     """
     try:
-        with Image.open(path) as image:
+        # Opened here, since Pillow memory-maps a file it opens by name, and turned TIFFs wrongly.
+        with path.open("rb") as file, Image.open(file) as image:
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
                 raise ImageError(f"{path} holds {frames} frames; expected one film.")
@@ -74,7 +76,7 @@ def read_radiograph(path: Path, invert: Invert = "auto") -> Radiograph:
         raise ImageError(f"{path} does not exist.") from None
     except UnidentifiedImageError:
         raise ImageError(f"{path} is not an image; expected PNG, JPEG, TIFF or BMP.") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path} cannot be read as an image: {error}.") from None
     low, high = float(grey.min()), float(grey.max())
     if not low < high:
@@ -86,7 +88,7 @@ def read_radiograph(path: Path, invert: Invert = "auto") -> Radiograph:
     )
     if is_inverted:
         pixels = 1.0 - pixels
-    return Radiograph(pixels, path, bits, was_inverted=is_inverted != declared_inverted)
+    return Radiograph(pixels, path, bits, was_inverted=is_inverted)
 
 
 def _declares_inverted(image: Image.Image) -> bool:
@@ -105,8 +107,6 @@ def _to_grey(image: Image.Image) -> tuple[npt.NDArray[np.float64], int]:
     if image.has_transparency_data:
         film = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", film.size, "black"), film)
-    if image.mode == "P":
-        image = image.convert("RGB")
     return np.asarray(image.convert("L")).astype(np.float64), 8
 
 

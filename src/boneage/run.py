@@ -35,7 +35,7 @@ from boneage.plots import (
     save_worst_cases,
 )
 from boneage.preprocess import Preprocessing, find_processed
-from boneage.train import BEST, LAST, Batch, Trainer, loaded_data
+from boneage.train import BEST, LAST, Batch, Trainer, loaded_data, pick_device
 
 logger = logging.getLogger(__name__)
 
@@ -258,7 +258,11 @@ def _make_loaders(
     runtime: Runtime,
     reader: Preprocessing | None,
 ) -> dict[str, DataLoader[Batch]]:
-    workers = runtime.workers if runtime.workers is not None else min(4, os.cpu_count() or 1)
+    workers = runtime.workers
+    if workers is None:
+        # On a CPU, torch's threads hold every core already and stall when one is taken away.
+        on_cpu = pick_device(runtime.device).type == "cpu"
+        workers = 0 if on_cpu else min(4, os.cpu_count() or 1)
     loaders = {}
     for split in splits:
         dataset = BoneAgeDataset(

@@ -5,7 +5,9 @@ from boneage.evaluate import Report
 
 def summarise(report: Report) -> str:
     """Give the headline figures of one split as text, n and 95% intervals beside them."""
-    lines = [f"{report['split']} split, n = {report['n']} (intervals: 95%, bootstrap)"]
+    has_intervals = "accuracy_ci" in report["classification"]
+    note = " (intervals: 95%, bootstrap)" if has_intervals else ""
+    lines = [f"{report['split']} split, n = {report['n']}{note}"]
     if "regression" in report:
         figures = report["regression"]
         for name, label in (("mae", "MAE"), ("rmse", "RMSE"), ("bias", "signed error")):
@@ -67,6 +69,9 @@ def _by_sex(report: Report) -> list[str]:
             mae, signed = by_age["mae_months"], by_age["signed_error_months"]
             text += f", MAE {mae:.2f}, signed error {signed:+.2f} months"
         lines.append(text)
+    unknown = bias["classification"]["n_unknown"]
+    if unknown:
+        lines.append(f"  {'sex unknown':14} n = {unknown}, in neither line above")
     return lines
 
 

@@ -196,7 +196,7 @@ class Trainer:
 
     @torch.inference_mode()
     def _predict(self, split: str) -> tuple[pd.DataFrame, dict[str, float]]:
-        loader = self.loaders[split]
+        loader, recipe = self.loaders[split], self.recipe
         self.model.eval()
         parts, sums = [], torch.zeros(len(LOSSES))
         for batch in tqdm(loader, desc=split, unit="batch", leave=False):
@@ -207,6 +207,12 @@ class Trainer:
         answers = pd.concat(parts, ignore_index=True)
         samples = loaded_data(loader).samples
         table = samples[["image_id", "sex"]].merge(answers, on="image_id", validate="one_to_one")
+        for name, has_head in (("predicted_years", recipe.has_age), ("p_child", recipe.has_stage)):
+            if has_head and table[name].isna().all():
+                raise BoneAgeError(
+                    f"{name} is no number for any {split} film; training has diverged. Lower "
+                    f"--learning-rate, now {recipe.learning_rate:g}."
+                )
         table["split"] = split
         table["reference_years"] = samples["age_years"]
         table["reference_stage"] = [STAGES[code] for code in samples["stage"]]
