@@ -14,7 +14,7 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/boneage phantom data/raw --n 800 --seed 0
+	$(BIN)/boneage phantom data/raw --n 2000 --seed 0
 	$(BIN)/python preprocess.py
 	$(BIN)/boneage train --config configs/demo.toml
 	$(BIN)/python gradcam_demo.py
