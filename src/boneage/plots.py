@@ -222,14 +222,15 @@ def plot_heatmap(
         case: Row of a prediction table.
         evidence_for: What the map explains, for the title.
     """
-    figure = Figure(figsize=(7.4, 4.5))
+    figure = Figure(figsize=(7.4, 4.1), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes in (left, right):
         plot_film(axes, image)
     over = right.imshow(_stretch(heatmap, image.size), cmap="inferno", alpha=0.5, vmin=0, vmax=1)
     figure.colorbar(over, ax=right, fraction=0.046, label="Grad-CAM, share of its maximum")
     left.set_title(f"{case.image_id}, {case.sex or 'sex unknown'}", fontsize=10)
-    right.set_title(f"evidence for {evidence_for}", fontsize=10)
+    rows, columns = heatmap.shape
+    right.set_title(f"evidence for {evidence_for}, {rows}×{columns} cells", fontsize=10)
     truth = f"true {case.reference_years:.1f} y, {case.reference_stage}"
     age = "" if pd.isna(case.predicted_years) else f"{case.predicted_years:.1f} y, "
     answer = f"predicted {age}{case.predicted_stage}"
