@@ -9,6 +9,7 @@ INSTALLED := .venv/.installed
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "boneage needs Python 3.11 or newer; pass PYTHON=...")'
+	$(PYTHON) -c 'import ensurepip' || (echo "venv is missing: install the package python3-venv"; exit 1)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[train,dev]'
 	touch $@
@@ -16,8 +17,9 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)
 	$(BIN)/boneage phantom data/raw --n 2000 --seed 0
 	$(BIN)/python preprocess.py
-	$(BIN)/boneage train --config configs/demo.toml
-	$(BIN)/python gradcam_demo.py
+	$(BIN)/boneage train --config configs/demo.toml > /dev/null
+	$(BIN)/python gradcam_demo.py > /dev/null
+	$(BIN)/python main.py --mode evaluate --use_processed
 
 test: $(INSTALLED)
 	$(BIN)/ruff format --check .

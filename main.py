@@ -4,12 +4,23 @@ import sys
 
 from boneage.cli import main
 
+USAGE = "usage: python main.py --mode train|evaluate [options of boneage train|evaluate]"
+
+
+def run(tokens: list[str]) -> int:
+    """Hand the options over to the command that `--mode` names."""
+    for i, token in enumerate(tokens):
+        name, equals, value = token.partition("=")
+        if name == "--mode":
+            mode = value if equals else "".join(tokens[i + 1 : i + 2])
+            rest = tokens[:i] + tokens[i + (1 if equals else 2) :]
+            if mode in ("train", "evaluate"):
+                return main([mode, *rest])
+            print(f"--mode is {mode!r}; expected train or evaluate.", file=sys.stderr)
+            return 2
+    print(USAGE, file=sys.stderr)
+    return 0 if "--help" in tokens else 2
+
+
 if __name__ == "__main__":
-    tokens = sys.argv[1:]
-    if "--mode" not in tokens or tokens[-1] == "--mode":
-        sys.exit("usage: python main.py --mode train|evaluate [options of boneage train|evaluate]")
-    at = tokens.index("--mode")
-    mode = tokens[at + 1]
-    if mode not in ("train", "evaluate"):
-        sys.exit(f"--mode is {mode!r}; expected train or evaluate.")
-    sys.exit(main([mode, *tokens[:at], *tokens[at + 2 :]]))
+    sys.exit(run(sys.argv[1:]))

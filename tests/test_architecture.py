@@ -13,7 +13,7 @@ SOURCE = Path(boneage.__file__).parent
 MODULES = {path.stem: ast.parse(path.read_text()) for path in SOURCE.glob("*.py")}
 
 FLOW = [
-    {"errors", "stages", "metrics"},
+    {"errors", "stages", "metrics", "files"},
     {"config", "anatomy"},
     {"labels", "radiograph", "bones"},
     {"preprocess", "skeleton"},
@@ -26,8 +26,9 @@ FLOW = [
     {"cli"},
     {"__main__", "__init__"},
 ]
-WITHOUT_TORCH = ["errors", "stages", "config", "metrics", "labels", "radiograph", "preprocess",
-                 "phantom", "evaluate", "summary", "plots", "cli", "download"]  # fmt: skip
+WITHOUT_TORCH = ["errors", "files", "stages", "config", "metrics", "labels", "radiograph",
+                 "preprocess", "phantom", "evaluate", "summary", "plots", "cli",
+                 "download"]  # fmt: skip
 
 
 def imports(tree: ast.AST) -> set[str]:

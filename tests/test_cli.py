@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from boneage.cli import main
+from boneage.cli import app, main, option_names
 from boneage.config import Paths
 
 ROOT = Path(__file__).parents[1]
@@ -75,6 +75,34 @@ def test_a_user_s_error_is_one_line_and_exits_with_1(
     assert "Traceback" not in error
     assert main(["train", "--epochs", "0"]) in (1, 2)
     assert "epochs is 0; expected 1 or more" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_disk_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert main(["phantom", str(tmp_path / "file" / "raw"), "--n", "1"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("boneage: ")
+    assert "Not a directory" in error
+
+
+def test_an_install_without_the_training_extra_is_told_what_it_lacks(
+    paths: Paths, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "boneage.run", None)
+    assert main(["train", *options(paths)]) == 1
+    assert "pip install '.[train]'" in capsys.readouterr().err
+
+
+def test_one_name_of_an_option_means_one_thing() -> None:
+    types: dict[str, set[str]] = {}
+    for command in ("phantom", "preprocess", "train", "evaluate", "explain", "download"):
+        for argument in app[command].assemble_argument_collection():
+            if argument.names[0].startswith("--"):
+                types.setdefault(argument.names[0], set()).add(str(argument.hint))
+    assert {name: hints for name, hints in types.items() if len(hints) > 1} == {}
+    assert "n" in option_names()
 
 
 def test_settings_come_from_defaults_then_file_then_flags(
@@ -148,8 +176,13 @@ def test_the_report_s_command_lines_run_verbatim(raw: Path, tmp_path: Path) -> N
 
 
 def test_main_py_explains_its_mode() -> None:
-    assert "usage: python main.py --mode" in python("main.py").stderr
-    assert "expected train or evaluate" in python("main.py", "--mode", "predict").stderr
+    bare = python("main.py")
+    assert bare.returncode == 2
+    assert "usage: python main.py --mode" in bare.stderr
+    assert python("main.py", "--help").returncode == 0
+    wrong = python("main.py", "--mode=predict")
+    assert wrong.returncode == 2
+    assert "--mode is 'predict'; expected train or evaluate" in wrong.stderr
     assert python("main.py", "--mode", "train", "--nonsense").returncode == 2
 
 

@@ -198,3 +198,8 @@ def test_a_config_file_that_is_no_text_is_refused(toml: Path) -> None:
 def test_a_folder_given_as_config_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expects a TOML file"):
         load_config(tmp_path, KNOWN)
+
+
+def test_paths_may_be_given_as_text() -> None:
+    paths = Paths(data="films", labels="a.csv", output="out")  # type: ignore[arg-type]
+    assert paths == Paths(data=Path("films"), labels=Path("a.csv"), output=Path("out"))

@@ -43,7 +43,10 @@ class Kaggle(BaseHTTPRequestHandler):
 @pytest.fixture
 def kaggle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Kaggle]]:
     # 7777 is where the client looks for Kaggle in its own test setting.
-    server = ThreadingHTTPServer(("127.0.0.1", 7777), Kaggle)
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", 7777), Kaggle)
+    except OSError:
+        pytest.skip("port 7777 of this machine is taken")
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "cache"))
@@ -56,10 +59,10 @@ def kaggle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Kag
 def test_nothing_is_fetched_before_the_terms_are_accepted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["download", str(tmp_path / "raw")]) == 0
-    out = capsys.readouterr().out
-    assert "Radiological Society of North America" in out
-    assert "pass --accept-terms" in out
+    assert main(["download", str(tmp_path / "raw")]) == 1
+    printed = capsys.readouterr()
+    assert "Radiological Society of North America" in printed.out
+    assert "pass --accept-terms" in printed.err
     assert not (tmp_path / "raw").exists()
 
 
@@ -69,6 +72,17 @@ def test_the_films_arrive_in_the_kaggle_layout(tmp_path: Path) -> None:
     assert main(["download", str(out), "--accept-terms"]) == 0
     assert (out / FILM).read_bytes() == b"film"
     assert (out / "boneage-training-dataset.csv").read_text().startswith("id,boneage,male")
+
+
+@pytest.mark.usefixtures("kaggle")
+def test_a_download_that_was_cut_off_is_completed(tmp_path: Path) -> None:
+    out = tmp_path / "raw"
+    download_rsna(out)
+    (out / "boneage-training-dataset.csv").unlink()
+    (out / FILM).unlink()
+    download_rsna(out)
+    assert (out / FILM).read_bytes() == b"film"
+    assert (out / "boneage-training-dataset.csv").is_file()
 
 
 def test_without_access_it_says_what_to_do(

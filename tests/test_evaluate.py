@@ -191,7 +191,7 @@ def test_a_case_counts_the_same_in_a_short_last_batch_as_elsewhere() -> None:
 
 def test_the_signed_error_is_predicted_minus_reference() -> None:
     figures = evaluate_table(_table([10.0, 13.0], [12.0, 14.0]), draws=0)["regression"]
-    assert figures["bias_years"] == 1.5
+    assert figures["signed_error_years"] == 1.5
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -213,7 +213,7 @@ def test_months_are_twelve_times_the_years() -> None:
         "mae_years",
         "mae_years_ci",
         "rmse_years_ci",
-        "bias_years_ci",
+        "signed_error_years_ci",
         "signed_error_years",
     }
     for name, years, months in pairs:
@@ -358,7 +358,9 @@ def test_a_stage_that_is_missing_or_misspelled_is_an_error(column: str, stage: s
 
 def test_each_stage_has_its_own_error() -> None:
     rows = evaluate_table(_table([5.0, 7.0, 13.0, 19.0], [6.0, 9.0, 10.0, 19.5]), draws=0)
-    assert [(r["group"], r["n"], r["mae_years"], r["bias_years"]) for r in rows["by_stage"]] == [
+    assert [
+        (r["group"], r["n"], r["mae_years"], r["signed_error_years"]) for r in rows["by_stage"]
+    ] == [
         ("Child", 2, 1.5, 1.5),
         ("Adolescent", 1, 3.0, -3.0),
         ("Adult", 1, 0.5, 0.5),
@@ -369,9 +371,9 @@ def test_errors_of_a_group_stand_in_months_beside_the_years() -> None:
     report = evaluate_table(_table([5.0, 7.0], [4.0, 6.5]), draws=0)
     for section in ("by_stage", "by_age"):
         row = report[section][0]
-        assert (row["mae_months"], row["bias_months"]) == (
+        assert (row["mae_months"], row["signed_error_months"]) == (
             12.0 * row["mae_years"],
-            12.0 * row["bias_years"],
+            12.0 * row["signed_error_years"],
         )
 
 

@@ -149,6 +149,17 @@ def test_a_backbone_without_a_feature_map_is_refused(model: BoneAgePredictor) ->
         GradCAM(model, 96)
 
 
+def test_a_map_of_patches_before_a_transformer_is_not_taken_for_its_features() -> None:
+    with pytest.raises(ConfigError, match="no convolutional feature map"):
+        GradCAM(BoneAgePredictor("vit_b_16", image_size=32), 32)
+
+
+def test_a_transformer_that_ends_in_a_map_can_be_explained() -> None:
+    model = BoneAgePredictor("swin_t", image_size=64)
+    with GradCAM(model, 64) as cam:
+        assert cam(torch.rand(1, 3, 64, 64), SEX, predicted_age).shape == (1, 2, 2)
+
+
 def test_a_map_outside_the_with_statement_is_refused(model: BoneAgePredictor) -> None:
     with pytest.raises(RuntimeError, match="with statement"):
         GradCAM(model, 96)(torch.rand(1, 3, 96, 96), SEX, predicted_age)

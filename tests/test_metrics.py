@@ -198,7 +198,7 @@ def test_figures_of_perfect_answers_are_perfect() -> None:
     assert {name: float(value) for name, value in ages.items()} == {
         "mae_years": 0.0,
         "rmse_years": 0.0,
-        "bias_years": 0.0,
+        "signed_error_years": 0.0,
         "r2": 1.0,
     }
     classes = classification_figures(confusion_matrix(stages, stages, 3))
@@ -216,7 +216,7 @@ def test_each_age_figure_stands_under_its_own_name() -> None:
     figures = regression_figures(truth, answer)
     assert figures["mae_years"] == mean_absolute_error(truth, answer)
     assert figures["rmse_years"] == root_mean_squared_error(truth, answer)
-    assert figures["bias_years"] == mean_signed_error(truth, answer)
+    assert figures["signed_error_years"] == mean_signed_error(truth, answer)
     assert figures["r2"] == r2_score(truth, answer)
 
 
@@ -247,7 +247,7 @@ def test_leading_axes_of_stages_give_what_a_loop_gives() -> None:
             np.testing.assert_array_equal(whole[name][i, j], expected, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["mae_years", "rmse_years", "bias_years"])
+@pytest.mark.parametrize("name", ["mae_years", "rmse_years", "signed_error_years"])
 def test_intervals_are_scipys_percentile_bootstrap(name: str) -> None:
     truth, answer = _ages(1, n=150)
     low, high = bootstrap_intervals(

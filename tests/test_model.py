@@ -125,16 +125,22 @@ def test_auto_says_that_it_starts_from_random_weights(caplog: pytest.LogCaptureF
 
 
 @pytest.mark.usefixtures("no_network")
-def test_downloaded_weights_are_used_by_auto(tmp_path: Path) -> None:
-    # The weights file where torch keeps its downloads, as after one with a network.
-    weights = torchvision.models.ResNet18_Weights.DEFAULT
-    state = torchvision.models.resnet18(weights=None).state_dict()
+@pytest.mark.parametrize(
+    ("name", "first"), [("resnet18", "conv1.weight"), ("googlenet", "conv1.conv.weight")]
+)
+def test_downloaded_weights_are_used_by_auto(tmp_path: Path, name: str, first: str) -> None:
+    # The weights file where torch keeps its downloads, as after one with a network. Its name holds
+    # the hash that torch checks.
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    options = {} if name == "resnet18" else {"aux_logits": True, "init_weights": False}
+    state = torchvision.models.get_model(name, weights=None, **options).state_dict()
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     torch.save(state, cache / weights.url.rsplit("/", 1)[1])
-    backbone, used = load_backbone("resnet18", 64, "auto")
+    backbone, used = load_backbone(name, 64, "auto")
     assert used == "imagenet"
-    torch.testing.assert_close(backbone.state_dict()["conv1.weight"], state["conv1.weight"])
+    torch.testing.assert_close(backbone.state_dict()[first], state[first])
+    assert backbone.train()(torch.rand(2, 3, 64, 64)).shape[0] == 2
 
 
 def test_timm_weights_that_do_not_exist_are_an_error() -> None:

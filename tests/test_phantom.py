@@ -278,7 +278,7 @@ def test_notice_that_cannot_be_read_stops_the_replacement(tmp_path: Path) -> Non
         ({"n": 2.5}, r"n is 2\.5; expected a whole number"),
         ({"height": 10}, r"height is 10; expected a whole number of pixels, at least 64\."),
         ({"seed": -1}, r"seed is -1; expected a whole number"),
-        ({"workers": 0}, r"workers is 0; expected a whole number of processes, at least 1\."),
+        ({"workers": -1}, r"workers is -1; expected a whole number of processes, at least 0\."),
     ],
 )
 def test_impossible_setting_is_refused_before_anything_is_written(

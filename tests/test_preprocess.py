@@ -167,7 +167,7 @@ def test_a_run_cut_off_while_writing_leaves_no_half_film_under_its_name(
         patch.setattr(Path, "replace", cut_off)
         with pytest.raises(KeyboardInterrupt):
             _run(images, processed)
-    assert [p.name for p in processed.iterdir()] == [".7.png.part"]
+    assert list(processed.iterdir()) == []
     assert _run(images, processed).written == 3
 
 
@@ -255,7 +255,7 @@ def test_a_film_that_vanished_is_named_and_stops_nothing(images: Images, process
     images["8"].unlink()
     summary = _run(images, processed)
     assert summary.written == 2
-    assert "does not exist" in summary.broken["8"]
+    assert "cannot be read: No such file" in summary.broken["8"]
 
 
 def test_films_with_dark_bones_are_turned_and_named(images: Images, processed: Path) -> None:
@@ -324,14 +324,14 @@ def test_by_default_there_is_one_worker_a_core(
 
 def test_processed_films_are_found_with_their_size(images: Images, processed: Path) -> None:
     _run(images, processed)
-    found, size = find_processed(processed, ["9", "7"], "auto")
+    found, size = find_processed(processed, dict.fromkeys(["9", "7"]), "auto")
     assert found == {"9": processed / "9.png", "7": processed / "7.png"}
     assert size == 32
 
 
 def test_ids_without_a_processed_film_are_left_out(images: Images, processed: Path) -> None:
     _run(images, processed)
-    assert list(find_processed(processed, ["7", "nobody"], "auto")[0]) == ["7"]
+    assert list(find_processed(processed, dict.fromkeys(["7", "nobody"]), "auto")[0]) == ["7"]
 
 
 @pytest.mark.parametrize("ids", [[], ["nobody"]])
@@ -339,12 +339,12 @@ def test_no_processed_film_is_an_error(images: Images, processed: Path, ids: lis
     _run(images, processed)
     message = r"processed holds none of the films\. Run `boneage preprocess` first, or leave"
     with pytest.raises(BoneAgeError, match=message):
-        find_processed(processed, ids, "auto")
+        find_processed(processed, dict.fromkeys(ids), "auto")
 
 
 def test_a_processed_folder_that_is_missing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BoneAgeError, match="holds none of the films"):
-        find_processed(tmp_path / "gone", ["7"], "auto")
+        find_processed(tmp_path / "gone", {"7": None}, "auto")
 
 
 @pytest.mark.parametrize("is_image", [True, False])

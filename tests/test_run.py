@@ -13,6 +13,7 @@ from boneage.checkpoint import load_checkpoint
 from boneage.config import Films, Paths, Recipe, Runtime
 from boneage.errors import BoneAgeError, CheckpointError, LabelError
 from boneage.labels import find_images, split_sha256
+from boneage.phantom import write_cohort
 from boneage.preprocess import preprocess_folder
 from boneage.run import evaluate_model, explain_model, load_samples, train_model
 
@@ -166,6 +167,53 @@ def test_resuming_a_finished_run_with_more_epochs_goes_on(mine: Paths, runtime: 
     assert not (mine.output / "previous").exists()
 
 
+def test_a_refused_resume_leaves_the_run_as_it_was(mine: Paths, runtime: Runtime) -> None:
+    before = {p: p.read_bytes() for p in mine.output.rglob("*") if p.is_file()}
+    recipe = load_checkpoint(mine.output / "models/last.pt").recipe
+    with pytest.raises(CheckpointError, match="seed 0, this run has 1"):
+        train_model(mine, replace(recipe, seed=1), runtime, resume=True)
+    assert {p: p.read_bytes() for p in mine.output.rglob("*") if p.is_file()} == before
+    evaluate_model(mine, runtime)
+
+
+def test_processed_films_of_other_raw_ones_are_refused(
+    mine: Paths, recipe: Recipe, runtime: Runtime, tmp_path: Path
+) -> None:
+    data = tmp_path / "raw"
+    write_cohort(data, n=80, seed=2, height=96, workers=1)  # the same ids, other hands
+    with pytest.raises(BoneAgeError, match=r"80 of 80 films .* made from other files.*preprocess"):
+        train_model(replace(mine, data=data), recipe, runtime)
+
+
+def test_processed_films_can_be_used_without_the_raw_ones(
+    mine: Paths, runtime: Runtime, tmp_path: Path
+) -> None:
+    data = tmp_path / "labels only"
+    data.mkdir()
+    shutil.copy(mine.data / "boneage-training-dataset.csv", data)
+    reports = evaluate_model(replace(mine, data=data), runtime)
+    assert reports["test"]["n"] == 12
+
+
+def test_changed_labels_of_held_out_films_are_refused(
+    mine: Paths, runtime: Runtime, tmp_path: Path
+) -> None:
+    labels = pd.read_csv(mine.data / "boneage-training-dataset.csv")
+    split = pd.read_csv(mine.output / "split.csv")
+    film = split.loc[split["split"] == "test", "image_id"].iloc[0]
+    labels.loc[labels["id"] == film, "boneage"] += 1
+    labels.to_csv(tmp_path / "changed.csv", index=False)
+    with pytest.raises(CheckpointError, match="ages or sexes of the held-out films"):
+        evaluate_model(replace(mine, labels=tmp_path / "changed.csv"), runtime)
+
+
+def test_metrics_name_the_model_that_they_belong_to(mine: Paths) -> None:
+    facts = json.loads((mine.output / "metrics_test.json").read_text())["provenance"]
+    best = load_checkpoint(mine.output / "models/best_model.pt").provenance
+    assert facts == best
+    assert {"split_sha256", "data_sha256", "boneage", "device", "epoch"} <= facts.keys()
+
+
 def test_films_that_are_missing_are_counted_and_left_out(
     raw: Path, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -190,7 +238,7 @@ def test_held_out_films_that_are_missing_are_said(
     with caplog.at_level(logging.WARNING):
         reports = evaluate_model(replace(mine, data=data, use_processed=False), runtime)
     assert reports["test"]["n"] == 11
-    assert "only 23 of the 24 held-out films are here" in caplog.text
+    assert "only 11 of the 12 test films are here" in caplog.text
 
 
 def test_other_people_s_films_cannot_be_evaluated_as_the_test_split(
@@ -200,7 +248,7 @@ def test_other_people_s_films_cannot_be_evaluated_as_the_test_split(
     data.mkdir()
     Image.fromarray(np.eye(64, dtype=np.uint8) * 200).save(data / "x1.png")
     (data / "labels.csv").write_text("id,boneage,sex\nx1,100,M\n")
-    with pytest.raises(CheckpointError, match="none of the films"):
+    with pytest.raises(CheckpointError, match="none of the val films"):
         evaluate_model(replace(mine, data=data, use_processed=False), runtime)
 
 
@@ -239,7 +287,7 @@ def test_explain_draws_films_answered_right_and_wrong(
     mine: Paths, runtime: Runtime, head: str
 ) -> None:
     (mine.output / "plots/gradcam_example_9.png").write_bytes(b"of an earlier call")
-    written = explain_model(mine, runtime, head=head, n=4)  # type: ignore[arg-type]
+    written = explain_model(mine, runtime, head=head, cases=4)  # type: ignore[arg-type]
     assert [p.name for p in written] == [f"gradcam_example_{i}.png" for i in range(1, 5)]
     assert sorted(mine.output.glob("plots/gradcam_example_*.png")) == written
     for path in written:
@@ -247,5 +295,5 @@ def test_explain_draws_films_answered_right_and_wrong(
 
 
 def test_explaining_no_film_is_refused(mine: Paths, runtime: Runtime) -> None:
-    with pytest.raises(BoneAgeError, match="n is 0"):
-        explain_model(mine, runtime, n=0)
+    with pytest.raises(BoneAgeError, match="cases is 0"):
+        explain_model(mine, runtime, cases=0)

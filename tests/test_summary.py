@@ -47,8 +47,8 @@ def test_a_summary_without_intervals_reads_like_this() -> None:
         "  RMSE           1.118 years = 13.42 months",
         "  signed error   0.250 years = 3.00 months",
         "  R²             0.931",
-        "  baseline       MAE 39.00 months by always answering 11.00 years "
-        "(median of the training films)",
+        "  baseline       MAE 39.00 months, R² -0.003 by always answering 11.00 years, the "
+        "training median",
         "  accuracy       0.7500",
         "  precision      0.8333 (weighted)",
         "  recall         0.7500 (weighted)",

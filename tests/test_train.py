@@ -155,14 +155,30 @@ def test_history_is_written_as_csv_with_one_row_an_epoch(make_trainer: Make) -> 
     assert float(rows[1]["val_loss"]) == pytest.approx(history[1]["val_loss"])
 
 
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
 def test_a_resumed_run_ends_as_an_uninterrupted_one_to_the_bit(
-    make_trainer: Make, recipe: Recipe, tmp_path: Path
+    make_trainer: Make, recipe: Recipe, tmp_path: Path, schedule: Any
 ) -> None:
-    whole = make_trainer(replace(recipe, epochs=3), output=tmp_path / "whole")
+    recipe = replace(recipe, epochs=3, schedule=schedule)
+    whole = make_trainer(recipe, output=tmp_path / "whole")
     whole.fit()
-    make_trainer(replace(recipe, epochs=1), output=tmp_path / "parts").fit()
-    parts = make_trainer(replace(recipe, epochs=3), output=tmp_path / "parts")
-    parts.fit(resume=True)
+    cut = make_trainer(recipe, output=tmp_path / "parts")
+    train_epoch = cut._train_epoch
+
+    def interrupted(epoch: int) -> dict[str, float]:
+        if epoch == 2:
+            raise Interrupted
+        return train_epoch(epoch)
+
+    cut._train_epoch = interrupted  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        cut.fit()
+    parts = make_trainer(recipe, output=tmp_path / "parts")
+    parts.resume().fit()
     for name in ("best_model.pt", "last.pt"):
         assert_same_weights(
             weights(tmp_path / "whole/models" / name), weights(tmp_path / "parts/models" / name)
@@ -209,16 +225,69 @@ def test_resuming_with_other_settings_or_data_is_refused(
 ) -> None:
     make_trainer(replace(recipe, epochs=1), provenance={"data_sha256": "a"}).fit()
     with pytest.raises(CheckpointError, match=r"batch_size 16, this run has 8"):
-        make_trainer(replace(recipe, batch_size=8), provenance={"data_sha256": "a"}).fit(
-            resume=True
-        )
+        make_trainer(replace(recipe, batch_size=8), provenance={"data_sha256": "a"}).resume()
     with pytest.raises(CheckpointError, match="other data"):
-        make_trainer(provenance={"data_sha256": "b"}).fit(resume=True)
+        make_trainer(provenance={"data_sha256": "b"}).resume()
+
+
+def test_resuming_on_films_made_otherwise_is_refused(make_trainer: Make, recipe: Recipe) -> None:
+    make_trainer(replace(recipe, epochs=1)).fit()
+    trainer = make_trainer()
+    trainer.preprocessing = replace(RAW, stored_size=512)
+    with pytest.raises(CheckpointError, match="stored_size None, this run has 512"):
+        trainer.resume()
+
+
+def test_a_cycle_cannot_be_lengthened_afterwards(make_trainer: Make, recipe: Recipe) -> None:
+    recipe = replace(recipe, schedule="one-cycle", epochs=1)
+    make_trainer(recipe).fit()
+    with pytest.raises(CheckpointError, match="epochs 1, this run has 2"):
+        make_trainer(replace(recipe, epochs=2)).resume()
+
+
+def test_one_cycle_raises_the_step_to_its_highest_and_then_lowers_it(
+    make_trainer: Make, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(replace(recipe, schedule="one-cycle", epochs=4))
+    step, sizes = trainer._optimizer.step, []
+
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        sizes.append(trainer._optimizer.param_groups[0]["lr"])
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(trainer._optimizer, "step", measured)
+    trainer.fit()
+    top = int(np.argmax(sizes))
+    assert 0 < top < len(sizes) - 1
+    assert sizes[top] == pytest.approx(recipe.learning_rate, rel=0.05)
+    assert sizes == [*sorted(sizes[: top + 1]), *sorted(sizes[top + 1 :], reverse=True)]
+    assert sizes[-1] < 0.01 * recipe.learning_rate
+
+
+@pytest.mark.parametrize("tasks", ["age", "stage", "age,stage"])
+def test_an_answer_that_is_no_number_stops_with_the_remedy(
+    make_trainer: Make, recipe: Recipe, tasks: Any
+) -> None:
+    trainer = make_trainer(replace(recipe, tasks=tasks))
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(math.nan)
+    with pytest.raises(BoneAgeError, match=r"a val film is not a number.*learning-rate"):
+        trainer.evaluate("val", draws=0)
+
+
+def test_a_run_cut_off_before_its_history_was_written_gets_it_on_resuming(
+    make_trainer: Make,
+) -> None:
+    trainer = make_trainer()
+    trainer.fit()
+    (trainer.output / "history.csv").unlink()
+    make_trainer().resume().fit()
+    assert len(pd.read_csv(trainer.output / "history.csv")) == 2
 
 
 def test_resuming_nothing_is_refused(make_trainer: Make) -> None:
     with pytest.raises(CheckpointError, match="there is no run to resume"):
-        make_trainer().fit(resume=True)
+        make_trainer().resume()
 
 
 def test_a_diverging_run_stops_with_the_remedy(make_trainer: Make, recipe: Recipe) -> None:

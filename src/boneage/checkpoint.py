@@ -12,6 +12,7 @@ import torch
 
 from boneage.config import Recipe
 from boneage.errors import BoneAgeError, CheckpointError
+from boneage.files import replacing
 from boneage.model import BoneAgePredictor
 from boneage.preprocess import Preprocessing
 
@@ -46,7 +47,7 @@ def save_checkpoint(
     provenance: dict[str, Any],
     state: dict[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint under a temporary name and rename it, so that no half file is left.
+    """Write a checkpoint, whole or not at all.
 
     The file is torch's, holding tensors, and JSON text for all the rest, so that it loads
     without unpickling objects.
@@ -62,13 +63,10 @@ def save_checkpoint(
         "weights": model.state_dict(),
         "state": state or {},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
+    with replacing(path) as part, part.open("wb") as file:
         torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
-    part.replace(path)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -37,7 +37,6 @@ app = App(
 @app.command
 def phantom(
     out: Path = Paths.data,
-    /,
     *,
     n: int = 800,
     seed: int = Recipe.seed,
@@ -132,23 +131,23 @@ def explain(
     runtime: Annotated[Runtime, Flat] = Runtime(),
     checkpoint: Path | None = None,
     head: Literal["stage", "age"] = "stage",
-    n: int = 6,
+    cases: int = 6,
 ) -> None:
     """Draw Grad-CAM heat maps of test films that were answered right and wrong.
 
     Args:
         checkpoint: Model to explain, if not the best one in the output folder.
         head: Explain the stage answered, or the age.
-        n: Films to draw, half of them answered right and half wrong where there are as many.
+        cases: Films to draw, half of them answered right and half wrong where there are as many.
     """
     from boneage.run import explain_model
 
-    for path in explain_model(paths, runtime, checkpoint=checkpoint, head=head, n=n):
+    for path in explain_model(paths, runtime, checkpoint=checkpoint, head=head, cases=cases):
         print(path)
 
 
 @app.command
-def download(out: Path = Paths.data, /, *, accept_terms: bool = False) -> None:
+def download(out: Path = Paths.data, *, accept_terms: bool = False) -> None:
     """Fetch the RSNA 2017 bone-age films from Kaggle with its official client.
 
     Args:
@@ -159,8 +158,7 @@ def download(out: Path = Paths.data, /, *, accept_terms: bool = False) -> None:
 
     print(TERMS)
     if not accept_terms:
-        print("Nothing was fetched. To go on, pass --accept-terms.")
-        return
+        raise BoneAgeError("nothing was fetched; to accept these terms, pass --accept-terms.")
     print(f"films in {download_rsna(out)}")
 
 
@@ -185,6 +183,16 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except BoneAgeError as error:
         print(f"boneage: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(
+            f"boneage: {error.name} is not installed; this command needs pip install '.[train]'.",
+            file=sys.stderr,
+        )
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"boneage: {where}{error.strerror or error}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("boneage: interrupted. What was finished is kept; --resume continues a training.",

@@ -32,6 +32,11 @@ class Paths:
     output: Path = Path("output")
     """Folder for the split, models, predictions, metrics and plots."""
 
+    def __post_init__(self) -> None:
+        for name in ("data", "labels", "processed", "output"):
+            if getattr(self, name) is not None:  # a str will do as well
+                object.__setattr__(self, name, Path(getattr(self, name)))
+
 
 @dataclass(frozen=True)
 class Runtime:

@@ -85,7 +85,8 @@ class BoneAgeDataset(Dataset[dict[str, Any]]):
         row = self._rows[index]
         image = self.read_image(index)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash((self._seed, self.epoch, index)))
+            # Not torch.manual_seed, which would reseed the GPU as well.
+            torch.default_generator.manual_seed(hash((self._seed, self.epoch, index)))
             tensor = self._transform(image)
         return {
             "image": tensor,

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from boneage.errors import BoneAgeError
+from boneage.files import replacing
 from boneage.labels import KAGGLE_NAME
 
 DATASET = "kmader/rsna-bone-age"
@@ -47,13 +48,19 @@ def download_rsna(out: Path) -> Path:
     except Exception as error:  # the client raises its own, requests' and the system's errors
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
         raise BoneAgeError(f"Kaggle did not give {DATASET} ({reason}). {_LOGIN_HELP}") from None
-    shutil.copytree(fetched, out, dirs_exist_ok=True, copy_function=_link_or_copy)
+    # The labels last: their presence says that all films are there.
+    files = sorted((p for p in fetched.rglob("*") if p.is_file()), key=lambda p: p.suffix == ".csv")
+    for file in files:
+        _link_or_copy(file, out / file.relative_to(fetched))
     return out
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     """Show a cached file under a second name; copy it only onto another disk."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
     try:
         os.link(source, target)
     except OSError:
-        shutil.copy2(source, target)
+        with replacing(target) as part:
+            shutil.copy2(source, part)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from boneage.errors import BoneAgeError
+from boneage.files import save_text
 from boneage.metrics import (
     bootstrap_intervals,
     classification_figures,
@@ -275,9 +276,9 @@ def _by_group(table: pd.DataFrame, groups: pd.Series, names: Sequence[str]) -> l
         if len(part):
             reference, predicted = part["reference_years"], part["predicted_years"]
             row["mae_years"] = mean_absolute_error(reference, predicted)
-            row["bias_years"] = mean_signed_error(reference, predicted)
+            row["signed_error_years"] = mean_signed_error(reference, predicted)
             row["mae_months"] = row["mae_years"] * MONTHS
-            row["bias_months"] = row["bias_years"] * MONTHS
+            row["signed_error_months"] = row["signed_error_years"] * MONTHS
         rows.append(row)
     return rows
 
@@ -315,14 +316,6 @@ def save_evaluation(output: Path, table: pd.DataFrame, report: Report) -> None:
         table.to_csv(index=False, columns=list(TABLE_COLUMNS), lineterminator="\n"),
     )
     save_text(output / f"metrics_{split}.json", json.dumps(report, indent=2) + "\n")
-
-
-def save_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def load_table(path: Path) -> pd.DataFrame:

@@ -106,11 +106,18 @@ class GradCAM:
 
 def _last_feature_map(backbone: nn.Module, image_size: int) -> nn.Module:
     """Find the module that gives the last (B, C, h, w) map larger than one cell."""
-    found: list[nn.Module] = []
+    found: list[tuple[nn.Module, torch.Size]] = []
+    features = 0
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
-            found.append(module)
+        nonlocal features
+        if not isinstance(output, torch.Tensor):
+            return
+        features = output.shape[-1]
+        if output.ndim == 3:  # tokens: a map before them is not what the answer is made of
+            found.clear()
+        if output.ndim == 4 and min(output.shape[2:]) > 1:
+            found.append((module, output.shape))
 
     hooks = [module.register_forward_hook(note) for module in backbone.modules()]
     parameter = next(backbone.parameters())
@@ -120,6 +127,7 @@ def _last_feature_map(backbone: nn.Module, image_size: int) -> nn.Module:
     finally:
         for hook in hooks:
             hook.remove()
-    if not found:
+    # Channels last, as in some transformers, would be read the wrong way round.
+    if not found or (found[-1][1][3] == features != found[-1][1][1]):
         raise ConfigError("this backbone has no convolutional feature map for Grad-CAM to weigh.")
-    return found[-1]
+    return found[-1][0]

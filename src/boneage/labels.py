@@ -230,14 +230,14 @@ def find_labels(data: Path) -> Path:
     return tables[0]
 
 
-def find_images(data: Path) -> dict[str, Path]:
+def find_images(data: Path, *, required: bool = True) -> dict[str, Path]:
     """Find the films of a raw folder: Kaggle's nested folder, once or twice, or the folder itself.
 
     Returns:
         Path by image id (the file's stem), from the first of those folders with any films.
 
     Raises:
-        LabelError: If two files share an id, or there is no film.
+        LabelError: If two files share an id, or there is no film though one is required.
     """
     for folder in (data / KAGGLE_NAME / KAGGLE_NAME, data / KAGGLE_NAME, data / "images", data):
         images: dict[str, Path] = {}
@@ -252,6 +252,8 @@ def find_images(data: Path) -> dict[str, Path]:
             images[path.stem] = path
         if images:
             return images
+    if not required:
+        return {}
     raise LabelError(f"{data} holds no films; expected {', '.join(IMAGE_SUFFIXES)} files.")
 
 

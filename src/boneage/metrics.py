@@ -120,11 +120,11 @@ def _divide(numerator: Array, denominator: Array) -> Array:
 
 
 def regression_figures(y_true: Array, y_pred: Array) -> dict[str, Array]:
-    """MAE, RMSE, bias and R² of ages in years, each in the shape of the leading axes."""
+    """MAE, RMSE, signed error and R² of ages in years, each in the shape of the leading axes."""
     return {
         "mae_years": mean_absolute_error(y_true, y_pred),
         "rmse_years": root_mean_squared_error(y_true, y_pred),
-        "bias_years": mean_signed_error(y_true, y_pred),
+        "signed_error_years": mean_signed_error(y_true, y_pred),
         "r2": r2_score(y_true, y_pred),
     }
 

@@ -132,22 +132,31 @@ def load_backbone(name: str, image_size: int, init: str) -> tuple[nn.Module, str
 def _build(
     name: str, image_size: int, *, pretrained: bool, weights: Path | None = None
 ) -> nn.Module:
-    try:
-        if name.startswith(TIMM_PREFIX):
-            model = _create_timm(name.removeprefix(TIMM_PREFIX), pretrained)
-        else:
-            model = _create_torchvision(name, image_size, pretrained)
-    except OSError as error:  # URLError, HTTPError and the hub's errors are all OSErrors
-        raise CheckpointError(
-            f"ImageNet weights of {name} cannot be downloaded ({error}). Pass --init FILE with a "
-            "local copy, or --init none."
-        ) from None
+    if name.startswith(TIMM_PREFIX):
+        model = _create_timm(name.removeprefix(TIMM_PREFIX), pretrained)
+    else:
+        model = _create_torchvision(name, image_size)
+        if pretrained:
+            # Loaded here and not by torchvision, which would build some models otherwise.
+            published = torchvision.models.get_model_weights(name).DEFAULT
+            try:
+                state = published.get_state_dict(progress=True, check_hash=True)
+            except (OSError, RuntimeError) as error:
+                raise _cannot_download(name, error) from None
+            _load_weights(model, name, state, str(published))
     if weights is not None:
-        _load_weights_file(model, name, weights)
+        _load_weights(model, name, _read_weights(name, weights), str(weights))
     return _drop_classifier(model)
 
 
-def _create_torchvision(name: str, image_size: int, pretrained: bool) -> nn.Module:
+def _cannot_download(name: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"ImageNet weights of {name} cannot be downloaded ({error}). Pass --init FILE with a "
+        "local copy, or --init none."
+    )
+
+
+def _create_torchvision(name: str, image_size: int) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise ConfigError(
@@ -156,17 +165,13 @@ def _create_torchvision(name: str, image_size: int, pretrained: bool) -> nn.Modu
         )
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
-        options["aux_logits"] = False  # the auxiliary classifiers would return a tuple
-        if not pretrained:
-            options["init_weights"] = True
-    if name.startswith("vit_") and not pretrained:
+        options = {"aux_logits": False, "init_weights": True}  # auxiliary heads return a tuple
+    if name.startswith("vit_"):
         options["image_size"] = image_size
-    if name == "maxvit_t" and not pretrained:
+    if name == "maxvit_t":
         options["input_size"] = (image_size, image_size)
     try:
-        return torchvision.models.get_model(
-            name, weights="DEFAULT" if pretrained else None, **options
-        )
+        return torchvision.models.get_model(name, weights=None, **options)
     except ValueError as error:
         raise ConfigError(f"backbone {name} cannot take {image_size}-px images: {error}") from None
 
@@ -183,6 +188,8 @@ def _create_timm(name: str, pretrained: bool) -> nn.Module:
         return timm.create_model(name, pretrained=pretrained)
     except RuntimeError as error:  # timm's word for a model that has no published weights
         raise CheckpointError(f"timm has no weights to download for {name} ({error}).") from None
+    except OSError as error:  # the hub's and the connection's errors
+        raise _cannot_download(TIMM_PREFIX + name, error) from None
 
 
 def _nearest(name: str, known: list[str]) -> list[str]:
@@ -191,18 +198,13 @@ def _nearest(name: str, known: list[str]) -> list[str]:
     return difflib.get_close_matches(name, known, n=3, cutoff=0.0)
 
 
-def _load_weights_file(model: nn.Module, name: str, path: Path) -> None:
-    """Load a published state dict; only its classification layer may be missing."""
+def _read_weights(name: str, path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        classifier = _classifier_names(model)
-        state = {key: value for key, value in state.items() if not key.startswith(classifier)}
-        missing, unexpected = model.load_state_dict(state, strict=False)
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(
             f"init is {str(path)!r}; expected auto, imagenet, none or a weights file."
@@ -210,10 +212,21 @@ def _load_weights_file(model: nn.Module, name: str, path: Path) -> None:
     except Exception as error:  # both readers raise whatever the bytes provoke
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path} does not hold weights of {name}: {reason}") from None
-    unmet = [key for key in missing if not key.startswith(classifier)] + list(unexpected)
+
+
+def _load_weights(model: nn.Module, name: str, state: dict[str, torch.Tensor], source: str) -> None:
+    """Load a published state dict; its classifiers, main and auxiliary, are left out."""
+    classifiers = (*_classifier_names(model), "AuxLogits.", "aux1.", "aux2.")
+    kept = {key: value for key, value in state.items() if not key.startswith(classifiers)}
+    try:
+        missing, unexpected = model.load_state_dict(kept, strict=False)
+    except (RuntimeError, AttributeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{source} does not hold weights of {name}: {reason}") from None
+    unmet = [key for key in missing if not key.startswith(classifiers)] + list(unexpected)
     if unmet:
         raise CheckpointError(
-            f"{path} does not hold weights of {name}: {len(unmet)} keys differ, the first is "
+            f"{source} does not hold weights of {name}: {len(unmet)} keys differ, the first is "
             f"{unmet[0]!r}."
         )
 

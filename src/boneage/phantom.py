@@ -18,6 +18,7 @@ from tqdm import tqdm
 from boneage import film
 from boneage.anatomy import ADULT_MONTHS, check_age_and_sex
 from boneage.errors import BoneAgeError
+from boneage.files import MAX_PROCESSES, replacing, save_text
 from boneage.skeleton import build_hand
 
 FIRST_ID = 900_001
@@ -180,7 +181,7 @@ def write_cohort(
     labels = sample_labels(n, seed)
     _check_whole("height", height, MIN_HEIGHT, " of pixels")
     workers = (os.cpu_count() or 1) if workers is None else workers
-    _check_whole("workers", workers, 1, " of processes")
+    _check_whole("workers", workers, 0, " of processes")
     _make_room(
         out, {"films": int(n), "seed": int(seed), "height": int(height), "masks": bool(masks)}
     )
@@ -190,17 +191,17 @@ def write_cohort(
     missing = [label for label in labels if not _is_done(out, label.id, masks)]
     write = partial(_write_film, out=out, seed=seed, height=height, masks=masks)
     with tqdm(total=n, initial=n - len(missing), desc="phantom", unit="film") as bar:
-        if workers == 1:
+        if workers <= 1:
             for label in missing:
                 write(label)
                 bar.update()
         else:
-            with ProcessPoolExecutor(workers) as pool:
+            with ProcessPoolExecutor(min(workers, MAX_PROCESSES)) as pool:
                 for _ in pool.map(write, missing, chunksize=4):
                     bar.update()
     rows = [f"{label.id},{label.boneage},{label.male}\n" for label in labels]
     csv = out / f"{_NAME}.csv"
-    _replace(csv, "".join(["id,boneage,male\n", *rows]).encode())
+    save_text(csv, "".join(["id,boneage,male\n", *rows]))
     return csv
 
 
@@ -214,12 +215,6 @@ def _mask_path(out: Path, film_id: int) -> Path:
 
 def _is_done(out: Path, film_id: int, masks: bool) -> bool:
     return _film_path(out, film_id).exists() and (not masks or _mask_path(out, film_id).exists())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
 
 
 def _notice(settings: dict[str, int]) -> str:
@@ -249,7 +244,7 @@ def _make_room(out: Path, settings: dict[str, int]) -> None:
             return
         _remove_cohort(out, held)
     out.mkdir(parents=True, exist_ok=True)
-    _replace(notice, wanted.encode())
+    save_text(notice, wanted)
 
 
 def _remove_cohort(out: Path, held: str) -> None:
@@ -270,14 +265,10 @@ def _write_film(label: PhantomLabel, out: Path, seed: int, height: int, masks: b
     rng = np.random.default_rng(np.random.SeedSequence([seed, label.id]))
     drawn = draw_film(label.boneage, label.sex, rng, height=height, masks=masks)
     if masks:
-        part = _mask_path(out, label.id).with_suffix(".part")
-        with part.open("wb") as file:
+        with replacing(_mask_path(out, label.id)) as part, part.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **drawn.masks)
-        part.replace(_mask_path(out, label.id))
-    path = _film_path(out, label.id)
-    part = path.with_suffix(".part")
-    Image.fromarray(drawn.image).save(part, format="PNG")
-    part.replace(path)
+    with replacing(_film_path(out, label.id)) as part:
+        Image.fromarray(drawn.image).save(part, format="PNG")
 
 
 def contact_sheet(height: int = 224, seed: int = 0) -> Image.Image:

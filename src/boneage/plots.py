@@ -9,20 +9,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from boneage.evaluate import Report
+from boneage.evaluate import AGE_BIN_YEARS, MONTHS, Report
+from boneage.files import replacing
 from boneage.stages import ADOLESCENT_FROM_YEARS, ADULT_ABOVE_YEARS, STAGES, stage_from_years
 
 BLUE, ORANGE, GREEN, GREY, RED = "#0072B2", "#E69F00", "#009E73", "#595959", "#CC0000"
 SEX_STYLE = {"M": ("male", BLUE, "o"), "F": ("female", ORANGE, "^")}
+UNKNOWN_STYLE = ("sex unknown", GREY, "s")
 _NOTE = "research use only, not a medical device"
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG under a temporary name and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, dpi=130, bbox_inches="tight", format="png", facecolor="white")
-    part.replace(path)
+    """Write a figure as PNG, whole or not at all."""
+    with replacing(path) as part:
+        figure.savefig(part, dpi=130, bbox_inches="tight", format="png", facecolor="white")
 
 
 def save_report_plots(folder: Path, split: str, table: pd.DataFrame, report: Report) -> None:
@@ -40,8 +40,10 @@ def plot_scatter(table: pd.DataFrame, report: Report) -> Figure:
     """Predicted against reference age, one point a film, with the line of perfect agreement."""
     figure = Figure(figsize=(6.4, 6.2))
     axes = figure.subplots()
-    for sex, (name, colour, marker) in SEX_STYLE.items():
-        part = table[table["sex"] == sex]
+    for sex, (name, colour, marker) in (SEX_STYLE | {None: UNKNOWN_STYLE}).items():
+        part = table[table["sex"] == sex] if sex else table[table["sex"].isna()]
+        if part.empty:
+            continue
         axes.scatter(
             part["reference_years"], part["predicted_years"], s=14, alpha=0.5, c=colour,
             marker=marker, linewidths=0, label=f"{name} (n = {len(part)})",
@@ -101,8 +103,9 @@ def plot_error_by_age(table: pd.DataFrame, report: Report) -> Figure:
     """Mean absolute and mean signed error by reference age, for each sex, with n beside."""
     figure = Figure(figsize=(7.6, 6.4))
     upper, lower = figure.subplots(2, 1, sharex=True)
-    error = 12 * (table["predicted_years"] - table["reference_years"])
-    age = (table["reference_years"] // 2 * 2 + 1).rename("age")  # middle of a two-year bin
+    error = MONTHS * (table["predicted_years"] - table["reference_years"])
+    lower_end = table["reference_years"] // AGE_BIN_YEARS * AGE_BIN_YEARS
+    age = (lower_end + AGE_BIN_YEARS / 2).rename("age")  # middle of the bin
     for offset, (sex, (name, colour, marker)) in zip((-0.12, 0.12), SEX_STYLE.items(), strict=True):
         mine = table["sex"] == sex
         by_age = error[mine].groupby(age[mine])
@@ -151,9 +154,9 @@ def plot_learning_curves(history: pd.DataFrame) -> Figure:
     panels[0].axvline(history.at[best, "epoch"], color=GREY, ls=":", lw=1, label="best epoch")
     panels[0].legend(fontsize=8)
     last = panels[3]
-    last.plot(history["epoch"], 12 * history["val_mae_years"], color=GREEN, marker=".")
+    last.plot(history["epoch"], MONTHS * history["val_mae_years"], color=GREEN, marker=".")
     last.set_title("validation MAE (months)", fontsize=9)
-    last.set_ylim(bottom=0, top=_robust_top(12 * history[["val_mae_years"]]))
+    last.set_ylim(bottom=0, top=_robust_top(MONTHS * history[["val_mae_years"]]))
     for axes in panels:
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -203,7 +206,7 @@ def save_worst_cases(path: Path, report: Report, data: Any) -> None:
         axes.set_title(
             f"{case['image_id']}, {case['sex'] or 'sex unknown'}\n"
             f"true {case['reference_years']:.1f}, predicted {case['predicted_years']:.1f} y\n"
-            f"error {12 * case['error_years']:+.0f} months",
+            f"error {MONTHS * case['error_years']:+.0f} months",
             fontsize=8,
         )
     figure.suptitle(f"{report['split']} split: the {len(cases)} largest errors of {report['n']}")

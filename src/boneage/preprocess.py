@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from boneage.config import Films, Invert
 from boneage.errors import BoneAgeError, ImageError
+from boneage.files import MAX_PROCESSES, replacing
 from boneage.radiograph import read_radiograph
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def preprocess_folder(
             for i, path in images.items()]  # fmt: skip
     workers = workers if workers is not None else os.cpu_count() or 1
     inverted, broken, up_to_date = [], {}, 0
-    pool = ProcessPoolExecutor(workers) if workers > 1 else nullcontext()
+    pool = ProcessPoolExecutor(min(workers, MAX_PROCESSES)) if workers > 1 else nullcontext()
     with pool as executor:
         outcomes: Iterable[str] = (
             map(_preprocess_file, jobs)
@@ -132,16 +133,10 @@ def _preprocess_file(job: tuple[Path, Path, int, Invert]) -> str:
     """Make one processed file; answers "written", "inverted", "up to date" or an error message."""
     source, target, size, invert = job
     try:
-        stat = source.stat()
+        length, mtime_ns = _fingerprint(source)
     except OSError as error:
-        return (
-            f"{source} does not exist."
-            if isinstance(error, FileNotFoundError)
-            else f"{source}: {error}"
-        )
-    stamp = json.dumps(
-        {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "size": size, "invert": invert}
-    )
+        return f"{source} cannot be read: {error.strerror}."
+    stamp = json.dumps({"bytes": length, "mtime_ns": mtime_ns, "size": size, "invert": invert})
     if _read_stamp(target) == stamp:
         return "up to date"
     try:
@@ -151,9 +146,8 @@ def _preprocess_file(job: tuple[Path, Path, int, Invert]) -> str:
         return str(error)
     text = PngImagePlugin.PngInfo()
     text.add_text(_PNG_KEY, stamp)
-    part = target.with_name(f".{target.name}.part")
-    resize(radiograph.to_image(), size).save(part, format="PNG", pnginfo=text)
-    part.replace(target)
+    with replacing(target) as part:
+        resize(radiograph.to_image(), size).save(part, format="PNG", pnginfo=text)
     return "inverted" if radiograph.was_inverted else "written"
 
 
@@ -169,20 +163,26 @@ def _read_stamp(path: Path) -> str | None:
 
 
 def find_processed(
-    processed: Path, image_ids: Iterable[str], invert: Invert
+    processed: Path, sources: Mapping[str, Path | None], invert: Invert
 ) -> tuple[dict[str, Path], int]:
     """Find the processed films of the given ids and the one size and polarity they share.
+
+    Args:
+        processed: Folder that `preprocess_folder` filled.
+        sources: By wanted id, the raw film, or None where it is not at hand any more.
+        invert: Polarity setting of the run.
 
     Returns:
         Path by id for those that exist, and their side in pixels.
 
     Raises:
-        BoneAgeError: If there is none, one was not made by `preprocess`, or they differ in
-            size or polarity setting.
+        BoneAgeError: If there is none, one was not made by `preprocess` or from another raw film,
+            or they differ in size or polarity setting.
     """
     images: dict[str, Path] = {}
+    stale: list[str] = []
     made: dict[tuple[int, str], str] = {}
-    for image_id in image_ids:
+    for image_id, source in sources.items():
         path = processed / f"{image_id}.png"
         if not path.is_file():
             continue
@@ -194,10 +194,17 @@ def find_processed(
         values = json.loads(stamp)
         made.setdefault((values["size"], values["invert"]), image_id)
         images[image_id] = path
+        if source is not None and _fingerprint(source) != (values["bytes"], values["mtime_ns"]):
+            stale.append(image_id)
     if not images:
         raise BoneAgeError(
             f"{processed} holds none of the films. Run `boneage preprocess` first, or leave "
             "--use-processed out."
+        )
+    if stale:
+        raise BoneAgeError(
+            f"{len(stale)} of {len(images)} films in {processed} were made from other files than "
+            f"those there now, such as {sources[stale[0]]}. Run `boneage preprocess` again."
         )
     if len(made) > 1:
         found = " and ".join(f"{s} px, invert {i} ({eg}.png)" for (s, i), eg in made.items())
@@ -209,3 +216,9 @@ def find_processed(
             f"`boneage preprocess --invert {invert}` first."
         )
     return images, size
+
+
+def _fingerprint(path: Path) -> tuple[int, int]:
+    """Size and time of a file, by which a changed film is known."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns

@@ -14,8 +14,9 @@ from boneage.checkpoint import Checkpoint, load_checkpoint
 from boneage.config import Paths, Recipe, Runtime
 from boneage.dataset import BoneAgeDataset, get_transforms, make_loader
 from boneage.errors import BoneAgeError, CheckpointError
-from boneage.evaluate import Report, save_evaluation, save_text
+from boneage.evaluate import Report, load_table, save_evaluation
 from boneage.explain import GradCAM, predicted_age, predicted_stage
+from boneage.files import save_text
 from boneage.labels import (
     SPLITS,
     data_sha256,
@@ -38,6 +39,9 @@ from boneage.preprocess import Preprocessing, find_processed
 from boneage.train import BEST, LAST, Batch, Trainer, loaded_data, pick_device
 
 logger = logging.getLogger(__name__)
+
+HELD_OUT = ("val", "test")
+"""The parts of a split that a model never learns from."""
 
 _RUN_FILES = ("models", "plots", "tensorboard", "split.csv", "history.csv",
               "predictions_val.csv", "predictions_test.csv",
@@ -77,6 +81,7 @@ def train_model(
         "n_by_split": samples["split"].value_counts().to_dict(),
         "data_sha256": data_sha256(samples),
         "split_sha256": fingerprint,
+        "held_out_sha256": data_sha256(samples[samples["split"] != "train"]),
         "train_median_years": float(training.median()),
     }
     preprocessing = Preprocessing(recipe.image_size, stored_size, recipe.invert)
@@ -86,13 +91,15 @@ def train_model(
         model, loaders, recipe, preprocessing, paths.output,
         runtime=runtime, provenance=provenance, tensorboard=tensorboard,
     )  # fmt: skip
-    if not resume:
+    if resume:
+        trainer.resume()
+    else:
         _set_aside(paths.output)
     save_text(
         paths.output / "split.csv",
         samples[["image_id", "split"]].to_csv(index=False, lineterminator="\n"),
     )
-    trainer.fit(resume=resume)
+    trainer.fit()
     return _evaluate_and_save(trainer, paths)
 
 
@@ -112,7 +119,7 @@ def evaluate_model(
     """
     trained, samples = load_trained(paths, checkpoint)
     reader = _reader(paths, trained.preprocessing)
-    loaders = _make_loaders(samples, SPLITS[1:], trained.recipe, runtime, reader)
+    loaders = _make_loaders(samples, HELD_OUT, trained.recipe, runtime, reader)
     trainer = Trainer(
         trained.model, loaders, trained.recipe, trained.preprocessing, paths.output,
         runtime=runtime, provenance=trained.provenance,
@@ -126,7 +133,7 @@ def explain_model(
     *,
     checkpoint: Path | None = None,
     head: Literal["stage", "age"] = "stage",
-    n: int = 6,
+    cases: int = 6,
 ) -> list[Path]:
     """Draw Grad-CAM maps of test films, half of them answered right and half wrong.
 
@@ -137,10 +144,10 @@ def explain_model(
         The files written.
 
     Raises:
-        BoneAgeError: If checkpoint, split and films do not belong together, or `n` is below 1.
+        BoneAgeError: If checkpoint, split and films do not belong together, or `cases` is below 1.
     """
-    if n < 1:
-        raise BoneAgeError(f"n is {n}; expected 1 film or more.")
+    if cases < 1:
+        raise BoneAgeError(f"cases is {cases}; expected 1 film or more.")
     trained, samples = load_trained(paths, checkpoint)
     reader = _reader(paths, trained.preprocessing)
     loaders = _make_loaders(samples, ("test",), trained.recipe, runtime, reader)
@@ -148,15 +155,18 @@ def explain_model(
         trained.model, loaders, trained.recipe, trained.preprocessing, paths.output,
         runtime=runtime, provenance=trained.provenance,
     )  # fmt: skip
-    trainer.evaluate("test", draws=0)
-    table, data = trainer.tables["test"], loaded_data(loaders["test"])
-    plots = paths.output / "plots"
+    data, plots = loaded_data(loaders["test"]), paths.output / "plots"
+    saved = paths.output / "predictions_test.csv"
+    table = load_table(saved) if checkpoint is None and saved.is_file() else None
+    if table is None or list(table["image_id"]) != list(data.samples["image_id"]):
+        trainer.evaluate("test", draws=0)
+        table = trainer.tables["test"]
     for old in plots.glob("gradcam_example_*.png"):
         old.unlink()
     written = []
     target = predicted_stage if head == "stage" else predicted_age
     with GradCAM(trained.model, trained.recipe.image_size) as cam:
-        for i, row in enumerate(_choose_cases(table, head, n), start=1):
+        for i, row in enumerate(_choose_cases(table, head, cases), start=1):
             item = data[row]
             (heatmap,) = cam(
                 item["image"][None].to(trainer.device), item["sex"][None].to(trainer.device), target
@@ -198,7 +208,9 @@ def load_samples(paths: Paths, recipe: Recipe) -> tuple[pd.DataFrame, int | None
     )
     if not paths.use_processed:
         return match_images(labels, find_images(paths.data)), None
-    images, stored_size = find_processed(paths.processed, labels["image_id"], recipe.invert)
+    raw = find_images(paths.data, required=False)
+    sources = {image_id: raw.get(image_id) for image_id in labels["image_id"]}
+    images, stored_size = find_processed(paths.processed, sources, recipe.invert)
     return match_images(labels, images), stored_size
 
 
@@ -230,12 +242,20 @@ def load_trained(paths: Paths, checkpoint: Path | None) -> tuple[Checkpoint, pd.
             "train again."
         )
     known = samples.merge(split, on="image_id", validate="one_to_one")
-    held_out = int((split["split"] != "train").sum())
-    found = int((known["split"] != "train").sum())
-    if found == 0:
-        raise CheckpointError(f"none of the films that {path} held out is in {paths.data}.")
-    if found < held_out:
-        logger.warning("only %d of the %d held-out films are here", found, held_out)
+    for part in HELD_OUT:
+        wanted, found = (int((table["split"] == part).sum()) for table in (split, known))
+        if found == 0:
+            raise CheckpointError(f"none of the {part} films of {path} is in {paths.data}.")
+        if found < wanted:
+            logger.warning("only %d of the %d %s films are here", found, wanted, part)
+    held_out = known[known["split"] != "train"]
+    if len(held_out) == (split["split"] != "train").sum():
+        expected = trained.provenance.get("held_out_sha256")
+        if expected not in (None, data_sha256(held_out)):
+            raise CheckpointError(
+                f"the ages or sexes of the held-out films are not those that {path} was trained "
+                "beside. Restore the labels, or train again."
+            )
     return trained, known
 
 
@@ -290,8 +310,8 @@ def _set_aside(output: Path) -> None:
 def _evaluate_and_save(trainer: Trainer, paths: Paths) -> dict[str, Report]:
     reports = {}
     plots = paths.output / "plots"
-    for split in SPLITS[1:]:
-        report = trainer.evaluate(split)
+    for split in HELD_OUT:
+        report = {**trainer.evaluate(split), "provenance": trainer.provenance}
         table = trainer.tables[split]
         save_evaluation(paths.output, table, report)
         save_report_plots(plots, split, table, report)

@@ -10,7 +10,7 @@ def summarise(report: Report) -> str:
     lines = [f"{report['split']} split, n = {report['n']}{note}"]
     if "regression" in report:
         figures = report["regression"]
-        for name, label in (("mae", "MAE"), ("rmse", "RMSE"), ("bias", "signed error")):
+        for name, label in (("mae", "MAE"), ("rmse", "RMSE"), ("signed_error", "signed error")):
             years = _figure(figures, f"{name}_years", ".3f")
             months = _figure(figures, f"{name}_months", ".2f")
             lines.append(f"  {label:14} {years} years = {months} months")
@@ -18,8 +18,9 @@ def summarise(report: Report) -> str:
     if "baseline" in report:
         base = report["baseline"]
         lines.append(
-            f"  {'baseline':14} MAE {base['mae_months']:.2f} months by always answering "
-            f"{base['constant_years']:.2f} years (median of the training films)"
+            f"  {'baseline':14} MAE {base['mae_months']:.2f} months, R² "
+            f"{_figure(base, 'r2', '.3f')} by always answering {base['constant_years']:.2f} "
+            "years, the training median"
         )
     figures = report["classification"]
     for name, label in (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import torch
@@ -19,7 +19,8 @@ from boneage.checkpoint import describe_software, load_checkpoint, save_checkpoi
 from boneage.config import Recipe, Runtime
 from boneage.dataset import BoneAgeDataset
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
-from boneage.evaluate import PROBABILITIES, TABLE_COLUMNS, Report, evaluate_table, save_text
+from boneage.evaluate import PROBABILITIES, TABLE_COLUMNS, Report, evaluate_table
+from boneage.files import save_text
 from boneage.model import BoneAgePredictor
 from boneage.preprocess import Preprocessing
 from boneage.stages import STAGES, stage_from_years
@@ -76,6 +77,8 @@ class Trainer:
 
     Attributes:
         tables: The prediction table of each split's last evaluation.
+        history: One row an epoch so far.
+        provenance: Facts about software, data, split and, once trained, the best epoch.
     """
 
     def __init__(
@@ -105,7 +108,7 @@ class Trainer:
         )
         self._scheduler = _make_scheduler(self._optimizer, recipe, loaders)
         self._best_loss = math.inf
-        self._provenance = {
+        self.provenance = {
             **describe_software(),
             "device": str(self.device),
             "seed": recipe.seed,
@@ -113,24 +116,19 @@ class Trainer:
             **(provenance or {}),
         }
 
-    def fit(self, *, resume: bool = False) -> list[dict[str, float]]:
+    def fit(self) -> list[dict[str, float]]:
         """Train up to the recipe's last epoch, then reload the best checkpoint.
 
         Each epoch draws its shuffling, dropout and augmentation from the seed and its own
-        number, so a resumed run repeats exactly what an uninterrupted one would have done.
-
-        Args:
-            resume: Continue from `models/last.pt` instead of starting afresh.
+        number, so a run that was resumed repeats exactly what an uninterrupted one would have
+        done.
 
         Returns:
             One row an epoch, as in `history.csv`.
 
         Raises:
-            CheckpointError: If there is nothing to resume, or it was trained otherwise.
             BoneAgeError: If the loss stops being a number.
         """
-        if resume:
-            self._load_last()
         for epoch in range(len(self.history) + 1, self.recipe.epochs + 1):
             started = time.monotonic()
             row: dict[str, float] = {"epoch": epoch}
@@ -145,7 +143,44 @@ class Trainer:
             logger.info(_describe_epoch(row, report))
         best = load_checkpoint(self.output / BEST)
         self.model.load_state_dict(best.model.state_dict())
+        self.provenance = best.provenance
         return self.history
+
+    def resume(self) -> Self:
+        """Take up `models/last.pt`, so that `fit` goes on after its last whole epoch.
+
+        Raises:
+            CheckpointError: If there is nothing to resume, or it was trained with other
+                settings, preprocessing or data; nothing is changed then.
+        """
+        path = self.output / LAST
+        if not path.is_file():
+            raise CheckpointError(f"{path} does not exist; there is no run to resume.")
+        last = load_checkpoint(path)
+        settings = {**vars(last.recipe), **vars(last.preprocessing)}
+        for name, now in {**vars(self.recipe), **vars(self.preprocessing)}.items():
+            then = settings[name]
+            # More epochs only lengthen a run of constant steps; they reshape a cycle.
+            may_differ = name == "epochs" and self.recipe.schedule == "constant"
+            if then != now and not may_differ:
+                raise CheckpointError(
+                    f"{path} was trained with {name} {then!r}, this run has {now!r}. Resume with "
+                    "the same settings, or start afresh without --resume."
+                )
+        for name in ("data_sha256", "split_sha256"):
+            if last.provenance.get(name) != self.provenance.get(name):
+                raise CheckpointError(
+                    f"{path} was trained on other data ({name} differs). Resume with the same "
+                    "films and labels, or start afresh without --resume."
+                )
+        self.model.load_state_dict(last.model.state_dict())
+        self._optimizer.load_state_dict(last.state["optimizer"])
+        self._scheduler.load_state_dict(last.state["scheduler"])
+        self._best_loss = last.state["best_loss"]
+        self.history = list(last.state["history"])
+        self.provenance["init_used"] = last.provenance["init_used"]
+        self._save_history()
+        return self
 
     def evaluate(self, split: str, *, draws: int = 2000) -> Report:
         """Predict a split once and compute every figure from that table.
@@ -160,7 +195,7 @@ class Trainer:
         table, losses = self._predict(split)
         self.tables[split] = table
         report = evaluate_table(
-            table, baseline_years=self._provenance.get("train_median_years"), draws=draws
+            table, baseline_years=self.provenance.get("train_median_years"), draws=draws
         )
         return {**report, "losses": losses}
 
@@ -171,7 +206,7 @@ class Trainer:
         loader.generator.manual_seed(epoch_seed)
         loaded_data(loader).epoch = epoch
         self.model.train()
-        sums, n = torch.zeros(len(LOSSES)), 0
+        sums, n = torch.zeros(len(LOSSES), device=self.device), 0
         title = f"epoch {epoch}/{self.recipe.epochs}"
         with tqdm(loader, desc=title, unit="batch") as progress:
             for batch in progress:
@@ -183,7 +218,7 @@ class Trainer:
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
                 self._optimizer.step()
                 self._scheduler.step()
-                sums += losses.detach().sum(dim=1).cpu()
+                sums += losses.detach().sum(dim=1)
                 n += losses.shape[1]
                 means = _named(sums / n)
                 progress.set_postfix({name: f"{value:.3f}" for name, value in means.items()})
@@ -196,23 +231,22 @@ class Trainer:
 
     @torch.inference_mode()
     def _predict(self, split: str) -> tuple[pd.DataFrame, dict[str, float]]:
-        loader, recipe = self.loaders[split], self.recipe
+        loader = self.loaders[split]
         self.model.eval()
-        parts, sums = [], torch.zeros(len(LOSSES))
+        parts, sums = [], torch.zeros(len(LOSSES), device=self.device)
         for batch in tqdm(loader, desc=split, unit="batch", leave=False):
             with self._autocast():
                 age, logits = self._forward(batch)
-            sums += self._losses(age, logits, batch).sum(dim=1).cpu()
+            sums += self._losses(age, logits, batch).sum(dim=1)
+            if not all(a is None or a.isfinite().all() for a in (age, logits)):
+                raise BoneAgeError(
+                    f"the answer to a {split} film is not a number; training has diverged. Lower "
+                    f"--learning-rate, now {self.recipe.learning_rate:g}."
+                )
             parts.append(_answers(batch["image_id"], age, logits))
         answers = pd.concat(parts, ignore_index=True)
         samples = loaded_data(loader).samples
         table = samples[["image_id", "sex"]].merge(answers, on="image_id", validate="one_to_one")
-        for name, has_head in (("predicted_years", recipe.has_age), ("p_child", recipe.has_stage)):
-            if has_head and table[name].isna().all():
-                raise BoneAgeError(
-                    f"{name} is no number for any {split} film; training has diverged. Lower "
-                    f"--learning-rate, now {recipe.learning_rate:g}."
-                )
         table["split"] = split
         table["reference_years"] = samples["age_years"]
         table["reference_stage"] = [STAGES[code] for code in samples["stage"]]
@@ -239,14 +273,16 @@ class Trainer:
 
     def _autocast(self) -> AbstractContextManager[None]:
         is_bf16 = self._precision == "bf16" or (
-            self._precision == "auto" and self.device.type == "cuda"
+            self._precision == "auto"
+            and self.device.type == "cuda"
+            and torch.cuda.is_bf16_supported(including_emulation=False)
         )
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_bf16)
 
     def _save_epoch(self, row: Mapping[str, float]) -> None:
-        self._provenance |= {"epoch": row["epoch"], "saved": datetime.now(UTC).isoformat()}
-        self._provenance |= {k: v for k, v in row.items() if k.startswith("val_")}
-        facts = (self.model, self.recipe, self.preprocessing, self._provenance)
+        self.provenance |= {"epoch": row["epoch"], "saved": datetime.now(UTC).isoformat()}
+        self.provenance |= {k: v for k, v in row.items() if k.startswith("val_")}
+        facts = (self.model, self.recipe, self.preprocessing, self.provenance)
         if is_better(row["val_loss"], self._best_loss):
             self._best_loss = row["val_loss"]
             save_checkpoint(self.output / BEST, *facts)
@@ -257,10 +293,13 @@ class Trainer:
             "history": self.history,
         }
         save_checkpoint(self.output / LAST, *facts, state)
-        history = pd.DataFrame(self.history)
-        save_text(self.output / "history.csv", history.to_csv(index=False, lineterminator="\n"))
+        self._save_history()
         if self._tensorboard:
             self._log_tensorboard(row)
+
+    def _save_history(self) -> None:
+        history = pd.DataFrame(self.history)
+        save_text(self.output / "history.csv", history.to_csv(index=False, lineterminator="\n"))
 
     def _log_tensorboard(self, row: Mapping[str, float]) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -268,33 +307,6 @@ class Trainer:
         with SummaryWriter(str(self.output / "tensorboard")) as writer:
             for name, value in row.items():
                 writer.add_scalar(name, value, int(row["epoch"]))
-
-    def _load_last(self) -> None:
-        path = self.output / LAST
-        if not path.is_file():
-            raise CheckpointError(f"{path} does not exist; there is no run to resume.")
-        last = load_checkpoint(path)
-        for name, now in vars(self.recipe).items():
-            then = getattr(last.recipe, name)
-            # More epochs only lengthen a run of constant steps; they reshape a cycle.
-            may_differ = name == "epochs" and self.recipe.schedule == "constant"
-            if then != now and not may_differ:
-                raise CheckpointError(
-                    f"{path} was trained with {name} {then!r}, this run has {now!r}. Resume with "
-                    "the same settings, or start afresh without --resume."
-                )
-        for name in ("data_sha256", "split_sha256"):
-            if last.provenance.get(name) != self._provenance.get(name):
-                raise CheckpointError(
-                    f"{path} was trained on other data ({name} differs). Resume with the same "
-                    "films and labels, or start afresh without --resume."
-                )
-        self.model.load_state_dict(last.model.state_dict())
-        self._optimizer.load_state_dict(last.state["optimizer"])
-        self._scheduler.load_state_dict(last.state["scheduler"])
-        self._best_loss = last.state["best_loss"]
-        self.history = list(last.state["history"])
-        self._provenance["init_used"] = last.provenance["init_used"]
 
 
 def _make_scheduler(
