@@ -45,7 +45,7 @@ class Runtime:
     device: Device = "auto"
     """Where to compute; auto takes CUDA, then an Apple GPU, then the CPU."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the forward pass; auto is bf16 autocast on CUDA and fp32 elsewhere."""
+    """Arithmetic of training; auto is bf16 autocast on CUDA and fp32 elsewhere."""
     workers: int | None = None
     """Processes that read films; by default four on a GPU, none (the main one) on a CPU."""
 

@@ -235,8 +235,8 @@ class Trainer:
         self.model.eval()
         parts, sums = [], torch.zeros(len(LOSSES), device=self.device)
         for batch in tqdm(loader, desc=split, unit="batch", leave=False):
-            with self._autocast():
-                age, logits = self._forward(batch)
+            # In fp32 on every device, so that figures do not depend on how the model was trained.
+            age, logits = self._forward(batch)
             sums += self._losses(age, logits, batch).sum(dim=1)
             if not all(a is None or a.isfinite().all() for a in (age, logits)):
                 raise BoneAgeError(
