@@ -2,9 +2,10 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -161,9 +162,7 @@ def explain_model(
     if table is None or list(table["image_id"]) != list(data.samples["image_id"]):
         trainer.evaluate("test", draws=0)
         table = trainer.tables["test"]
-    for old in plots.glob("gradcam_example_*.png"):
-        old.unlink()
-    written = []
+    written: list[Path] = []
     target = predicted_stage if head == "stage" else predicted_age
     with GradCAM(trained.model, trained.recipe.image_size) as cam:
         for i, row in enumerate(_choose_cases(table, head, cases), start=1):
@@ -176,6 +175,8 @@ def explain_model(
             figure = plot_heatmap(data.read_image(row), heatmap, case, evidence_for=subject)
             written.append(plots / f"gradcam_example_{i}.png")
             save_figure(figure, written[-1])
+    for earlier in set(plots.glob("gradcam_example_*.png")) - set(written):
+        earlier.unlink()
     return written
 
 
@@ -229,6 +230,13 @@ def load_trained(paths: Paths, checkpoint: Path | None) -> tuple[Checkpoint, pd.
             f"{paths.processed} holds {stored_size}-px films; {path} was trained from "
             f"{trained.preprocessing.stored_size or 'raw'} ones. {remedy} --use-processed out."
         )
+    return trained, _recall_split(paths, path, samples, trained.provenance)
+
+
+def _recall_split(
+    paths: Paths, checkpoint: Path, samples: pd.DataFrame, provenance: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Give each film the part it had in training, and hold split and labels to what they were."""
     split_file = paths.output / "split.csv"
     if not split_file.is_file():
         raise CheckpointError(
@@ -236,27 +244,27 @@ def load_trained(paths: Paths, checkpoint: Path | None) -> tuple[Checkpoint, pd.
             "Restore the file, or train again."
         )
     split = pd.read_csv(split_file, dtype=str, keep_default_na=False)
-    if split_sha256(split["image_id"], split["split"]) != trained.provenance["split_sha256"]:
+    if split_sha256(split["image_id"], split["split"]) != provenance["split_sha256"]:
         raise CheckpointError(
-            f"{split_file} is not the split that {path} was trained with. Restore that file, or "
-            "train again."
+            f"{split_file} is not the split that {checkpoint} was trained with. Restore that "
+            "file, or train again."
         )
     known = samples.merge(split, on="image_id", validate="one_to_one")
     for part in HELD_OUT:
         wanted, found = (int((table["split"] == part).sum()) for table in (split, known))
         if found == 0:
-            raise CheckpointError(f"none of the {part} films of {path} is in {paths.data}.")
+            raise CheckpointError(f"none of the {part} films of {checkpoint} is in {paths.data}.")
         if found < wanted:
             logger.warning("only %d of the %d %s films are here", found, wanted, part)
     held_out = known[known["split"] != "train"]
     if len(held_out) == (split["split"] != "train").sum():
-        expected = trained.provenance.get("held_out_sha256")
+        expected = provenance.get("held_out_sha256")
         if expected not in (None, data_sha256(held_out)):
             raise CheckpointError(
-                f"the ages or sexes of the held-out films are not those that {path} was trained "
-                "beside. Restore the labels, or train again."
+                f"the ages or sexes of the held-out films are not those that {checkpoint} was "
+                "trained beside. Restore the labels, or train again."
             )
-    return trained, known
+    return known
 
 
 def _build_model(recipe: Recipe, init: str, mean_age_years: float) -> BoneAgePredictor:
