@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("", "phantom", "preprocess", "train", "evaluate", "explain", "download")
+COMMANDS = ("", "phantom", "preprocess", "train", "evaluate", "explain", "export", "download")
 PAGE = Path(__file__).parent / "cli.md"
 HEADER = """\
 # Command line

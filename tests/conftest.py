@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
+from boneage.checkpoint import Checkpoint
 from boneage.config import Films, Paths, Recipe, Runtime
 from boneage.labels import find_images, find_labels, match_images, read_labels, split_samples
+from boneage.model import BoneAgePredictor
 from boneage.phantom import write_cohort
-from boneage.preprocess import preprocess_folder
+from boneage.preprocess import Preprocessing, preprocess_folder
 
 TINY = {"image_size": 48, "init": "none", "batch_size": 16, "epochs": 2, "learning_rate": 1e-3}
 
@@ -50,3 +53,15 @@ def samples(raw: Path) -> pd.DataFrame:
     """The cohort's labels with films and split."""
     table = match_images(read_labels(find_labels(raw)), find_images(raw))
     return table.assign(split=split_samples(table))
+
+
+def make_checkpoint(**settings: object) -> Checkpoint:
+    """A model that nobody trained, with statistics and sex weights as if somebody had."""
+    torch.manual_seed(0)
+    recipe = Recipe(image_size=48, init="none", **settings)  # type: ignore[arg-type]
+    model = BoneAgePredictor.from_recipe(recipe)
+    model.train()(torch.rand(8, 3, 48, 48), torch.zeros(8))
+    for name, parameter in model.named_parameters():
+        if "sex_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return Checkpoint(model.eval(), recipe, Preprocessing(48, 64, "auto"), {"epoch": 3})

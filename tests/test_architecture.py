@@ -18,17 +18,17 @@ FLOW = [
     {"labels", "radiograph", "bones"},
     {"preprocess", "skeleton"},
     {"film"},
-    {"phantom", "download"},
+    {"phantom", "download", "predict"},
     {"dataset", "model", "evaluate"},
     {"checkpoint", "summary"},
-    {"train", "explain", "plots"},
+    {"train", "explain", "plots", "export"},
     {"run"},
     {"cli"},
     {"__main__", "__init__"},
 ]
 WITHOUT_TORCH = ["errors", "files", "stages", "config", "metrics", "labels", "radiograph",
                  "preprocess", "phantom", "evaluate", "summary", "plots", "cli",
-                 "download"]  # fmt: skip
+                 "download", "predict"]  # fmt: skip
 
 
 def imports(tree: ast.AST) -> set[str]:

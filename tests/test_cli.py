@@ -97,7 +97,7 @@ def test_an_install_without_the_training_extra_is_told_what_it_lacks(
 
 def test_one_name_of_an_option_means_one_thing() -> None:
     types: dict[str, set[str]] = {}
-    for command in ("phantom", "preprocess", "train", "evaluate", "explain", "download"):
+    for command in ("phantom", "preprocess", "train", "evaluate", "explain", "export", "download"):
         for argument in app[command].assemble_argument_collection():
             if argument.names[0].startswith("--"):
                 types.setdefault(argument.names[0], set()).add(str(argument.hint))

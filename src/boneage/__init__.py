@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from boneage.labels import read_labels, split_samples
     from boneage.model import BoneAgePredictor
     from boneage.plots import plot_confusion_matrix, plot_scatter
+    from boneage.predict import Prediction, Predictor
     from boneage.radiograph import read_radiograph
     from boneage.run import evaluate_model, explain_model, train_model
     from boneage.stages import STAGES, stage_from_years
@@ -31,6 +32,8 @@ _HOMES = {
     "BoneAgePredictor": "model",
     "GradCAM": "explain",
     "Paths": "config",
+    "Prediction": "predict",
+    "Predictor": "predict",
     "Recipe": "config",
     "Runtime": "config",
     "STAGES": "stages",
@@ -52,12 +55,32 @@ _HOMES = {
 }
 
 __all__ = [
-    "STAGES", "BoneAgeDataset", "BoneAgeError", "BoneAgePredictor", "GradCAM", "Paths", "Recipe",
-    "Runtime", "Trainer", "evaluate_model", "evaluate_table", "explain_model",
-    "gender_bias_classification", "gender_bias_regression", "get_transforms", "load_checkpoint",
-    "plot_confusion_matrix", "plot_scatter", "read_labels", "read_radiograph", "split_samples",
-    "stage_from_years", "train_model",
-]  # fmt: skip
+    "STAGES",
+    "BoneAgeDataset",
+    "BoneAgeError",
+    "BoneAgePredictor",
+    "GradCAM",
+    "Paths",
+    "Prediction",
+    "Predictor",
+    "Recipe",
+    "Runtime",
+    "Trainer",
+    "evaluate_model",
+    "evaluate_table",
+    "explain_model",
+    "gender_bias_classification",
+    "gender_bias_regression",
+    "get_transforms",
+    "load_checkpoint",
+    "plot_confusion_matrix",
+    "plot_scatter",
+    "read_labels",
+    "read_radiograph",
+    "split_samples",
+    "stage_from_years",
+    "train_model",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -147,6 +147,28 @@ def explain(
 
 
 @app.command
+def export(
+    *,
+    paths: Annotated[Paths, Flat] = Paths(),
+    checkpoint: Path | None = None,
+    model: Path = Path("model.onnx"),
+) -> None:
+    """Write a trained model as ONNX, checked against its checkpoint on 32 drawn films.
+
+    Args:
+        checkpoint: Model to export, if not the best one in the output folder.
+        model: ONNX file to write.
+    """
+    from boneage.run import export_model
+
+    parity = export_model(paths, model, checkpoint=checkpoint)
+    print(
+        f"{model}: differs from its checkpoint by at most {parity.months:.2g} months and "
+        f"{parity.probability:.2g} in probability on {parity.n} films"
+    )
+
+
+@app.command
 def download(out: Path = Paths.data, *, accept_terms: bool = False) -> None:
     """Fetch the RSNA 2017 bone-age films from Kaggle with its official client.
 

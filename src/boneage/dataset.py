@@ -9,14 +9,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from boneage.config import Recipe
+from boneage.predict import SEX_CODE
 from boneage.preprocess import Preprocessing
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Channel means and deviations of ImageNet, on the scale 0 to 1. Source: torchvision's models."""
-
-SEX_CODE = {"M": 1.0, "F": -1.0}
-"""What the network is told of the sex; unknown is 0.0, half way and neither."""
 
 
 def get_transforms(split: str, recipe: Recipe) -> v2.Compose:
@@ -90,7 +88,7 @@ class BoneAgeDataset(Dataset[dict[str, Any]]):
             tensor = self._transform(image)
         return {
             "image": tensor,
-            "sex": torch.tensor(SEX_CODE.get(row["sex"], 0.0)),
+            "sex": torch.tensor(SEX_CODE[row["sex"]]),
             "age_years": torch.tensor(row["age_years"], dtype=torch.float32),
             "stage": torch.tensor(row["stage"]),
             "image_id": row["image_id"],

@@ -9,6 +9,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
@@ -54,6 +56,12 @@ class Preprocessing:
 def resize(image: Image.Image, size: int) -> Image.Image:
     """Stretch to size x size, antialiased bilinear, as torchvision's Resize does on such images."""
     return image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def to_grey_array(image: Image.Image, size: int) -> npt.NDArray[np.float32]:
+    """Turn an 8-bit grey image into the network's: (size, size) float32 in [0, 1]."""
+    square = image if image.size == (size, size) else resize(image, size)
+    return np.asarray(square, dtype=np.float32) / 255.0
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import pandas as pd
@@ -17,6 +18,7 @@ from boneage.dataset import BoneAgeDataset, get_transforms, make_loader
 from boneage.errors import BoneAgeError, CheckpointError
 from boneage.evaluate import Report, load_table, save_evaluation
 from boneage.explain import GradCAM, predicted_age, predicted_stage
+from boneage.export import Parity, export_onnx
 from boneage.files import save_text
 from boneage.labels import (
     SPLITS,
@@ -29,6 +31,7 @@ from boneage.labels import (
     split_sha256,
 )
 from boneage.model import BoneAgePredictor
+from boneage.phantom import write_cohort
 from boneage.plots import (
     plot_heatmap,
     save_figure,
@@ -43,6 +46,9 @@ logger = logging.getLogger(__name__)
 
 HELD_OUT = ("val", "test")
 """The parts of a split that a model never learns from."""
+
+PARITY_FILMS = 32
+"""Drawn films on which an exported model is compared with its checkpoint."""
 
 _RUN_FILES = ("models", "plots", "tensorboard", "split.csv", "history.csv",
               "predictions_val.csv", "predictions_test.csv",
@@ -178,6 +184,21 @@ def explain_model(
     for earlier in set(plots.glob("gradcam_example_*.png")) - set(written):
         earlier.unlink()
     return written
+
+
+def export_model(paths: Paths, model: Path, *, checkpoint: Path | None = None) -> Parity:
+    """Write a trained model as ONNX and compare the two on drawn films of every age.
+
+    Returns:
+        How far the answers are apart.
+
+    Raises:
+        BoneAgeError: If there is no such checkpoint, or the answers differ.
+    """
+    trained = load_checkpoint(checkpoint or paths.output / BEST)
+    with TemporaryDirectory() as folder:
+        write_cohort(Path(folder), n=PARITY_FILMS, workers=1)
+        return export_onnx(trained, model, list(find_images(Path(folder)).values()))
 
 
 def _choose_cases(table: pd.DataFrame, head: str, n: int) -> list[int]:
