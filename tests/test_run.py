@@ -12,10 +12,12 @@ from PIL import Image
 from boneage.checkpoint import load_checkpoint
 from boneage.config import Films, Paths, Recipe, Runtime
 from boneage.errors import BoneAgeError, CheckpointError, LabelError
+from boneage.evaluate import load_table
 from boneage.labels import find_images, split_sha256
 from boneage.phantom import write_cohort
+from boneage.predict import Predictor
 from boneage.preprocess import preprocess_folder
-from boneage.run import evaluate_model, explain_model, load_samples, train_model
+from boneage.run import evaluate_model, explain_model, export_model, load_samples, train_model
 
 TABLE = [
     "image_id", "split", "sex", "reference_years", "predicted_years",
@@ -292,6 +294,18 @@ def test_explain_draws_films_answered_right_and_wrong(
     assert sorted(mine.output.glob("plots/gradcam_example_*.png")) == written
     for path in written:
         assert np.asarray(Image.open(path)).std() > 10
+
+
+def test_an_exported_run_answers_as_its_own_tables_say(mine: Paths, tmp_path: Path) -> None:
+    parity = export_model(mine, tmp_path / "model.onnx")
+    assert parity.n == 32
+    predictor = Predictor(tmp_path / "model.onnx")
+    films = find_images(mine.data)
+    table = load_table(mine.output / "predictions_test.csv")
+    for row in table.itertuples():
+        answer = predictor.predict(films[str(row.image_id)])
+        assert answer.predicted_years == pytest.approx(row.predicted_years, abs=1e-4)
+        assert answer.predicted_stage == row.predicted_stage
 
 
 def test_explaining_no_film_is_refused(mine: Paths, runtime: Runtime) -> None:
