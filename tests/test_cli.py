@@ -221,7 +221,14 @@ def test_an_interrupted_training_says_how_to_go_on(raw: Path, tmp_path: Path) ->
     command = [sys.executable, "-m", "boneage", "train", "--data", str(raw), "--output",
                str(tmp_path / "output"), *TINY]  # fmt: skip
     command[command.index("--epochs") + 1] = "500"
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENV)
+    # A background job of a shell ignores SIGINT, and so would its children: undo that here.
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENV,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         history = tmp_path / "output/history.csv"
         deadline = time.monotonic() + 120
