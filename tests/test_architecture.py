@@ -14,21 +14,23 @@ MODULES = {path.stem: ast.parse(path.read_text()) for path in SOURCE.glob("*.py"
 
 FLOW = [
     {"errors", "stages", "metrics", "files"},
-    {"config", "anatomy"},
+    {"config", "anatomy", "dicomfile", "calibration", "overlay"},
     {"labels", "radiograph", "bones"},
     {"preprocess", "skeleton"},
     {"film"},
     {"phantom", "download", "predict"},
-    {"dataset", "model", "evaluate"},
+    {"dataset", "model", "evaluate", "batch", "describe"},
     {"checkpoint", "summary"},
-    {"train", "explain", "plots", "export"},
+    {"train", "explain", "plots"},
+    {"export"},
     {"run"},
     {"cli"},
     {"__main__", "__init__"},
 ]
 WITHOUT_TORCH = ["errors", "files", "stages", "config", "metrics", "labels", "radiograph",
                  "preprocess", "phantom", "evaluate", "summary", "plots", "cli",
-                 "download", "predict"]  # fmt: skip
+                 "download", "predict", "batch", "describe", "calibration", "overlay",
+                 "dicomfile"]  # fmt: skip
 
 
 def imports(tree: ast.AST) -> set[str]:

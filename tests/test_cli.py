@@ -144,7 +144,7 @@ def test_training_prints_figures_by_sex_and_both_approaches(
                  "by thresholds on the age", "male", "female", "baseline"):  # fmt: skip
         assert word in out
     model = paths.output / "model.onnx"
-    assert main(["export", "--output", str(paths.output), "--model", str(model)]) == 0
+    assert main(["export", "--output", str(paths.output), "--out", str(model)]) == 0
     assert "differs from its checkpoint by at most" in capsys.readouterr().out
     assert model.is_file()
     metrics = json.loads((paths.output / "metrics_test.json").read_text())

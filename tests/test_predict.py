@@ -85,7 +85,7 @@ def test_the_contract_travels_with_the_file(model: Path) -> None:
     contract = Predictor(model).contract
     assert contract.sex_input
     assert contract.preprocessing.stored_size == 64
-    assert contract.provenance == {"epoch": 3}
+    assert contract.provenance == {"epoch": 3, "graph_sha256": contract.graph_sha256}
 
 
 def test_an_unreadable_sex_or_film_is_an_error(model: Path, tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_a_film_that_has_become_broken_is_not_replaced_by_its_past(
     _run(images, processed)
     images["8"].write_text("no film")
     assert list(_run(images, processed).broken) == ["8"]
-    assert list(find_processed(processed, images, "auto")[0]) == ["7", "9"]
+    assert list(find_processed(processed, images, Films())[0]) == ["7", "9"]
 
 
 def test_every_film_is_counted_once(images: Images, processed: Path) -> None:
@@ -324,14 +324,14 @@ def test_by_default_there_is_one_worker_a_core(
 
 def test_processed_films_are_found_with_their_size(images: Images, processed: Path) -> None:
     _run(images, processed)
-    found, size = find_processed(processed, dict.fromkeys(["9", "7"]), "auto")
+    found, size = find_processed(processed, dict.fromkeys(["9", "7"]), Films())
     assert found == {"9": processed / "9.png", "7": processed / "7.png"}
     assert size == 32
 
 
 def test_ids_without_a_processed_film_are_left_out(images: Images, processed: Path) -> None:
     _run(images, processed)
-    assert list(find_processed(processed, dict.fromkeys(["7", "nobody"]), "auto")[0]) == ["7"]
+    assert list(find_processed(processed, dict.fromkeys(["7", "nobody"]), Films())[0]) == ["7"]
 
 
 @pytest.mark.parametrize("ids", [[], ["nobody"]])
@@ -339,12 +339,12 @@ def test_no_processed_film_is_an_error(images: Images, processed: Path, ids: lis
     _run(images, processed)
     message = r"processed holds none of the films\. Run `boneage preprocess` first, or leave"
     with pytest.raises(BoneAgeError, match=message):
-        find_processed(processed, dict.fromkeys(ids), "auto")
+        find_processed(processed, dict.fromkeys(ids), Films())
 
 
 def test_a_processed_folder_that_is_missing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BoneAgeError, match="holds none of the films"):
-        find_processed(tmp_path / "gone", {"7": None}, "auto")
+        find_processed(tmp_path / "gone", {"7": None}, Films())
 
 
 @pytest.mark.parametrize("is_image", [True, False])
@@ -358,13 +358,13 @@ def test_a_foreign_file_among_the_processed_is_refused(
         (processed / "8.png").write_text("no film")
     message = r"8\.png was not made by `boneage preprocess`\. Move it away and run preprocess\."
     with pytest.raises(BoneAgeError, match=message):
-        find_processed(processed, images, "auto")
+        find_processed(processed, images, Films())
 
 
 def test_a_foreign_file_under_no_id_of_ours_is_no_matter(images: Images, processed: Path) -> None:
     _run(images, processed)
     _save(processed / "other.png", _hand())
-    assert len(find_processed(processed, images, "auto")[0]) == 3
+    assert len(find_processed(processed, images, Films())[0]) == 3
 
 
 def test_films_of_two_sizes_are_refused_with_one_of_each(images: Images, processed: Path) -> None:
@@ -375,14 +375,14 @@ def test_films_of_two_sizes_are_refused_with_one_of_each(images: Images, process
         r"\(8\.png\)\. Run `boneage preprocess` again\."
     )
     with pytest.raises(BoneAgeError, match=message):
-        find_processed(processed, images, "auto")
+        find_processed(processed, images, Films())
 
 
 def test_films_of_two_polarities_are_refused(images: Images, processed: Path) -> None:
     _run(images, processed)
     _run({"8": images["8"]}, processed, Films(image_size=32, invert="always"))
     with pytest.raises(BoneAgeError, match=r"mixes films of .*invert auto .*invert always"):
-        find_processed(processed, images, "auto")
+        find_processed(processed, images, Films())
 
 
 def test_films_made_with_another_polarity_than_asked_are_refused(
@@ -394,7 +394,7 @@ def test_films_made_with_another_polarity_than_asked_are_refused(
         r"`boneage preprocess --invert auto` first\."
     )
     with pytest.raises(BoneAgeError, match=message):
-        find_processed(processed, images, "auto")
+        find_processed(processed, images, Films())
 
 
 @pytest.mark.parametrize("invert", ["auto", "never", "always"])

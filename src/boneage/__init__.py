@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from boneage.labels import read_labels, split_samples
     from boneage.model import BoneAgePredictor
     from boneage.plots import plot_confusion_matrix, plot_scatter
-    from boneage.predict import Prediction, Predictor
+    from boneage.predict import Prediction, Predictor, load
     from boneage.radiograph import read_radiograph
     from boneage.run import evaluate_model, explain_model, train_model
     from boneage.stages import STAGES, stage_from_years
@@ -44,6 +44,7 @@ _HOMES = {
     "gender_bias_classification": "evaluate",
     "gender_bias_regression": "evaluate",
     "get_transforms": "dataset",
+    "load": "predict",
     "load_checkpoint": "checkpoint",
     "plot_confusion_matrix": "plots",
     "plot_scatter": "plots",
@@ -72,6 +73,7 @@ __all__ = [
     "gender_bias_classification",
     "gender_bias_regression",
     "get_transforms",
+    "load",
     "load_checkpoint",
     "plot_confusion_matrix",
     "plot_scatter",

@@ -19,7 +19,10 @@ from boneage.config import Films, Paths, Recipe, Runtime, load_config
 from boneage.errors import BoneAgeError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from boneage.evaluate import Report
+    from boneage.predict import Prediction
 
 Flat = Parameter(name="*")
 
@@ -77,7 +80,7 @@ def preprocess(
 
     summary = preprocess_folder(find_images(paths.data), paths.processed, films, workers)
     print(
-        f"{summary.total} films: {summary.written} resized to {films.image_size} px, "
+        f"{summary.total} films: {summary.written} reduced to {films.processed_size} px, "
         f"{summary.up_to_date} up to date, {len(summary.broken)} broken; in {paths.processed}"
     )
     if summary.inverted:
@@ -147,23 +150,125 @@ def explain(
 
 
 @app.command
+def predict(
+    *path: Path,
+    sex: Literal["M", "F", "unknown"] | None = None,
+    table: Path | None = None,
+    out: Path | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    heatmap: Path | None = None,
+    model: Path | None = None,
+    calibration: Path | None = None,
+    workers: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+) -> int:
+    """Estimate bone age from films: files, or folders and all below them.
+
+    Args:
+        path: PNG, JPEG, TIFF, BMP or DICOM files, or folders of them.
+        sex: Sex of every film that the table does not name; by default a DICOM file's own word,
+            else unknown.
+        table: CSV with the sex and, where known, the reference age of each image id.
+        out: CSV to write, a row as soon as it is there; an interrupted run is taken up.
+        json: Print the rows as JSON.
+        heatmap: Folder for pictures of where the evidence lies.
+        model: File of `boneage export`, if not the model in the package.
+        calibration: File of `boneage calibrate`, if not the model's own.
+        workers: Threads; by default one a core.
+    """
+    from boneage.batch import PredictionsFile, describe_films, find_films, predict_films
+    from boneage.describe import Counts, describe_prediction
+    from boneage.predict import Predictor
+
+    paths, others = find_films(path)
+    films = describe_films(paths, sex, _read_table(table), heatmap)
+    predictor = Predictor(model, calibration=calibration, threads=min(len(films), 2) % 2)
+    with_reference = any(film.reference_years is not None for film in films)
+    counts = Counts(others)
+    file = None
+    if out is not None:
+        file = PredictionsFile(
+            out,
+            with_reference=with_reference,
+            answer=lambda film: next(predict_films(predictor, [film], 1)),
+        )
+        counts.kept = sum(file.has(film) for film in films)
+        films = [film for film in films if not file.has(film)]
+    predictions = predict_films(predictor, films, workers)
+    if json:
+        predictions = _print_json(predictions, with_reference=with_reference)
+    is_single = len(paths) == 1
+    for prediction in _show_progress(predictions, len(films)):
+        counts.add(prediction)
+        if file is not None:
+            file.append(prediction)
+        elif not json:
+            print(describe_prediction(prediction, in_full=is_single))
+    if file is not None or json or not is_single:
+        print(counts.summarise(out), file=sys.stderr if json else sys.stdout)
+    return 1 if counts.has_errors else 0
+
+
+@app.command
+def calibrate(
+    table: Path,
+    *,
+    images: Path | None = None,
+    out: Path = Path("site.toml"),
+    model: Path | None = None,
+    workers: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+) -> None:
+    """Refit a model's bias and intervals to your own labelled films.
+
+    Args:
+        table: CSV with id, bone age in months and sex.
+        images: Folder of the films, if they are not beside the table.
+        out: TOML file to write, for `boneage predict --calibration`.
+        model: File of `boneage export`, if not the model in the package.
+        workers: Threads; by default one a core.
+    """
+    from boneage.batch import calibrate as fit
+    from boneage.batch import describe_films, find_films
+    from boneage.describe import describe_calibration
+    from boneage.predict import Predictor
+
+    known = _read_table(table)
+    found, _ = find_films([images or table.parent])
+    labelled = [path for path in found if known.get(path.stem, (None, None))[1] is not None]
+    if not labelled:
+        raise BoneAgeError(
+            f"none of the {len(found)} films in {images or table.parent} has an age in {table}. "
+            "Pass the folder of its films with --images."
+        )
+    predictor = Predictor(model, threads=1)
+    calibration, broken = fit(predictor, describe_films(labelled, None, known), workers)
+    calibration.save(out)
+    print(describe_calibration(calibration, predictor.calibration))
+    for message in broken.values():
+        print(f"left out: {message}")
+    print(f"use it with: boneage predict --calibration {out}")
+
+
+@app.command
 def export(
+    checkpoint: Path | None = None,
     *,
     paths: Annotated[Paths, Flat] = Paths(),
-    checkpoint: Path | None = None,
-    model: Path = Path("model.onnx"),
+    out: Path = Path("model.onnx"),
+    calibration: Path | None = None,
 ) -> None:
     """Write a trained model as ONNX, checked against its checkpoint on 32 drawn films.
 
     Args:
         checkpoint: Model to export, if not the best one in the output folder.
-        model: ONNX file to write.
+        out: ONNX file to write.
+        calibration: File of `boneage calibrate`, fitted to an earlier export of this checkpoint,
+            to put inside.
     """
     from boneage.run import export_model
 
-    parity = export_model(paths, model, checkpoint=checkpoint)
+    parity = export_model(paths, out, checkpoint=checkpoint, calibration=calibration)
     print(
-        f"{model}: differs from its checkpoint by at most {parity.months:.2g} months and "
+        f"{out}: differs from its checkpoint by at most {parity.months:.2g} months and "
         f"{parity.probability:.2g} in probability on {parity.n} films"
     )
 
@@ -184,6 +289,44 @@ def download(out: Path = Paths.data, *, accept_terms: bool = False) -> None:
     print(f"films in {download_rsna(out)}")
 
 
+def _read_table(table: Path | None) -> dict[str, tuple[str | None, float | None]]:
+    """Read sex and reference age by image id."""
+    if table is None:
+        return {}
+    from boneage.labels import read_labels
+
+    labels = read_labels(table, unknown_sex="keep", require_age=False)
+    ages = labels["age_years"] if "age_years" in labels else [None] * len(labels)
+    return {
+        image_id: (sex, None if years is None else float(years))
+        for image_id, sex, years in zip(labels["image_id"], labels["sex"], ages, strict=True)
+    }
+
+
+def _show_progress(predictions: "Iterator[Prediction]", total: int) -> "Iterable[Prediction]":
+    if total < 2:
+        return predictions
+    from tqdm import tqdm
+
+    return tqdm(predictions, total=total, desc="predict", unit="film")
+
+
+def _print_json(
+    predictions: "Iterator[Prediction]", *, with_reference: bool
+) -> "Iterator[Prediction]":
+    """Print predictions as one JSON array while they pass."""
+    import json
+
+    from boneage.batch import to_plain_row
+
+    before = "[\n"
+    for prediction in predictions:
+        print(before + json.dumps(to_plain_row(prediction, with_reference=with_reference)), end="")
+        before = ",\n"
+        yield prediction
+    print("[]" if before == "[\n" else "\n]")
+
+
 def _print_reports(reports: "dict[str, Report]", paths: Paths) -> None:
     from boneage.summary import summarise
 
@@ -199,7 +342,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         tokens, settings = _take_config(tokens)
         app.config = (Dict(settings, use_commands_as_keys=False, allow_unknown=True),)
-        app(tokens, exit_on_error=False, print_error=False)
+        status = app(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         print(f"boneage: {error} See boneage --help.", file=sys.stderr)
         return 2
@@ -217,10 +360,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"boneage: {where}{error.strerror or error}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("boneage: interrupted. What was finished is kept; --resume continues a training.",
-              file=sys.stderr)  # fmt: skip
+        print("boneage: interrupted. What was finished is kept; --resume continues a training, the "
+              "same --out a prediction.", file=sys.stderr)  # fmt: skip
         return 130
-    return 0
+    return status if isinstance(status, int) else 0
 
 
 def _take_config(tokens: list[str]) -> tuple[list[str], dict[str, Any]]:

@@ -48,6 +48,8 @@ class Runtime:
     """Arithmetic of training; auto is bf16 autocast on CUDA and fp32 elsewhere."""
     workers: int | None = None
     """Processes that read films; by default four on a GPU, none (the main one) on a CPU."""
+    compile: bool = False
+    """Compile the backbone for training (torch.compile): a minute's wait, then faster steps."""
 
     def __post_init__(self) -> None:
         _require_choices(self)
@@ -62,42 +64,77 @@ class Films:
     """Side of the square image, in pixels."""
     invert: Invert = "auto"
     """Films with dark bones: auto detects and turns them, always turns all, never turns none."""
+    sampled_size: int | None = None
+    """Reduce films to this side by nearest neighbour first, as in the 100-px copy of RSNA."""
 
     def __post_init__(self) -> None:
         _require_choices(self)
         _require(self, "image_size", "1 or more", self.image_size >= 1)
+        _require(
+            self, "sampled_size", "1 or more", self.sampled_size is None or self.sampled_size >= 1
+        )
+
+    @property
+    def processed_size(self) -> int:
+        """Side of the films in the processed folder."""
+        return self.sampled_size or self.image_size
 
 
 @dataclass(frozen=True)
 class Recipe(Films):
     """Everything that decides what a training run computes. Saved with the checkpoint."""
 
+    stretch_grey: bool = False
+    """Stretch each film's grey values between its 1st and 99th percentile."""
     horizontal_flip: bool = True
     """Mirror half of the training films at random."""
     rotation: float = 10.0
     """Largest random rotation of a training film, in degrees either way."""
+    zoom: float = 0.0
+    """Largest random magnification or reduction of a training film, as a share of its size."""
+    shift: float = 0.0
+    """Largest random shift of a training film, as a share of its side."""
+    brightness: float = 0.0
+    """Largest random loss of a training film's brightness and of its contrast, as a share."""
+    drawn_films: int = 0
+    """Drawn films added to the training films, so that the model reads such films too."""
+    hold_out: tuple[str, ...] = ()
+    """Ids of films never trained on, whichever part of the split they fall in."""
     backbone: str = "resnet18"
     """A torchvision classification model, or timm:NAME for one of timm's."""
     init: str = "auto"
-    """Initial weights: imagenet, none, a local weights file, or auto (ImageNet if to be had)."""
+    """Initial weights: imagenet, none, a local weights file, auto (ImageNet if to be had), or
+    boneage (the model in the package, whose backbone, input and heads are then taken over)."""
     tasks: Literal["age,stage", "age", "stage"] = "age,stage"
     """Heads to train."""
     sex_input: bool = False
     """Give the network the sex as well as the film."""
+    mirror_average: bool = False
+    """Answer with the mean of a film and its mirror image."""
     age_bias: Literal["zero", "mean"] = "zero"
     """Start of the age head's bias: zero, or the mean age of the training films."""
     epochs: int = 10
     """Passes over the training films."""
     batch_size: int = 32
     """Films in one gradient step."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """Adam with an L2 penalty, or with decoupled weight decay (Loshchilov & Hutter 2019)."""
     learning_rate: float = 1e-4
     """Adam's step size, and its highest where the schedule varies it."""
     schedule: Literal["constant", "one-cycle"] = "constant"
     """Step size over the run: the same throughout, or rising and falling once (Smith 2018)."""
     weight_decay: float = 1e-5
-    """Adam's L2 penalty."""
+    """Adam's L2 penalty, or AdamW's decay."""
     clip_norm: float = 5.0
     """Largest gradient norm; longer gradients are scaled down to it."""
+    unknown_sex_weight: float = 0.0
+    """Weight in the loss of the answers with the sex withheld; needs sex_input."""
+    sex_weight: float = 0.0
+    """Weight in the loss of an auxiliary head that reads the sex off the film; 0 for no head."""
+    averaging: float = 0.0
+    """Decay of the moving average of the weights that is evaluated and kept; 0 for no average."""
+    keep: Literal["best", "last"] = "best"
+    """Epoch whose weights are kept: that of the lowest validation loss, or the last."""
     seed: int = 0
     """Seed of the split, the initial weights, the shuffling and the augmentation."""
     group_column: str | None = None
@@ -113,8 +150,14 @@ class Recipe(Films):
             _require(self, name, "1 or more", getattr(self, name) >= 1)
         for name in ("learning_rate", "clip_norm"):
             _require(self, name, "a number above 0", getattr(self, name) > 0)
-        for name in ("rotation", "weight_decay", "seed"):
+        for name in ("rotation", "weight_decay", "seed", "drawn_films", "unknown_sex_weight",
+                     "sex_weight"):  # fmt: skip
             _require(self, name, "0 or more", getattr(self, name) >= 0)
+        for name in ("zoom", "shift", "brightness", "averaging"):
+            _require(self, name, "0 or more and below 1", 0 <= getattr(self, name) < 1)
+        withheld = self.unknown_sex_weight == 0 or self.sex_input
+        _require(self, "unknown_sex_weight", "0 without --sex-input", withheld)
+        object.__setattr__(self, "hold_out", tuple(map(str, self.hold_out)))
 
     @property
     def has_age(self) -> bool:

@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from boneage.config import Recipe
 from boneage.predict import SEX_CODE
-from boneage.preprocess import Preprocessing
+from boneage.preprocess import Preprocessing, stretch_grey
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -21,19 +21,31 @@ def get_transforms(split: str, recipe: Recipe) -> v2.Compose:
     """Build the transform of one split: 8-bit grey image -> float32 tensor (3, S, S).
 
     Every split is resized to `image_size` and normalised with ImageNet's statistics. Training
-    films are mirrored and rotated at random as well; val and test never are.
+    films are varied at random as well; val and test never are.
 
     Args:
         split: "train", "val" or "test".
-        recipe: Gives `image_size`, `horizontal_flip` and `rotation`.
+        recipe: Gives the size and what is varied: mirroring, rotation, zoom, shift, brightness.
     """
     size = recipe.image_size
-    steps: list[Any] = [v2.Resize((size, size), antialias=True)]
+    steps: list[Any] = [v2.Lambda(stretch_grey)] if recipe.stretch_grey else []
+    steps.append(v2.Resize((size, size), antialias=True))
     if split == "train":
         if recipe.horizontal_flip:
             steps.append(v2.RandomHorizontalFlip())
-        if recipe.rotation:
-            steps.append(v2.RandomRotation(recipe.rotation, v2.InterpolationMode.BILINEAR))
+        if recipe.rotation or recipe.zoom or recipe.shift:
+            steps.append(
+                v2.RandomAffine(
+                    recipe.rotation,
+                    translate=(recipe.shift, recipe.shift),
+                    scale=(1.0 - recipe.zoom, 1.0 + recipe.zoom),
+                    interpolation=v2.InterpolationMode.BILINEAR,
+                )
+            )
+        if recipe.brightness:
+            # Downwards only: upwards would clip the brightest bones of a film of full range.
+            darker = (1.0 - recipe.brightness, 1.0)
+            steps.append(v2.ColorJitter(brightness=darker, contrast=darker))
     steps += [
         v2.RGB(),
         v2.ToImage(),

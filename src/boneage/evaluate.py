@@ -20,10 +20,13 @@ from boneage.metrics import (
     bootstrap_intervals,
     classification_figures,
     confusion_matrix,
+    coverage_score,
+    expected_calibration_error,
     mean_absolute_error,
     mean_signed_error,
     r2_score,
     regression_figures,
+    reliability_bins,
 )
 from boneage.stages import ADOLESCENT_FROM_YEARS, STAGES, stage_from_years
 
@@ -32,6 +35,7 @@ TABLE_COLUMNS = (
     "image_id", "split", "sex", "reference_years", "predicted_years",
     "reference_stage", "predicted_stage", *PROBABILITIES,
 )  # fmt: skip
+INTERVAL = {"predicted_low_years", "predicted_high_years"}
 AGE_BIN_YEARS = 2.0
 WORST_CASES = 10
 MONTHS = 12.0
@@ -46,7 +50,8 @@ def evaluate_table(
 
     Args:
         table: Columns `TABLE_COLUMNS`; `predicted_years` is empty if no age head was trained,
-            the `p_` columns if no stage head was (stages then come from the age).
+            the `p_` columns if no stage head was (stages then come from the age). Where
+            `predicted_low_years` and `predicted_high_years` are there, they are judged as well.
         baseline_years: Constant answer to compare with, the median age of the training films.
         draws: Bootstrap draws for the intervals; 0 leaves the intervals out.
 
@@ -79,7 +84,11 @@ def evaluate_table(
         )
         report["by_stage"] = _by_group(table, table["reference_stage"], STAGES)
         report["by_age"] = _by_age(table)
+        if set(table) >= INTERVAL and bool(table[list(INTERVAL)].notna().all(axis=None)):
+            report["intervals"] = _intervals(table, draws)
         report["worst_cases"] = _worst_cases(table)
+    if has_stage:
+        report["stage_calibration"] = _stage_calibration(table)
     return _plain(report)
 
 
@@ -266,6 +275,51 @@ def _by_sex(genders: Iterable[Any], figures: Any, compared: Sequence[str]) -> Re
         result[f"difference_{name}"] = male[name] - female[name] if both else None
     result["n_unknown"] = len(values) - male["n"] - female["n"]
     return result
+
+
+def _intervals(table: pd.DataFrame, draws: int) -> Report:
+    """Coverage and width of the prediction intervals, overall and where it might fail."""
+    reference = table["reference_years"].to_numpy(float)
+    low, high = (table[f"predicted_{end}_years"].to_numpy(float) for end in ("low", "high"))
+    width = (high - low) * MONTHS
+
+    def figures(rows: np.ndarray) -> dict[str, Any]:
+        return {
+            "coverage": coverage_score(reference[rows], low[rows], high[rows]),
+            "mean_width_months": width[rows].mean(axis=-1),
+        }
+
+    everyone = np.arange(len(table))
+    result: Report = figures(everyone)
+    if draws:
+        intervals = bootstrap_intervals(figures, len(table), draws=draws)
+        result |= {f"{name}_ci": list(interval) for name, interval in intervals.items()}
+    by_width = np.argsort(width, kind="stable")
+    tenth = max(1, len(table) // 10)
+    result["narrowest_tenth_months"] = width[by_width[:tenth]].mean()
+    result["widest_tenth_months"] = width[by_width[-tenth:]].mean()
+    thirds = zip(("narrowest", "middle", "widest"), np.array_split(by_width, 3), strict=True)
+    result["by_width"] = [
+        {"group": f"{name} third", "n": len(rows), **figures(rows)}
+        for name, rows in thirds
+        if len(rows)
+    ]
+    sexes, stages = table["sex"].to_numpy(), table["reference_stage"].to_numpy()
+    result["by_sex_and_stage"] = [
+        {"sex": sex, "stage": stage, "n": len(rows), **figures(rows)}
+        for sex in ("M", "F")
+        for stage in STAGES
+        if len(rows := np.flatnonzero((sexes == sex) & (stages == stage)))
+    ]
+    return result
+
+
+def _stage_calibration(table: pd.DataFrame) -> Report:
+    """How far the probability of the stage answered is what it says."""
+    chances = table[list(PROBABILITIES)].to_numpy(float).max(axis=1)
+    is_right = table["predicted_stage"] == table["reference_stage"]
+    bins = reliability_bins(chances, is_right)
+    return {"ece": expected_calibration_error(bins), "bins": bins}
 
 
 def _by_group(table: pd.DataFrame, groups: pd.Series, names: Sequence[str]) -> list[Report]:

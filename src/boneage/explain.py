@@ -55,7 +55,7 @@ class GradCAM:
 
     def __init__(self, model: BoneAgePredictor, image_size: int) -> None:
         self._model = model.eval()
-        self._layer = _last_feature_map(model.backbone, image_size)
+        self._layer = last_feature_map(model.backbone, image_size)
         self._features: torch.Tensor | None = None
         self._hook: Any = None
 
@@ -91,21 +91,33 @@ class GradCAM:
             (B, h, w) on the grid of the feature map, each map from 0 to 1; all zero where no
             place speaks for the target.
         """
-        with torch.enable_grad():
-            scores = target(self._model(image, sex))
-            if self._features is None:
-                raise RuntimeError("use GradCAM in a with statement")
-            (gradients,) = torch.autograd.grad(scores.sum(), self._features)
-        weights = gradients.mean(dim=(2, 3), keepdim=True)
-        maps = (weights * self._features.detach()).sum(dim=1).relu()
+        evidence = self._weigh(image, sex, target)
+        if self._model.mirror_average:
+            evidence = (evidence + self._weigh(image.flip(3), sex, target).flip(2)) / 2
+        maps = evidence.relu()
         tops = maps.amax(dim=(1, 2), keepdim=True)
         heat = torch.where(tops > 0, maps / tops.clamp_min(torch.finfo(maps.dtype).tiny), 0.0)
-        self._features = None
         return heat.float().cpu().numpy()
 
+    def _weigh(self, image: torch.Tensor, sex: torch.Tensor, target: Target) -> torch.Tensor:
+        """Sum the feature map over its channels, weighted by their mean gradients: (B, h, w)."""
+        with torch.enable_grad():
+            answers = self._model.answer(self._model.backbone(image), sex)
+            if self._features is None:
+                raise RuntimeError("use GradCAM in a with statement")
+            (gradients,) = torch.autograd.grad(target(answers).sum(), self._features)
+        weights = gradients.mean(dim=(2, 3), keepdim=True)
+        evidence = (weights * self._features.detach()).sum(dim=1)
+        self._features = None
+        return evidence
 
-def _last_feature_map(backbone: nn.Module, image_size: int) -> nn.Module:
-    """Find the module that gives the last (B, C, h, w) map larger than one cell."""
+
+def last_feature_map(backbone: nn.Module, image_size: int) -> nn.Module:
+    """Find the module that gives the last (B, C, h, w) map larger than one cell.
+
+    Raises:
+        ConfigError: If the backbone has none.
+    """
     found: list[tuple[nn.Module, torch.Size]] = []
     features = 0
 

@@ -1,23 +1,25 @@
 """Checkpoint -> ONNX file with its contract, and the proof that both answer alike."""
 
-import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
+from boneage.calibration import Calibration
 from boneage.checkpoint import Checkpoint
 from boneage.dataset import IMAGENET_MEAN, IMAGENET_STD
-from boneage.errors import BoneAgeError
+from boneage.errors import BoneAgeError, CheckpointError, ConfigError
+from boneage.explain import last_feature_map
 from boneage.files import replacing
-from boneage.predict import CONTRACT_KEY, SEX_CODE, Contract, Predictor
-from boneage.preprocess import to_grey_array
+from boneage.model import BoneAgePredictor
+from boneage.predict import CONTRACT_KEY, OUTPUTS, SEX_CODE, Contract, Predictor
 
 MAX_MONTHS = 0.01
 """Largest difference of an age allowed between torch and ONNX Runtime, in months."""
@@ -32,8 +34,9 @@ class Parity:
 
     Attributes:
         n: Number of films; each was answered as a boy's, a girl's and with the sex unknown.
-        months: Largest difference of the age in months; 0 without an age head.
-        probability: Largest difference of a stage probability; 0 without a stage head.
+        months: Largest difference of the age or of a cell's share in it, in months; 0 without
+            an age head.
+        probability: Largest difference of a probability of stage or sex; 0 without such heads.
     """
 
     n: int
@@ -42,7 +45,13 @@ class Parity:
 
 
 class _Graph(nn.Module):
-    """The network with normalisation and softmax: grey in [0, 1] to years and probabilities."""
+    """The network as it is served: grey in [0, 1] to every output of the `Contract`.
+
+    Where the features are the means of the last feature map, the age is linear in that map, and
+    each of its cells has a share in it: `age_map` is what the cells add to the bias, so its mean
+    is the age less the bias. That is the class activation map (Zhou et al., CVPR 2016), which
+    Grad-CAM gives for such a network as well.
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -52,27 +61,106 @@ class _Graph(nn.Module):
         self.model = checkpoint.model.eval()
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[None, :, None, None])
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[None, :, None, None])
+        # In a tuple, since a module as an attribute would give its weights a second name.
+        self._layer = (_find_averaged_map(self.model, checkpoint.recipe.image_size),)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        model = self.model
+        is_there = {
+            "age_years": model.age_head is not None,
+            "stage_probabilities": model.stage_head is not None,
+            "p_male": model.sex_head is not None,
+            "age_map": model.age_head is not None and self._layer != (None,),
+        }
+        return tuple(name for name, there in is_there.items() if there)
 
     def forward(
         self, image: torch.Tensor, sex: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
-        age, logits = self.model((image - self.mean) / self.std, sex)
-        answers = (age, None if logits is None else logits.softmax(dim=1))
-        return tuple(answer for answer in answers if answer is not None)
+        film = (image - self.mean) / self.std
+        features, cells = self._look(film)
+        if self.model.mirror_average:
+            mirrored, mirrored_cells = self._look(film.flip(3))
+            features = (features + mirrored) / 2
+            if cells is not None and mirrored_cells is not None:
+                cells = (cells + mirrored_cells.flip(3)) / 2
+        age, logits = self.model.answer(features, sex)
+        answers = {
+            "age_years": age,
+            "stage_probabilities": None if logits is None else logits.softmax(dim=1),
+            "p_male": None
+            if self.model.sex_head is None
+            else self.model.sex_head(features).squeeze(1).sigmoid(),
+            "age_map": None if cells is None or age is None else self._share(cells, sex),
+        }
+        return tuple(answer for name in self.outputs if (answer := answers[name]) is not None)
+
+    def _look(self, film: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Features (B, F) and, where they are its means, the map (B, F, h, w) behind them."""
+        (layer,) = self._layer
+        if layer is None:
+            return self.model.backbone(film), None
+        maps: list[torch.Tensor] = []
+        hook = layer.register_forward_hook(lambda module, inputs, output: maps.append(output))
+        try:
+            return self.model.backbone(film), maps[0]
+        finally:
+            hook.remove()
+
+    def _share(self, cells: torch.Tensor, sex: torch.Tensor | None) -> torch.Tensor:
+        """Age map (B, h, w) in years: each cell's answer less the answer to no features."""
+        n, _, height, width = cells.shape
+        rows = cells.permute(0, 2, 3, 1).flatten(0, 2)
+        repeated = None if sex is None else sex.repeat_interleave(height * width)
+        age, _ = self.model.answer(rows, repeated)
+        bias, _ = self.model.answer(torch.zeros_like(rows), repeated)
+        if age is None or bias is None:
+            raise RuntimeError("a model without an age head has no age map")
+        return (age - bias).reshape(n, height, width)
 
 
-def export_onnx(checkpoint: Checkpoint, out: Path, films: Sequence[Path]) -> Parity:
+@torch.inference_mode()
+def _find_averaged_map(model: BoneAgePredictor, size: int) -> nn.Module | None:
+    """Find the layer whose map has the features as its means; None if there is no such layer."""
+    try:
+        layer = last_feature_map(model.backbone, size)
+    except ConfigError:
+        return None
+    maps: list[torch.Tensor] = []
+    hook = layer.register_forward_hook(lambda module, inputs, output: maps.append(output.clone()))
+    try:
+        noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+        features = model.backbone(noise)
+    finally:
+        hook.remove()
+    means = maps[0].mean(dim=(2, 3))
+    is_mean = means.shape == features.shape and torch.allclose(means, features, 1e-4, 1e-5)
+    return layer if is_mean else None
+
+
+def export_onnx(
+    checkpoint: Checkpoint,
+    out: Path,
+    films: Sequence[Path],
+    calibration: Calibration | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Parity:
     """Write a checkpoint as ONNX, and hold the two against each other on films.
 
     The file takes `image` float32 (B, 1, S, S), grey in [0, 1], and, if the model has sex input,
-    `sex` float32 (B,), +1 male, -1 female, 0 unknown. It gives `age_years` (B,) and
-    `stage_probabilities` (B, 3). Its metadata hold the `Contract`. It appears under its name only
-    when the comparison has passed.
+    `sex` float32 (B,), +1 male, -1 female, 0 unknown. It gives `age_years` (B,),
+    `stage_probabilities` (B, 3), `p_male` (B,) and `age_map` (B, h, w), as far as the model has
+    them. Its metadata hold the `Contract`. It appears under its name only when the comparison
+    has passed.
 
     Args:
         checkpoint: A trained model.
         out: File to write.
         films: Films to compare on, at least one.
+        calibration: Fitted to this model on films of its own, or None.
+        facts: What the contract is to say besides, such as terms and figures.
 
     Raises:
         BoneAgeError: If there is no film, or the answers differ by more than 0.01 month or 0.001
@@ -81,7 +169,7 @@ def export_onnx(checkpoint: Checkpoint, out: Path, films: Sequence[Path]) -> Par
     if not films:
         raise BoneAgeError("there is no film to compare torch and ONNX Runtime on.")
     with replacing(out) as part:
-        _write(checkpoint, part)
+        _write(checkpoint, part, calibration, facts or {})
         parity = measure_parity(checkpoint, Predictor(part), films)
         if not (parity.months <= MAX_MONTHS and parity.probability <= MAX_PROBABILITY):
             raise BoneAgeError(
@@ -92,14 +180,37 @@ def export_onnx(checkpoint: Checkpoint, out: Path, films: Sequence[Path]) -> Par
     return parity
 
 
+def load_exported(model: BoneAgePredictor, path: Path) -> None:
+    """Load the weights of an exported model into a network of the same build, to train it on.
+
+    Raises:
+        CheckpointError: If a weight is missing or of another shape.
+    """
+    import onnx
+
+    stored = {
+        weights.name.removeprefix("model."): weights
+        for weights in onnx.load(path).graph.initializer
+    }
+    state = model.state_dict()
+    for name, tensor in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if name not in stored or list(stored[name].dims) != list(tensor.shape):
+            raise CheckpointError(f"{path} does not hold the weights {name} of this network.")
+        values = onnx.numpy_helper.to_array(stored[name])
+        state[name] = torch.from_numpy(values.copy())
+    model.load_state_dict(state)
+
+
 def measure_parity(checkpoint: Checkpoint, predictor: Predictor, films: Sequence[Path]) -> Parity:
     """Compare torch's and ONNX Runtime's answers to the same films, whatever the sex given."""
     graph = _Graph(checkpoint)
     names = predictor.contract.outputs
-    gaps: dict[str, list[float]] = {"age_years": [0.0], "stage_probabilities": [0.0]}
+    gaps: dict[str, list[float]] = {name: [0.0] for name in OUTPUTS}
     for film in films:
         image = checkpoint.preprocessing.read(film)
-        grey = to_grey_array(image, checkpoint.preprocessing.image_size)
+        grey = checkpoint.preprocessing.to_array(image)
         for sex, code in SEX_CODE.items():
             with torch.inference_mode():
                 expected = graph(torch.from_numpy(grey)[None, None], torch.tensor([code]))
@@ -109,22 +220,29 @@ def measure_parity(checkpoint: Checkpoint, predictor: Predictor, films: Sequence
     # numpy's max, unlike Python's, lets a NaN through, which then fails the comparison.
     return Parity(
         len(films),
-        12.0 * float(np.max(gaps["age_years"])),
-        float(np.max(gaps["stage_probabilities"])),
+        12.0 * float(np.max([*gaps["age_years"], *gaps["age_map"]])),
+        float(np.max([*gaps["stage_probabilities"], *gaps["p_male"]])),
     )
 
 
-def _write(checkpoint: Checkpoint, path: Path) -> None:
+def _drop_traces(graph: Any) -> None:
+    """Take out the exporter's stack traces, which name files of the machine it ran on."""
+    parts = (graph.node, graph.input, graph.output, graph.value_info, graph.initializer)
+    for item in (graph, *(item for part in parts for item in part)):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+
+
+def _write(
+    checkpoint: Checkpoint,
+    path: Path,
+    calibration: Calibration | None,
+    facts: Mapping[str, Any],
+) -> None:
     import onnx
 
     recipe = checkpoint.recipe
-    contract = Contract(
-        checkpoint.preprocessing,
-        recipe.sex_input,
-        recipe.has_age,
-        recipe.has_stage,
-        checkpoint.provenance,
-    )
+    graph = _Graph(checkpoint)
     example = {"image": torch.zeros(2, 1, recipe.image_size, recipe.image_size)}
     if recipe.sex_input:
         example["sex"] = torch.zeros(2)
@@ -133,14 +251,30 @@ def _write(checkpoint: Checkpoint, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own deprecated internals
         exported = torch.onnx.export(
-            _Graph(checkpoint),
+            graph,
             kwargs=example,
-            input_names=list(contract.inputs),
-            output_names=list(contract.outputs),
+            input_names=list(example),
+            output_names=list(graph.outputs),
             dynamic_shapes={name: {0: batch} for name in example},
             dynamo=True,
             verbose=False,
         )
     model = cast(torch.onnx.ONNXProgram, exported).model_proto
-    onnx.helper.set_model_props(model, {CONTRACT_KEY: json.dumps(asdict(contract))})
+    _drop_traces(model.graph)
+    fingerprint = sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    if calibration is not None and calibration.graph_sha256 != fingerprint:
+        raise ConfigError(
+            "the calibration was fitted to another model than this one. Export without it, run "
+            "`boneage calibrate` with that file, then export again."
+        )
+    contract = Contract(
+        checkpoint.preprocessing,
+        recipe.sex_input,
+        graph.outputs,
+        asdict(recipe),
+        {**checkpoint.provenance, "graph_sha256": fingerprint},
+        calibration,
+        dict(facts),
+    )
+    onnx.helper.set_model_props(model, {CONTRACT_KEY: contract.to_json()})
     path.write_bytes(model.SerializeToString())

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+"""Suffixes of the files that are taken for films."""
+
 MAX_PROCESSES = 61
 """Most processes that Windows lets one pool have."""
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from boneage.errors import LabelError
+from boneage.files import IMAGE_SUFFIXES
 from boneage.stages import STAGES, stage_from_years
 
 logger = logging.getLogger(__name__)
@@ -18,7 +19,6 @@ logger = logging.getLogger(__name__)
 MONTHS_MAX = 240
 """Largest bone age accepted, in months; the Greulich-Pyle atlas ends at 228."""
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 KAGGLE_NAME = "boneage-training-dataset"
 SPLITS = ("train", "val", "test")
 

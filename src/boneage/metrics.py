@@ -5,7 +5,7 @@ function works along the last axis and keeps the leading ones, so that one call 
 figure itself, and another on resampled rows gives all its bootstrap draws.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,63 @@ def r2_score(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> Array:
     return 1.0 - _divide(residual, total)
 
 
+def within_score(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, limit: float) -> Array:
+    """Share of errors of at most `limit`, in the unit of the ages.
+
+    Example:
+        >>> float(within_score([10.0, 12.0], [10.4, 13.0], 0.5))
+        0.5
+    """
+    # A hair more, so that an error of exactly the limit counts whatever its last bit.
+    return (np.abs(_errors(y_true, y_pred)) <= limit + 1e-9).mean(axis=-1)
+
+
+def coverage_score(y_true: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike) -> Array:
+    """Share of references that lie in their interval, both ends included.
+
+    Example:
+        >>> float(coverage_score([10.0, 12.0], [9.0, 9.0], [11.0, 11.0]))
+        0.5
+    """
+    truth = np.asarray(y_true, float)
+    return ((np.asarray(low, float) <= truth) & (truth <= np.asarray(high, float))).mean(axis=-1)
+
+
+def reliability_bins(
+    confidence: npt.ArrayLike, is_right: npt.ArrayLike, bins: int = 10
+) -> list[dict[str, float]]:
+    """Mean confidence and share of right answers by equal bins of the confidence.
+
+    Args:
+        confidence: Probability (n,) of the answer given.
+        is_right: Whether it was right, (n,).
+        bins: Bins from 0 to 1; empty ones are left out.
+
+    Returns:
+        `n`, `confidence` and `accuracy` of each bin.
+    """
+    chance, right = np.asarray(confidence, float), np.asarray(is_right, float)
+    place = np.minimum((chance * bins).astype(int), bins - 1)
+    return [
+        {"n": int(rows.sum()), "confidence": chance[rows].mean(), "accuracy": right[rows].mean()}
+        for i in range(bins)
+        if (rows := place == i).any()
+    ]
+
+
+def expected_calibration_error(bins: Sequence[Mapping[str, float]]) -> float:
+    """Mean distance of confidence and accuracy over `reliability_bins`, weighted by their n.
+
+    Source: Naeini et al., AAAI 2015.
+
+    Example:
+        >>> expected_calibration_error(reliability_bins([0.9, 0.9], [1, 0]))
+        0.4
+    """
+    n = sum(row["n"] for row in bins)
+    return sum(row["n"] * abs(row["confidence"] - row["accuracy"]) for row in bins) / n
+
+
 def confusion_matrix(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, classes: int) -> Array:
     """Count cases by true class (rows) and predicted class (columns), shape (..., k, k).
 
@@ -120,12 +177,19 @@ def _divide(numerator: Array, denominator: Array) -> Array:
 
 
 def regression_figures(y_true: Array, y_pred: Array) -> dict[str, Array]:
-    """MAE, RMSE, signed error and R² of ages in years, each in the shape of the leading axes."""
+    """MAE, RMSE, signed error, R² and shares of small errors of ages in years.
+
+    Each has the shape of the leading axes.
+    """
     return {
         "mae_years": mean_absolute_error(y_true, y_pred),
         "rmse_years": root_mean_squared_error(y_true, y_pred),
         "signed_error_years": mean_signed_error(y_true, y_pred),
         "r2": r2_score(y_true, y_pred),
+        **{
+            f"within_{months}_months": within_score(y_true, y_pred, months / 12.0)
+            for months in (6, 12, 24)
+        },
     }
 
 

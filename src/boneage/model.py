@@ -20,19 +20,24 @@ TIMM_PREFIX = "timm:"
 class SexConditionedLinear(nn.Linear):
     """A linear layer whose weights depend on sex: `(W + s V) x + (b + s c)`.
 
-    s is +1 for male, -1 for female and 0 for unknown, which thus gets the mean of both layers.
-    V and c start at zero. For a given sex the output stays linear in the features.
+    s is +1 for male, -1 for female and 0 for unknown, where `U x + d` is added: features that
+    tell the sex let an answer without it be better than the mean of both. V, c, U and d start at
+    zero. For a given sex the output stays linear in the features.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
         self.sex_weight = nn.Parameter(torch.zeros(out_features, in_features))
         self.sex_bias = nn.Parameter(torch.zeros(out_features))
+        self.unknown_weight = nn.Parameter(torch.zeros(out_features, in_features))
+        self.unknown_bias = nn.Parameter(torch.zeros(out_features))
 
     def forward(self, features: torch.Tensor, sex: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Map features (B, in) and sex (B,) to (B, out)."""
-        shift = nn.functional.linear(features, self.sex_weight, self.sex_bias)
-        return super().forward(features) + sex[:, None] * shift
+        sex = sex[:, None]
+        by_sex = nn.functional.linear(features, self.sex_weight, self.sex_bias)
+        unknown = nn.functional.linear(features, self.unknown_weight, self.unknown_bias)
+        return super().forward(features) + sex * by_sex + (1.0 - sex.abs()) * unknown
 
 
 class BoneAgePredictor(nn.Module):
@@ -46,6 +51,9 @@ class BoneAgePredictor(nn.Module):
             `timm:NAME` for one of timm's.
         tasks: "age,stage", "age" or "stage"; the head of a task left out does not exist.
         sex_input: Whether the heads' weights depend on sex (`SexConditionedLinear`).
+        sex_head: Whether a `Linear(F, 1)` reads the sex off the film.
+        mirror_average: Whether, outside training, the features are the mean of those of a film
+            and of its mirror image, and so are the answers, which are linear in them.
         image_size: Side of the input in pixels; some backbones are built for one size.
         init: Initial weights, see `load_backbone`.
 
@@ -65,17 +73,21 @@ class BoneAgePredictor(nn.Module):
         *,
         tasks: str = "age,stage",
         sex_input: bool = False,
+        sex_head: bool = False,
+        mirror_average: bool = False,
         image_size: int = 256,
         init: str = "none",
     ) -> None:
         super().__init__()
         self.sex_input = sex_input
+        self.mirror_average = mirror_average
         self.backbone, self.init_used = load_backbone(backbone, image_size, init)
         features = _count_features(self.backbone, backbone, image_size)
         layer = SexConditionedLinear if sex_input else nn.Linear
         heads = tasks.split(",")
         self.age_head = layer(features, 1) if "age" in heads else None
         self.stage_head = layer(features, len(STAGES)) if "stage" in heads else None
+        self.sex_head = nn.Linear(features, 1) if sex_head else None
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, *, init: str = "none") -> "BoneAgePredictor":
@@ -84,6 +96,8 @@ class BoneAgePredictor(nn.Module):
             recipe.backbone,
             tasks=recipe.tasks,
             sex_input=recipe.sex_input,
+            sex_head=recipe.sex_weight > 0,
+            mirror_average=recipe.mirror_average,
             image_size=recipe.image_size,
             init=init,
         )
@@ -92,10 +106,22 @@ class BoneAgePredictor(nn.Module):
         self, image: torch.Tensor, sex: torch.Tensor | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Estimate age and stage; see the class for shapes."""
+        return self.answer(self.features(image), sex)
+
+    def features(self, image: torch.Tensor) -> torch.Tensor:
+        """Reduce images (B, 3, S, S) to the features (B, F) that the heads read."""
+        features = self.backbone(image)
+        if self.mirror_average and not self.training:
+            features = (features + self.backbone(image.flip(3))) / 2
+        return features
+
+    def answer(
+        self, features: torch.Tensor, sex: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Read age and stage off features (B, F); see the class for shapes."""
         if self.sex_input and sex is None:
             raise ValueError("this model was built with sex_input; pass sex, 0.0 where unknown")
         extra = (sex,) if self.sex_input else ()
-        features = self.backbone(image)
         age = None if self.age_head is None else self.age_head(features, *extra).squeeze(1)
         logits = None if self.stage_head is None else self.stage_head(features, *extra)
         return age, logits

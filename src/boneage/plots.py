@@ -11,6 +11,7 @@ from PIL import Image
 
 from boneage.evaluate import AGE_BIN_YEARS, MONTHS, Report
 from boneage.files import replacing
+from boneage.overlay import stretch_map
 from boneage.stages import ADOLESCENT_FROM_YEARS, ADULT_ABOVE_YEARS, STAGES, stage_from_years
 
 BLUE, ORANGE, GREEN, GREY, RED = "#0072B2", "#E69F00", "#009E73", "#595959", "#CC0000"
@@ -34,6 +35,8 @@ def save_report_plots(folder: Path, split: str, table: pd.DataFrame, report: Rep
     if "regression" in report:
         save_figure(plot_scatter(table, report), folder / f"scatter_pred_vs_true_{split}.png")
         save_figure(plot_error_by_age(table, report), folder / f"error_by_age_{split}.png")
+    if "stage_calibration" in report:
+        save_figure(plot_calibration(table, report), folder / f"calibration_{split}.png")
 
 
 def plot_scatter(table: pd.DataFrame, report: Report) -> Figure:
@@ -138,6 +141,50 @@ def _half_width(groups: Any) -> pd.Series:
     return (1.96 * groups.std() / np.sqrt(groups.size())).fillna(0.0)
 
 
+def plot_calibration(table: pd.DataFrame, report: Report) -> Figure:
+    """Whether stage probabilities, and prediction intervals where there are any, hold."""
+    has_intervals = "intervals" in report
+    figure = Figure(figsize=(10.0 if has_intervals else 5.0, 4.6), layout="constrained")
+    panels = figure.subplots(1, 2 if has_intervals else 1, squeeze=False)[0]
+    figures = report["stage_calibration"]
+    bins = pd.DataFrame(figures["bins"])
+    axes = panels[0]
+    axes.plot([0, 1], [0, 1], "--", color=RED, lw=1.2, label="as it says")
+    axes.plot(bins["confidence"], bins["accuracy"], color=BLUE, marker="o", label="stage answered")
+    for row in bins.itertuples():
+        axes.annotate(f"{row.n}", (row.confidence, row.accuracy), fontsize=8, color=GREY,
+                      textcoords="offset points", xytext=(6, -10))  # fmt: skip
+    axes.set(
+        xlim=(0.3, 1.02), ylim=(0.0, 1.02), xlabel="probability of the stage answered",
+        ylabel="share of right answers",
+    )  # fmt: skip
+    axes.set_title(f"{report['split']}, n = {report['n']}: expected calibration error "
+                   f"{figures['ece']:.3f}", fontsize=10)  # fmt: skip
+    axes.legend(loc="upper left", fontsize=9)
+    if has_intervals:
+        _plot_intervals(panels[1], table, report["intervals"])
+    _sign(figure)
+    return figure
+
+
+def _plot_intervals(axes: Axes, table: pd.DataFrame, figures: Report) -> None:
+    """Half widths against the age answered; films whose reference lies outside stand out."""
+    half = MONTHS * (table["predicted_high_years"] - table["predicted_low_years"]) / 2
+    is_outside = (table["reference_years"] < table["predicted_low_years"]) | (
+        table["reference_years"] > table["predicted_high_years"]
+    )
+    for rows, colour, marker, name in (
+        (~is_outside, BLUE, "o", "reference inside"),
+        (is_outside, ORANGE, "^", "reference outside"),
+    ):
+        axes.scatter(table.loc[rows, "predicted_years"], half[rows], s=10, alpha=0.6, c=colour,
+                     marker=marker, linewidths=0, label=f"{name} (n = {rows.sum()})")  # fmt: skip
+    axes.set(xlabel="predicted bone age (years)", ylabel="half width of the interval (months)")
+    axes.set_ylim(bottom=0)
+    axes.set_title(f"prediction intervals: coverage {figures['coverage']:.1%}", fontsize=10)
+    axes.legend(loc="upper right", fontsize=9)
+
+
 def plot_learning_curves(history: pd.DataFrame) -> Figure:
     """Losses of training and validation, and validation MAE and accuracy, by epoch."""
     figure = Figure(figsize=(10.5, 3.4), layout="constrained")
@@ -229,7 +276,7 @@ def plot_heatmap(
     left, right = figure.subplots(1, 2)
     for axes in (left, right):
         plot_film(axes, image)
-    over = right.imshow(_stretch(heatmap, image.size), cmap="inferno", alpha=0.5, vmin=0, vmax=1)
+    over = right.imshow(stretch_map(heatmap, image.size), cmap="inferno", alpha=0.5, vmin=0, vmax=1)
     figure.colorbar(over, ax=right, fraction=0.046, label="Grad-CAM, share of its maximum")
     left.set_title(f"{case.image_id}, {case.sex or 'sex unknown'}", fontsize=10)
     rows, columns = heatmap.shape
@@ -245,11 +292,6 @@ def plot_heatmap(
     figure.suptitle(f"{truth}; {answer} ({verdict})", fontsize=11)
     _sign(figure)
     return figure
-
-
-def _stretch(heatmap: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    small = Image.fromarray(heatmap.astype(np.float32))
-    return np.clip(np.asarray(small.resize(size, Image.Resampling.BICUBIC)), 0, 1)
 
 
 def _sign(figure: Figure) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,9 @@ from boneage.files import MAX_PROCESSES, replacing
 from boneage.radiograph import read_radiograph
 
 logger = logging.getLogger(__name__)
+
+GREY_PERCENTILES = (1.0, 99.0)
+"""Percentiles that `stretch_grey` takes for black and white."""
 
 _PNG_KEY = "boneage"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -37,11 +41,15 @@ class Preprocessing:
         image_size: Side of the square the network sees, in pixels.
         stored_size: Side of the square in the processed folder, or None if films were read raw.
         invert: How films with dark bones are treated.
+        sampled_size: Side to which films were first reduced by nearest neighbour, or None.
+        stretch_grey: Whether grey values are stretched, see `stretch_grey`.
     """
 
     image_size: int
     stored_size: int | None
     invert: Invert
+    sampled_size: int | None = None
+    stretch_grey: bool = False
 
     def read(self, path: Path) -> Image.Image:
         """Read a raw film as the 8-bit grey image that training started from.
@@ -49,8 +57,26 @@ class Preprocessing:
         Raises:
             ImageError: If the file cannot be read.
         """
-        image = read_radiograph(path, self.invert).to_image()
+        return self.reduce(read_radiograph(path, self.invert).to_image())
+
+    def reduce(self, image: Image.Image, phase: tuple[float, float] = (0.0, 0.0)) -> Image.Image:
+        """Reduce an 8-bit grey film to the image that training started from.
+
+        Args:
+            image: A whole film.
+            phase: Where between two rows and two columns a film is sampled, see `sample`.
+        """
+        if self.sampled_size is not None:
+            return sample(image, self.sampled_size, phase)
         return image if self.stored_size is None else resize(image, self.stored_size)
+
+    def to_array(self, image: Image.Image) -> npt.NDArray[np.float32]:
+        """Turn a reduced film into the network's image: (S, S) float32 in [0, 1]."""
+        if self.stretch_grey:
+            image = stretch_grey(image)
+        size = (self.image_size, self.image_size)
+        square = image if image.size == size else resize(image, self.image_size)
+        return np.asarray(square, dtype=np.float32) / 255.0
 
 
 def resize(image: Image.Image, size: int) -> Image.Image:
@@ -58,10 +84,36 @@ def resize(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def to_grey_array(image: Image.Image, size: int) -> npt.NDArray[np.float32]:
-    """Turn an 8-bit grey image into the network's: (size, size) float32 in [0, 1]."""
-    square = image if image.size == (size, size) else resize(image, size)
-    return np.asarray(square, dtype=np.float32) / 255.0
+def sample(image: Image.Image, size: int, phase: tuple[float, float] = (0.0, 0.0)) -> Image.Image:
+    """Pick size x size pixels on an even grid, as a nearest-neighbour resize does.
+
+    Phase (0, 0) takes the pixel in the middle of each cell, exactly as the public 100-px copy of
+    the RSNA films was made. Other phases are other samples of the same film, as valid as that.
+
+    Args:
+        image: A film of any size; one of size x size is its own sample.
+        size: Side of the result in pixels.
+        phase: Shift of the grid down and to the right, in cells, each within -0.5 and 0.5.
+    """
+    if image.size == (size, size):
+        return image
+    down, right = phase
+    x, y = image.width / size, image.height / size
+    grid = (x, 0.0, right * x, 0.0, y, down * y)
+    return image.transform((size, size), Image.Transform.AFFINE, grid, Image.Resampling.NEAREST)
+
+
+def stretch_grey(image: Image.Image) -> Image.Image:
+    """Stretch the grey values of an 8-bit film so that percentiles 1 and 99 become 0 and 255.
+
+    Films of the same hand at several exposures become alike; a film whose percentiles coincide
+    is left as it is.
+    """
+    low, high = np.percentile(np.asarray(image), GREY_PERCENTILES)
+    if not low < high:
+        return image
+    levels = (np.arange(256) - low) * (255.0 / (high - low))
+    return image.point(np.rint(levels.clip(0.0, 255.0)).astype(np.uint8).tolist())
 
 
 @dataclass(frozen=True)
@@ -89,7 +141,7 @@ class PreprocessSummary:
 def preprocess_folder(
     images: Mapping[str, Path], processed: Path, films: Films, workers: int | None = None
 ) -> PreprocessSummary:
-    """Resize every film to `processed/<id>.png`.
+    """Resize every film to `processed/<id>.png`, or sample it if `sampled_size` is set.
 
     Each file carries its source's size and time and the settings it was made with, and is
     written under a temporary name and renamed. So the work can be cut off anywhere and started
@@ -98,7 +150,7 @@ def preprocess_folder(
     Args:
         images: Path by image id.
         processed: Folder to fill; made if missing.
-        films: Size and polarity of the images.
+        films: Size, sampling and polarity of the images.
         workers: Processes; by default one a core.
 
     Returns:
@@ -110,8 +162,7 @@ def preprocess_folder(
     processed.mkdir(parents=True, exist_ok=True)
     for leftover in processed.glob(".*.part"):
         leftover.unlink()
-    jobs = [(path, processed / f"{i}.png", films.image_size, films.invert)
-            for i, path in images.items()]  # fmt: skip
+    jobs = [(path, processed / f"{i}.png", films) for i, path in images.items()]
     workers = workers if workers is not None else os.cpu_count() or 1
     inverted, broken, up_to_date = [], {}, 0
     pool = ProcessPoolExecutor(min(workers, MAX_PROCESSES)) if workers > 1 else nullcontext()
@@ -137,26 +188,34 @@ def preprocess_folder(
     )
 
 
-def _preprocess_file(job: tuple[Path, Path, int, Invert]) -> str:
+def _preprocess_file(job: tuple[Path, Path, Films]) -> str:
     """Make one processed file; answers "written", "inverted", "up to date" or an error message."""
-    source, target, size, invert = job
+    source, target, films = job
     try:
         length, mtime_ns = _fingerprint(source)
     except OSError as error:
         return f"{source} cannot be read: {error.strerror}."
-    stamp = json.dumps({"bytes": length, "mtime_ns": mtime_ns, "size": size, "invert": invert})
+    stamp = json.dumps({"bytes": length, "mtime_ns": mtime_ns, **_settings(films)})
     if _read_stamp(target) == stamp:
         return "up to date"
     try:
-        radiograph = read_radiograph(source, invert)
+        radiograph = read_radiograph(source, films.invert)
     except ImageError as error:
         target.unlink(missing_ok=True)  # made of an earlier source
         return str(error)
     text = PngImagePlugin.PngInfo()
     text.add_text(_PNG_KEY, stamp)
+    reduce = resize if films.sampled_size is None else sample
     with replacing(target) as part:
-        resize(radiograph.to_image(), size).save(part, format="PNG", pnginfo=text)
+        image = reduce(radiograph.to_image(), films.processed_size)
+        image.save(part, format="PNG", pnginfo=text)
     return "inverted" if radiograph.was_inverted else "written"
+
+
+def _settings(films: Films) -> dict[str, Any]:
+    """Settings that decide what a processed film looks like, as they stand in its stamp."""
+    settings = {"size": films.processed_size, "invert": films.invert}
+    return settings if films.sampled_size is None else {**settings, "sampled": True}
 
 
 def _read_stamp(path: Path) -> str | None:
@@ -171,25 +230,25 @@ def _read_stamp(path: Path) -> str | None:
 
 
 def find_processed(
-    processed: Path, sources: Mapping[str, Path | None], invert: Invert
+    processed: Path, sources: Mapping[str, Path | None], films: Films
 ) -> tuple[dict[str, Path], int]:
-    """Find the processed films of the given ids and the one size and polarity they share.
+    """Find the processed films of the given ids and the one size that they share.
 
     Args:
         processed: Folder that `preprocess_folder` filled.
         sources: By wanted id, the raw film, or None where it is not at hand any more.
-        invert: Polarity setting of the run.
+        films: Settings of the run, of which polarity and sampling must be those of the folder.
 
     Returns:
         Path by id for those that exist, and their side in pixels.
 
     Raises:
         BoneAgeError: If there is none, one was not made by `preprocess` or from another raw film,
-            or they differ in size or polarity setting.
+            or they differ in size, sampling or polarity setting.
     """
     images: dict[str, Path] = {}
     stale: list[str] = []
-    made: dict[tuple[int, str], str] = {}
+    made: dict[tuple[int, str, bool], str] = {}
     for image_id, source in sources.items():
         path = processed / f"{image_id}.png"
         if not path.is_file():
@@ -200,7 +259,8 @@ def find_processed(
                 f"{path} was not made by `boneage preprocess`. Move it away and run preprocess."
             )
         values = json.loads(stamp)
-        made.setdefault((values["size"], values["invert"]), image_id)
+        is_sampled = values.get("sampled", False)
+        made.setdefault((values["size"], values["invert"], is_sampled), image_id)
         images[image_id] = path
         if source is not None and _fingerprint(source) != (values["bytes"], values["mtime_ns"]):
             stale.append(image_id)
@@ -215,13 +275,25 @@ def find_processed(
             f"those there now, such as {sources[stale[0]]}. Run `boneage preprocess` again."
         )
     if len(made) > 1:
-        found = " and ".join(f"{s} px, invert {i} ({eg}.png)" for (s, i), eg in made.items())
+        found = " and ".join(
+            f"{size} px{', sampled' * is_sampled}, invert {invert} ({example}.png)"
+            for (size, invert, is_sampled), example in made.items()
+        )
         raise BoneAgeError(f"{processed} mixes films of {found}. Run `boneage preprocess` again.")
-    (size, made_with), _ = next(iter(made.items()))
-    if made_with != invert:
+    (size, invert, is_sampled), _ = next(iter(made.items()))
+    if invert != films.invert:
         raise BoneAgeError(
-            f"{processed} was made with --invert {made_with}, this run has {invert}. Run "
-            f"`boneage preprocess --invert {invert}` first."
+            f"{processed} was made with --invert {invert}, this run has {films.invert}. Run "
+            f"`boneage preprocess --invert {films.invert}` first."
+        )
+    if (size if is_sampled else None) != films.sampled_size:
+        then, now = (
+            f"--sampled-size {side}" if side else "no --sampled-size"
+            for side in (size if is_sampled else None, films.sampled_size)
+        )
+        raise BoneAgeError(
+            f"{processed} was made with {then}, this run has {now}. Run `boneage preprocess` with "
+            "the settings of this run first."
         )
     return images, size
 

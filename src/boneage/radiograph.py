@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from boneage.config import Invert
+from boneage.dicomfile import FilmPixels, is_dicom, read_dicom
 from boneage.errors import ImageError
 
 INVERTED_BELOW = -0.15
@@ -34,12 +36,14 @@ class Radiograph:
         bits: Bits a grey value in the file: 8 (or fewer), 16 or 32.
         was_inverted: Whether the film was turned because it had dark bones, or on demand; a
             file that declares its polarity is read as it says and does not count.
+        sex: The patient's sex that the file states (DICOM), or None.
     """
 
     pixels: npt.NDArray[np.float32]
     path: Path
     bits: int
     was_inverted: bool
+    sex: Literal["M", "F"] | None = None
 
     def to_image(self) -> Image.Image:
         """Give the film as an 8-bit grey image, exact for a film of 8 bits."""
@@ -47,10 +51,11 @@ class Radiograph:
 
 
 def read_radiograph(path: Path, invert: Invert = "auto") -> Radiograph:
-    """Read a PNG, JPEG, TIFF or BMP file of any pixel format.
+    """Read a PNG, JPEG, TIFF, BMP or DICOM file of any pixel format.
 
     Colour is reduced to luma, a palette is looked up, transparency shows black (air), an EXIF
-    orientation is applied, and a TIFF that declares white as zero is turned.
+    orientation is applied, and a TIFF or DICOM that declares white as zero is turned. DICOM is
+    shown through its modality and VOI LUT.
 
     Args:
         path: The file.
@@ -62,22 +67,18 @@ def read_radiograph(path: Path, invert: Invert = "auto") -> Radiograph:
             or of one grey value only.
     """
     try:
-        # Opened here, since Pillow memory-maps a file it opens by name, and turned TIFFs wrongly.
-        with path.open("rb") as file, Image.open(file) as image:
-            frames = getattr(image, "n_frames", 1)
-            if frames > 1:
-                raise ImageError(f"{path} holds {frames} frames; expected one film.")
-            image.load()
-            declared_inverted = _declares_inverted(image)
-            grey, bits = _to_grey(ImageOps.exif_transpose(image))
+        decoded = read_dicom(path) if is_dicom(path) else _read_image(path)
     except ImageError:
         raise
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist.") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{path} is not an image; expected PNG, JPEG, TIFF or BMP.") from None
+        raise ImageError(
+            f"{path} is not an image; expected PNG, JPEG, TIFF, BMP or DICOM."
+        ) from None
     except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path} cannot be read as an image: {error}.") from None
+    grey, bits, declared_inverted, sex = decoded
     low, high = float(grey.min()), float(grey.max())
     if not low < high:
         raise ImageError(f"{path} has one grey value ({low:g}) in all pixels; it shows no hand.")
@@ -88,7 +89,19 @@ def read_radiograph(path: Path, invert: Invert = "auto") -> Radiograph:
     )
     if is_inverted:
         pixels = 1.0 - pixels
-    return Radiograph(pixels, path, bits, was_inverted=is_inverted)
+    return Radiograph(pixels, path, bits, was_inverted=is_inverted, sex=sex)
+
+
+def _read_image(path: Path) -> FilmPixels:
+    # Opened here, since Pillow memory-maps a file it opens by name, and turned TIFFs wrongly.
+    with path.open("rb") as file, Image.open(file) as image:
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1:
+            raise ImageError(f"{path} holds {frames} frames; expected one film.")
+        image.load()
+        declared_inverted = _declares_inverted(image)
+        grey, bits = _to_grey(ImageOps.exif_transpose(image))
+    return FilmPixels(grey, bits, declared_inverted, None)
 
 
 def _declares_inverted(image: Image.Image) -> bool:

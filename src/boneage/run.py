@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,13 +13,14 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
+from boneage.calibration import load_calibration
 from boneage.checkpoint import Checkpoint, load_checkpoint
 from boneage.config import Paths, Recipe, Runtime
 from boneage.dataset import BoneAgeDataset, get_transforms, make_loader
-from boneage.errors import BoneAgeError, CheckpointError
+from boneage.errors import BoneAgeError, CheckpointError, ConfigError
 from boneage.evaluate import Report, load_table, save_evaluation
 from boneage.explain import GradCAM, predicted_age, predicted_stage
-from boneage.export import Parity, export_onnx
+from boneage.export import Parity, export_onnx, load_exported
 from boneage.files import save_text
 from boneage.labels import (
     SPLITS,
@@ -39,10 +41,18 @@ from boneage.plots import (
     save_report_plots,
     save_worst_cases,
 )
-from boneage.preprocess import Preprocessing, find_processed
+from boneage.predict import WEIGHTS, Predictor
+from boneage.preprocess import Preprocessing, find_processed, preprocess_folder
 from boneage.train import BEST, LAST, Batch, Trainer, loaded_data, pick_device
 
 logger = logging.getLogger(__name__)
+
+PACKAGED = "boneage"
+"""Word for the model in the package as initial weights."""
+
+TAKEN_OVER = ("backbone", "tasks", "sex_input", "unknown_sex_weight", "sex_weight",
+              "mirror_average", "image_size", "sampled_size", "stretch_grey")  # fmt: skip
+"""Settings that follow from the weights started from."""
 
 HELD_OUT = ("val", "test")
 """The parts of a split that a model never learns from."""
@@ -74,6 +84,8 @@ def train_model(
     Raises:
         BoneAgeError: If data, settings or a checkpoint do not fit; nothing is moved then.
     """
+    if recipe.init == PACKAGED:
+        recipe = take_over(recipe)
     samples, stored_size = load_samples(paths, recipe)
     samples["split"] = split_samples(samples, recipe.seed)
     fingerprint = split_sha256(samples["image_id"], samples["split"])
@@ -83,17 +95,23 @@ def train_model(
             f"expects {recipe.split_sha256}. Use the same films, labels and seed, or leave "
             "split_sha256 out."
         )
-    training = samples.loc[samples["split"] == "train", "age_years"]
+    training = _choose_training(samples, recipe)
     provenance = {
-        "n_by_split": samples["split"].value_counts().to_dict(),
+        "n_by_split": {**samples["split"].value_counts().to_dict(), "train": len(training)},
         "data_sha256": data_sha256(samples),
         "split_sha256": fingerprint,
         "held_out_sha256": data_sha256(samples[samples["split"] != "train"]),
-        "train_median_years": float(training.median()),
+        "train_median_years": float(training["age_years"].median()),
     }
-    preprocessing = Preprocessing(recipe.image_size, stored_size, recipe.invert)
-    model = _build_model(recipe, "none" if resume else recipe.init, float(training.mean()))
-    loaders = _make_loaders(samples, SPLITS, recipe, runtime, _reader(paths, preprocessing))
+    preprocessing = Preprocessing(
+        recipe.image_size, stored_size, recipe.invert, recipe.sampled_size, recipe.stretch_grey
+    )
+    mean_age = float(training["age_years"].mean())
+    model = _build_model(recipe, "none" if resume else recipe.init, mean_age)
+    if recipe.drawn_films:
+        training = pd.concat([training, _draw_training(paths, recipe)], ignore_index=True)
+    films = pd.concat([training, samples[samples["split"] != "train"]], ignore_index=True)
+    loaders = _make_loaders(films, SPLITS, recipe, runtime, _reader(paths, preprocessing))
     trainer = Trainer(
         model, loaders, recipe, preprocessing, paths.output,
         runtime=runtime, provenance=provenance, tensorboard=tensorboard,
@@ -186,19 +204,35 @@ def explain_model(
     return written
 
 
-def export_model(paths: Paths, model: Path, *, checkpoint: Path | None = None) -> Parity:
+def export_model(
+    paths: Paths,
+    out: Path,
+    *,
+    checkpoint: Path | None = None,
+    calibration: Path | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Parity:
     """Write a trained model as ONNX and compare the two on drawn films of every age.
+
+    Args:
+        paths: Where the checkpoint is, if it is not given.
+        out: File to write.
+        checkpoint: A trained model; by default the best one in the output folder.
+        calibration: Fitted to an earlier export of that checkpoint, to put inside.
+        facts: What the contract is to say besides, such as terms and figures.
 
     Returns:
         How far the answers are apart.
 
     Raises:
-        BoneAgeError: If there is no such checkpoint, or the answers differ.
+        BoneAgeError: If there is no such checkpoint, the answers differ, or the calibration was
+            fitted to another model.
     """
     trained = load_checkpoint(checkpoint or paths.output / BEST)
+    fitted = None if calibration is None else load_calibration(calibration)
     with TemporaryDirectory() as folder:
         write_cohort(Path(folder), n=PARITY_FILMS, workers=1)
-        return export_onnx(trained, model, list(find_images(Path(folder)).values()))
+        return export_onnx(trained, out, list(find_images(Path(folder)).values()), fitted, facts)
 
 
 def _choose_cases(table: pd.DataFrame, head: str, n: int) -> list[int]:
@@ -217,6 +251,52 @@ def _choose_cases(table: pd.DataFrame, head: str, n: int) -> list[int]:
     return [*right[: n - n_wrong], *wrong[:n_wrong]]
 
 
+def take_over(recipe: Recipe) -> Recipe:
+    """Give a recipe the backbone, input and heads of the model in the package.
+
+    Raises:
+        ConfigError: If the recipe asks for others, beyond what the defaults are.
+    """
+    packaged = Recipe(**Predictor(WEIGHTS, threads=1).contract.recipe)
+    for name in TAKEN_OVER:
+        asked, default, there = (getattr(r, name) for r in (recipe, Recipe(), packaged))
+        if asked not in (default, there):
+            raise ConfigError(
+                f"{name} is {asked}, but init {PACKAGED} has {there}. Leave {name} out, or start "
+                "from other weights."
+            )
+    taken = {name: getattr(packaged, name) for name in TAKEN_OVER}
+    logger.info(
+        "init %s: %s", PACKAGED, ", ".join(f"{name} {value}" for name, value in taken.items())
+    )
+    return replace(recipe, **taken)
+
+
+def _choose_training(samples: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
+    """Give the training part of a split without the films that are held out of it."""
+    unknown = set(recipe.hold_out) - set(samples["image_id"])
+    if unknown:
+        raise BoneAgeError(
+            f"hold_out names {', '.join(sorted(unknown))}, which no film has as its id. Correct "
+            "the ids, or leave them out."
+        )
+    is_training = (samples["split"] == "train") & ~samples["image_id"].isin(recipe.hold_out)
+    return samples[is_training]
+
+
+def _draw_training(paths: Paths, recipe: Recipe) -> pd.DataFrame:
+    """Draw the recipe's synthetic films into the output folder, ready for training."""
+    folder = paths.output / "drawn" / "raw"
+    write_cohort(folder, n=recipe.drawn_films, seed=recipe.seed)
+    images = find_images(folder)
+    if paths.use_processed:
+        processed = paths.output / "drawn" / "processed"
+        preprocess_folder(images, processed, recipe)
+        images = {image_id: processed / f"{image_id}.png" for image_id in images}
+    drawn = match_images(read_labels(find_labels(folder)), images)
+    return drawn.assign(image_id="drawn-" + drawn["image_id"], split="train")
+
+
 def load_samples(paths: Paths, recipe: Recipe) -> tuple[pd.DataFrame, int | None]:
     """Read the labels and match each row with its film.
 
@@ -232,8 +312,9 @@ def load_samples(paths: Paths, recipe: Recipe) -> tuple[pd.DataFrame, int | None
         return match_images(labels, find_images(paths.data)), None
     raw = find_images(paths.data, required=False)
     sources = {image_id: raw.get(image_id) for image_id in labels["image_id"]}
-    images, stored_size = find_processed(paths.processed, sources, recipe.invert)
-    return match_images(labels, images), stored_size
+    images, stored_size = find_processed(paths.processed, sources, recipe)
+    # Sampled films are what they would be without the folder: nothing more was done to them.
+    return match_images(labels, images), None if recipe.sampled_size else stored_size
 
 
 def load_trained(paths: Paths, checkpoint: Path | None) -> tuple[Checkpoint, pd.DataFrame]:
@@ -290,6 +371,11 @@ def _recall_split(
 
 def _build_model(recipe: Recipe, init: str, mean_age_years: float) -> BoneAgePredictor:
     torch.manual_seed(recipe.seed)
+    if init == PACKAGED:
+        model = BoneAgePredictor.from_recipe(recipe)
+        load_exported(model, WEIGHTS)
+        model.init_used = PACKAGED
+        return model
     model = BoneAgePredictor.from_recipe(recipe, init=init)
     if recipe.age_bias == "mean" and model.age_head is not None:
         torch.nn.init.constant_(model.age_head.bias, mean_age_years)

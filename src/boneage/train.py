@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import pandas as pd
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -31,6 +32,7 @@ BEST, LAST = Path("models/best_model.pt"), Path("models/last.pt")
 LOSSES = ("loss", "age_loss", "stage_loss")
 
 Batch = dict[str, Any]
+Answers = tuple[torch.Tensor | None, torch.Tensor | None]
 
 
 def is_better(new: float, best: float) -> bool:
@@ -61,8 +63,10 @@ class Trainer:
     """Trains a `BoneAgePredictor` and evaluates it split by split.
 
     The loss is L1 on age in years plus cross-entropy on stage, minimised by Adam with clipped
-    gradients. After each epoch the validation split is evaluated; the lowest total validation
-    loss is kept as `models/best_model.pt`, and the state to continue from as `models/last.pt`.
+    gradients. After each epoch the validation split is evaluated; the weights of the lowest total
+    validation loss, or of the last epoch, are kept as `models/best_model.pt`, and the state to
+    continue from as `models/last.pt`. If weights are averaged, the average is what is evaluated
+    and kept.
 
     Args:
         model: The network; moved to the device.
@@ -103,7 +107,11 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self._precision = runtime.precision
         self._tensorboard = tensorboard
-        self._optimizer = torch.optim.Adam(
+        # Only the backbone: it is nearly all of the work, and evaluation has batches of any size.
+        self._train_backbone = torch.compile(model.backbone) if runtime.compile else model.backbone
+        self._average = _make_average(self.model, recipe.averaging)
+        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+        self._optimizer = optimizer(
             model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
         self._scheduler = _make_scheduler(self._optimizer, recipe, loaders)
@@ -115,6 +123,11 @@ class Trainer:
             "init_used": model.init_used,
             **(provenance or {}),
         }
+
+    @property
+    def kept_model(self) -> BoneAgePredictor:
+        """The network that is evaluated and saved: the average, if weights are averaged."""
+        return self.model if self._average is None else cast(BoneAgePredictor, self._average.module)
 
     def fit(self) -> list[dict[str, float]]:
         """Train up to the recipe's last epoch, then reload the best checkpoint.
@@ -142,7 +155,7 @@ class Trainer:
             self._save_epoch(row)
             logger.info(_describe_epoch(row, report))
         best = load_checkpoint(self.output / BEST)
-        self.model.load_state_dict(best.model.state_dict())
+        self.kept_model.load_state_dict(best.model.state_dict())
         self.provenance = best.provenance
         return self.history
 
@@ -173,7 +186,10 @@ class Trainer:
                     f"{path} was trained on other data ({name} differs). Resume with the same "
                     "films and labels, or start afresh without --resume."
                 )
-        self.model.load_state_dict(last.model.state_dict())
+        self.kept_model.load_state_dict(last.model.state_dict())
+        if self._average is not None:
+            self._average.n_averaged.fill_(1)  # else the next update would start it anew
+            self.model.load_state_dict(last.state["model"])
         self._optimizer.load_state_dict(last.state["optimizer"])
         self._scheduler.load_state_dict(last.state["scheduler"])
         self._best_loss = last.state["best_loss"]
@@ -210,14 +226,19 @@ class Trainer:
         title = f"epoch {epoch}/{self.recipe.epochs}"
         with tqdm(loader, desc=title, unit="batch") as progress:
             for batch in progress:
+                image, sex = self._inputs(batch)
                 with self._autocast():
-                    age, logits = self._forward(batch)
-                losses = self._losses(age, logits, batch)
+                    features = self._train_backbone(image)
+                features = features.float()
+                losses = self._losses(self.model.answer(features, sex), batch)
+                loss = losses[0].mean() + self._auxiliary_loss(features, batch)
                 self._optimizer.zero_grad()
-                losses[0].mean().backward()
+                loss.backward()
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
                 self._optimizer.step()
                 self._scheduler.step()
+                if self._average is not None:
+                    self._average.update_parameters(self.model)
                 sums += losses.detach().sum(dim=1)
                 n += losses.shape[1]
                 means = _named(sums / n)
@@ -232,12 +253,13 @@ class Trainer:
     @torch.inference_mode()
     def _predict(self, split: str) -> tuple[pd.DataFrame, dict[str, float]]:
         loader = self.loaders[split]
-        self.model.eval()
+        model = self.kept_model.eval()
         parts, sums = [], torch.zeros(len(LOSSES), device=self.device)
         for batch in tqdm(loader, desc=split, unit="batch", leave=False):
             # In fp32 on every device, so that figures do not depend on how the model was trained.
-            age, logits = self._forward(batch)
-            sums += self._losses(age, logits, batch).sum(dim=1)
+            image, sex = self._inputs(batch)
+            age, logits = answers = model(image, sex)
+            sums += self._losses(answers, batch).sum(dim=1)
             if not all(a is None or a.isfinite().all() for a in (age, logits)):
                 raise BoneAgeError(
                     f"the answer to a {split} film is not a number; training has diverged. Lower "
@@ -252,15 +274,29 @@ class Trainer:
         table["reference_stage"] = [STAGES[code] for code in samples["stage"]]
         return table[list(TABLE_COLUMNS)], _named(sums / len(samples))
 
-    def _forward(self, batch: Batch) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def _inputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         image = batch["image"].to(self.device, non_blocking=True, memory_format=torch.channels_last)
-        age, logits = self.model(image, batch["sex"].to(self.device))
-        return (None if age is None else age.float(), None if logits is None else logits.float())
+        return image, batch["sex"].to(self.device)
 
-    def _losses(
-        self, age: torch.Tensor | None, logits: torch.Tensor | None, batch: Batch
-    ) -> torch.Tensor:
+    def _auxiliary_loss(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Mean loss of what training answers besides: without the sex, and the sex itself."""
+        sex = batch["sex"].to(self.device)
+        loss = features.new_zeros(())
+        if self.recipe.unknown_sex_weight:
+            withheld = self.model.answer(features, torch.zeros_like(sex))
+            loss = self.recipe.unknown_sex_weight * self._losses(withheld, batch)[0].mean()
+        if self.model.sex_head is not None:
+            logits = self.model.sex_head(features).squeeze(1)
+            # A film of unknown sex, coded 0, weighs nothing.
+            of_film = nn.functional.binary_cross_entropy_with_logits(
+                logits, (sex > 0).float(), weight=sex.abs()
+            )
+            loss = loss + self.recipe.sex_weight * of_film
+        return loss
+
+    def _losses(self, answers: Answers, batch: Batch) -> torch.Tensor:
         """Total, age and stage loss of each film, shape (3, B); 0 for a task left out."""
+        age, logits = answers
         zero = torch.zeros(len(batch["stage"]), device=self.device)
         age_loss = stage_loss = zero
         if age is not None:
@@ -282,15 +318,18 @@ class Trainer:
     def _save_epoch(self, row: Mapping[str, float]) -> None:
         self.provenance |= {"epoch": row["epoch"], "saved": datetime.now(UTC).isoformat()}
         self.provenance |= {k: v for k, v in row.items() if k.startswith("val_")}
-        facts = (self.model, self.recipe, self.preprocessing, self.provenance)
-        if is_better(row["val_loss"], self._best_loss):
+        facts = (self.kept_model, self.recipe, self.preprocessing, self.provenance)
+        is_best = is_better(row["val_loss"], self._best_loss)
+        if is_best:
             self._best_loss = row["val_loss"]
+        if is_best or self.recipe.keep == "last":
             save_checkpoint(self.output / BEST, *facts)
         state = {
             "optimizer": self._optimizer.state_dict(),
             "scheduler": self._scheduler.state_dict(),
             "best_loss": self._best_loss,
             "history": self.history,
+            "model": {} if self._average is None else self.model.state_dict(),
         }
         save_checkpoint(self.output / LAST, *facts, state)
         self._save_history()
@@ -307,6 +346,13 @@ class Trainer:
         with SummaryWriter(str(self.output / "tensorboard")) as writer:
             for name, value in row.items():
                 writer.add_scalar(name, value, int(row["epoch"]))
+
+
+def _make_average(model: BoneAgePredictor, decay: float) -> AveragedModel | None:
+    if decay == 0:
+        return None
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    return average.requires_grad_(False)
 
 
 def _make_scheduler(

@@ -1,0 +1,184 @@
+"""Build the weights in the package, and every figure told of them, from the real films.
+
+    python benchmarks/build_weights.py DATA --init WEIGHTS
+
+DATA is the raw folder of the RSNA films (here: the public copy at 100x100 px), WEIGHTS the
+ImageNet weights of tf_efficientnet_lite0 (docs/experiments.md tells where they come from). The
+recipe is configs/boneage.toml. An interrupted build goes on where it stopped.
+
+The validation films are used by halves: the one to choose among recipes, the other, which
+nothing was chosen on, to calibrate. The test films are only measured.
+"""
+
+import argparse
+import json
+import tomllib
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from boneage.batch import Film, calibrate, predict_films
+from boneage.config import Paths, Recipe, Runtime
+from boneage.evaluate import evaluate_table
+from boneage.files import save_text
+from boneage.labels import find_images, find_labels, match_images, read_labels
+from boneage.phantom import write_cohort
+from boneage.plots import plot_calibration, plot_confusion_matrix, plot_scatter, save_figure
+from boneage.predict import WEIGHTS, Predictor
+from boneage.preprocess import preprocess_folder
+from boneage.run import export_model, load_samples, train_model
+from boneage.train import LAST
+
+ROOT = Path(__file__).parent.parent
+RECIPE = ROOT / "configs" / "boneage.toml"
+RESULTS = ROOT / "docs" / "results" / "boneage.json"
+IMAGES = ROOT / "docs" / "images"
+
+TERMS = (
+    "Weights trained on the radiographs of the RSNA 2017 Pediatric Bone Age Challenge, whose terms "
+    "allow research and education; the weights are given for the same. Initial weights: "
+    "EfficientNet-Lite0, Apache-2.0. Not a medical device."
+)
+DATA = (
+    "11,111 of the 12,611 RSNA 2017 training radiographs, in a public copy reduced to 100×100 px "
+    "by nearest-neighbour sampling; the training part of a 70/15/15 split, and drawn films."
+)
+DRAWN_FILMS, DRAWN_SEED = 300, 5
+
+
+def main() -> None:
+    """Train if need be, then calibrate, measure, export."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--init", default="imagenet")
+    parser.add_argument("--processed", type=Path, default=Path("data/processed100"))
+    parser.add_argument("--output", type=Path, default=Path("output/boneage"))
+    arguments = parser.parse_args()
+    settings = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
+    runtime = Runtime(compile=settings.pop("compile"))
+    paths = Paths(
+        data=arguments.data,
+        processed=arguments.processed,
+        use_processed=settings.pop("use_processed"),
+        output=arguments.output,
+    )
+    recipe = Recipe(**settings, init=arguments.init)
+    preprocess_folder(find_images(paths.data), paths.processed, recipe)
+    if not (paths.output / "metrics_test.json").is_file():
+        train_model(paths, recipe, runtime, resume=(paths.output / LAST).is_file())
+    build(paths, recipe)
+
+
+def build(paths: Paths, recipe: Recipe) -> None:
+    """Calibrate, measure and export the run in the output folder."""
+    samples, _ = load_samples(replace(paths, use_processed=False), recipe)
+    split = pd.read_csv(paths.output / "split.csv", dtype=str)
+    samples = samples.merge(split, on="image_id", validate="one_to_one")
+    val, test = (samples[samples["split"] == part] for part in ("val", "test"))
+    chosen_on, calibrated_on = val.iloc[::2], val.iloc[1::2]
+
+    plain, site = paths.output / "plain.onnx", paths.output / "calibration.toml"
+    export_model(paths, plain)
+    calibration, broken = calibrate(Predictor(plain, threads=1), make_films(calibrated_on))
+    if broken:
+        raise SystemExit(f"{len(broken)} films could not be read, the first: {broken.popitem()}")
+    calibration.save(site)
+    predictor = Predictor(plain, calibration=site, threads=1)
+
+    median = float(samples.loc[samples["split"] == "train", "age_years"].median())
+    tables = {
+        "test": answer(predictor, test),
+        "test_unknown_sex": answer(predictor, test, sex="unknown"),
+        "test_wrong_sex": answer(predictor, test, sex="wrong"),
+        "val_chosen_on": answer(predictor, chosen_on),
+    }
+    reports = {
+        name: evaluate_table(table.assign(split=name), baseline_years=median)
+        for name, table in tables.items()
+    }
+    for report in reports.values():
+        report.pop("worst_cases")  # single films stay with the data
+    with TemporaryDirectory() as folder:
+        write_cohort(Path(folder), n=DRAWN_FILMS, seed=DRAWN_SEED)
+        drawn = match_images(read_labels(find_labels(Path(folder))), find_images(Path(folder)))
+        table = answer(predictor, drawn)
+        reports["drawn"] = evaluate_table(table.assign(split="drawn"))
+        reports["drawn"].pop("worst_cases")
+    ages = samples.loc[samples["split"] == "train", "age_years"]
+    result = {
+        "terms": TERMS,
+        "data": DATA,
+        "n_by_split": samples["split"].value_counts().to_dict(),
+        "n_calibrated_on": len(calibrated_on),
+        "training_years": {"min": ages.min(), "p1": ages.quantile(0.01), "p99": ages.quantile(0.99),
+                           "max": ages.max()},
+        "warned_sex": {name: share_warned(tables[name]) for name in ("test", "test_wrong_sex")},
+        "naive_width_months": naive_width(predictor, calibrated_on),
+        "calibration": asdict(calibration),
+        "provenance": predictor.contract.provenance,
+        "recipe": predictor.contract.recipe,
+        **reports,
+    }  # fmt: skip
+    figures = reports["test"]
+    facts = {
+        "name": "boneage",
+        "data": DATA,
+        "terms": TERMS,
+        "test": {
+            "n": figures["n"],
+            "mae_months": figures["regression"]["mae_months"],
+            "mae_months_ci": figures["regression"]["mae_months_ci"],
+            "stage_accuracy": figures["classification"]["accuracy"],
+            "coverage": figures["intervals"]["coverage"],
+        },
+    }
+    export_model(paths, WEIGHTS, calibration=site, facts=facts)
+    save_text(RESULTS, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    for name, figure in (
+        ("scatter", plot_scatter(tables["test"], figures)),
+        ("confusion", plot_confusion_matrix(figures)),
+        ("calibration", plot_calibration(tables["test"], figures)),
+    ):
+        save_figure(figure, IMAGES / f"boneage_{name}.png")
+
+
+def make_films(samples: pd.DataFrame, sex: str | None = None) -> list[Film]:
+    """Make films to answer: with their sex, the sex withheld ("unknown"), or the "wrong" one."""
+    told: dict[str, Any] = {
+        "wrong": {"M": "F", "F": "M"},
+        "unknown": {"M": "unknown", "F": "unknown"},
+    }
+    words = told.get(sex or "", {"M": "M", "F": "F"})
+    return [
+        Film(row.path, words[row.sex], row.age_years)
+        for row in samples.itertuples()
+    ]  # fmt: skip
+
+
+def answer(predictor: Predictor, samples: pd.DataFrame, sex: str | None = None) -> pd.DataFrame:
+    """Answer films; the table has their true sex, whatever the model was told."""
+    films = make_films(samples, sex)
+    predictions = tqdm(predict_films(predictor, films), total=len(films), desc=sex or "predict")
+    table = pd.DataFrame([p.to_row(with_reference=True) for p in predictions])
+    return table.assign(sex=samples["sex"].to_numpy())
+
+
+def share_warned(table: pd.DataFrame) -> float:
+    """Share of films said to look like the other sex's."""
+    return float(table["reasons"].str.contains("looks like").mean())
+
+
+def naive_width(predictor: Predictor, samples: pd.DataFrame) -> float:
+    """Width in months of the constant interval that covers as much of the calibration films."""
+    table = answer(predictor, samples)
+    error = (table["predicted_years"] - table["reference_years"]).abs()
+    level = predictor.calibration.level if predictor.calibration else 0.9
+    return float(24.0 * error.quantile(level))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+"""Many films -> predictions, streamed: found, answered on all cores, written row by row."""
+
+import csv
+import io
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from boneage.calibration import Answers, Calibration, fit_calibration, join_answers
+from boneage.dicomfile import is_dicom
+from boneage.errors import BoneAgeError, ImageError
+from boneage.files import IMAGE_SUFFIXES
+from boneage.overlay import save_overlay
+from boneage.predict import COLUMNS, Prediction, Predictor, unreadable
+from boneage.radiograph import read_radiograph
+
+TOLERANCE_YEARS = 2e-4
+"""How far an earlier run's first answer may lie from this run's for it to be taken up."""
+
+_DECIMALS = 4
+_PENDING_PER_WORKER = 4
+
+Told = Literal["M", "F", "unknown"]
+
+
+@dataclass(frozen=True)
+class Film:
+    """One film to answer.
+
+    Attributes:
+        path: The file.
+        sex: What to tell the model; None leaves it to the file.
+        reference_years: Reference age where known.
+        heatmap: Where to draw the age map, or None.
+    """
+
+    path: Path
+    sex: Told | None = None
+    reference_years: float | None = None
+    heatmap: Path | None = None
+
+
+def find_films(paths: Sequence[Path]) -> tuple[list[Path], int]:
+    """Find the films among files and folders.
+
+    A file named is taken as it is. In a folder, and in all below it, films are known by their
+    suffix or by DICOM's mark.
+
+    Returns:
+        The films, each once, and the number of other files in the folders.
+
+    Raises:
+        BoneAgeError: If there is no film.
+    """
+    films: dict[Path, None] = {}
+    others = 0
+    for path in paths:
+        if not path.is_dir():
+            films[path] = None
+            continue
+        for file in sorted(path.rglob("*")):
+            if not file.is_file():
+                continue
+            is_film = not file.name.startswith(".") and (
+                file.suffix.lower() in IMAGE_SUFFIXES or _has_mark(file)
+            )
+            if is_film:
+                films[file] = None
+            else:
+                others += 1
+    if not films:
+        where = ", ".join(map(str, paths)) or "no path"
+        raise BoneAgeError(
+            f"{where} holds no films ({others} other files); expected "
+            f"{', '.join(IMAGE_SUFFIXES)} or DICOM."
+        )
+    return list(films), others
+
+
+def _has_mark(path: Path) -> bool:
+    try:
+        return is_dicom(path)
+    except OSError:
+        return False
+
+
+def describe_films(
+    paths: Sequence[Path],
+    sex: Told | None = None,
+    table: Mapping[str, tuple[str | None, float | None]] | None = None,
+    heatmaps: Path | None = None,
+) -> list[Film]:
+    """Join films with what is known of them.
+
+    Args:
+        paths: The films.
+        sex: What to tell the model of every film that the table does not know.
+        table: By image id, the sex ("M", "F" or None) and the reference age in years.
+        heatmaps: Folder for age maps.
+    """
+    known = table or {}
+    count = Counter(path.stem for path in paths)
+    films = []
+    for path in paths:
+        stem, told, years = path.stem, sex, None
+        if stem in known:
+            of_table, years = known[stem]
+            told = of_table or "unknown"  # type: ignore[assignment]
+        name = stem if count[stem] == 1 else f"{path.parent.name}-{stem}"
+        films.append(Film(path, told, years, heatmaps and heatmaps / f"{name}.png"))
+    return films
+
+
+def predict_films(
+    predictor: Predictor, films: Iterable[Film], workers: int | None = None
+) -> Iterator[Prediction]:
+    """Answer films on several threads, in their order, a few at a time in memory.
+
+    A film that cannot be read becomes a prediction of status `error`.
+
+    Args:
+        predictor: Best with `threads=1` if there are several workers.
+        films: What to answer.
+        workers: Threads; by default one a core.
+    """
+    workers = workers or os.cpu_count() or 1
+    pending: deque[Future[Prediction]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for film in films:
+                pending.append(pool.submit(_answer, predictor, film))
+                if len(pending) >= _PENDING_PER_WORKER * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _answer(predictor: Predictor, film: Film) -> Prediction:
+    try:
+        radiograph = read_radiograph(film.path, predictor.contract.preprocessing.invert)
+    except ImageError as error:
+        answer = unreadable(film.path, error)
+    except OSError as error:
+        answer = unreadable(film.path, ImageError(f"{film.path}: {error.strerror or error}."))
+    else:
+        answer = predictor.answer(radiograph, film.sex)
+        if film.heatmap is not None and answer.age_map is not None:
+            save_overlay(film.heatmap, radiograph.to_image(), answer.age_map)
+    if film.reference_years is not None:
+        answer = answer.with_reference(film.reference_years)
+    return answer
+
+
+def calibrate(
+    predictor: Predictor, films: Sequence[Film], workers: int | None = None
+) -> tuple[Calibration, dict[str, str]]:
+    """Fit bias, intervals and temperature to labelled films that the model never learned from.
+
+    Args:
+        predictor: The model; its own calibration lends the shape of the intervals where the
+            films are too few to show it.
+        films: With their reference ages.
+        workers: Threads; by default one a core.
+
+    Returns:
+        The calibration, and the error message by path of films that could not be read.
+
+    Raises:
+        BoneAgeError: If the model answers no age, or too few films could be read.
+    """
+    if not predictor.contract.has_age:
+        raise BoneAgeError("the model answers no age; there is nothing to calibrate.")
+    told, withheld, years, broken = [], [], [], {}
+
+    def look(film: Film) -> tuple[Answers, Answers] | str:
+        try:
+            radiograph = read_radiograph(film.path, predictor.contract.preprocessing.invert)
+        except ImageError as error:
+            return str(error)
+        sex: Any = (
+            radiograph.sex if film.sex is None else None if film.sex == "unknown" else film.sex
+        )
+        return predictor.look(radiograph, sex)[0], predictor.look(radiograph, None)[0]
+
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        looks = tqdm(pool.map(look, films), total=len(films), desc="calibrate", unit="film")
+        for film, found in zip(films, looks, strict=True):
+            if isinstance(found, str):
+                broken[str(film.path)] = found
+                continue
+            told.append(found[0])
+            withheld.append(found[1])
+            years.append(film.reference_years)
+    calibration = fit_calibration(
+        join_answers(told),
+        join_answers(withheld),
+        np.array(years, dtype=np.float64),
+        predictor.contract.graph_sha256,
+        base=predictor.calibration,
+    )
+    return calibration, broken
+
+
+class PredictionsFile:
+    """A predictions CSV that grows by whole rows and can be taken up after an interruption.
+
+    Rows of an earlier run stay, but for those of status `error`, which are tried again, and a
+    last one that was cut off. One row is answered anew, to see that model and settings are still
+    the same.
+
+    Args:
+        path: The CSV; its folder is made if missing.
+        with_reference: Whether it has the columns of the reference.
+        answer: Gives the answer of this run to a film of the earlier one.
+
+    Raises:
+        BoneAgeError: If the file there is no such CSV, or holds other answers.
+    """
+
+    def __init__(
+        self, path: Path, *, with_reference: bool, answer: Callable[[Film], Prediction]
+    ) -> None:
+        self._path = path
+        self._with_reference = with_reference
+        self._columns = COLUMNS if with_reference else COLUMNS[:-2]
+        kept = self._take_up(answer) if path.is_file() else []
+        self._sexes = {row["path"]: row["sex"] for row in kept}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part.write_text(
+            "".join([_line(self._columns), *(_line(row.values()) for row in kept)]),
+            encoding="utf-8",
+            newline="",
+        )
+        part.replace(path)
+
+    def has(self, film: Film) -> bool:
+        """Whether the file holds the answer to a film already, with the sex it is told now."""
+        sex = self._sexes.get(str(film.path))
+        return sex is not None and (
+            film.sex is None or sex == ("" if film.sex == "unknown" else film.sex)
+        )
+
+    def append(self, prediction: Prediction) -> None:
+        """Write one row, whole."""
+        row = to_plain_row(prediction, with_reference=self._with_reference)
+        with self._path.open("a", encoding="utf-8", newline="") as file:
+            file.write(_line("" if value is None else value for value in row.values()))
+
+    def _take_up(self, answer: Callable[[Film], Prediction]) -> list[dict[str, str]]:
+        text = self._path.read_text(encoding="utf-8", errors="replace")
+        whole = text[: text.rfind("\n") + 1]
+        reader = csv.DictReader(io.StringIO(whole))
+        if whole and tuple(reader.fieldnames or ()) != self._columns:
+            raise BoneAgeError(
+                f"{self._path} is no predictions file of such a run; its columns differ. Move it "
+                "away, or pass another --out."
+            )
+        kept = [row for row in reader if row["status"] != "error"]
+        answered = next((row for row in kept if row["predicted_stage"]), None)
+        if answered is not None:
+            told: Told = answered["sex"] or "unknown"  # type: ignore[assignment]
+            now = to_plain_row(answer(Film(Path(answered["path"]), told)), with_reference=False)
+            then = answered["predicted_years"]
+            is_same = str(now["predicted_stage"]) == answered["predicted_stage"] and all(
+                _is_near(now[name], answered[name])
+                for name in COLUMNS
+                if name.startswith(("predicted_", "p_")) and name != "predicted_stage"
+            )
+            if not is_same:
+                raise BoneAgeError(
+                    f"{self._path} answers {answered['path']} with {then} years, this run with "
+                    f"{now['predicted_years']}: it was made with another model, calibration or "
+                    "film. Move it away, or pass another --out."
+                )
+        return kept
+
+
+def _is_near(now: object, then: str) -> bool:
+    if now is None or then == "":
+        return now is None and then == ""
+    return abs(float(str(now)) - float(then)) <= 12.0 * TOLERANCE_YEARS
+
+
+def to_plain_row(prediction: Prediction, *, with_reference: bool) -> dict[str, object]:
+    """Give a prediction's columns with numbers rounded as a predictions file has them."""
+    return {
+        name: round(value, _DECIMALS) if isinstance(value, float) else value
+        for name, value in prediction.to_row(with_reference=with_reference).items()
+    }
+
+
+def _line(values: Iterable[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()

@@ -1,0 +1,126 @@
+"""DICOM file -> grey values as its sender meant them to be shown, and the patient's sex."""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from boneage.errors import ImageError
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in luma. Source: ITU-R BT.601, as Pillow uses them."""
+
+_PREAMBLE = 128
+
+
+class FilmPixels(NamedTuple):
+    """What a file holds, before its scale is brought to [0, 1].
+
+    Attributes:
+        grey: float64 (H, W), after modality and VOI LUT.
+        bits: 8 if the values are 0 to 255 as they stand, 16 if their range is unknown.
+        is_inverted: Whether low values are bright (MONOCHROME1).
+        sex: PatientSex where it is M or F, else None.
+    """
+
+    grey: npt.NDArray[np.float64]
+    bits: int
+    is_inverted: bool
+    sex: Literal["M", "F"] | None
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM: by its suffix, or by the mark after its preamble.
+
+    Raises:
+        OSError: If the file cannot be opened.
+    """
+    if path.suffix.lower() in (".dcm", ".dicom"):
+        return True
+    with path.open("rb") as file:
+        return file.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
+
+
+def read_dicom(path: Path) -> FilmPixels:
+    """Read the one image of a DICOM file.
+
+    The modality LUT and the first VOI LUT or window are applied, a palette or colour is reduced
+    to luma, and the overlay planes are left out.
+
+    Raises:
+        ImageError: Naming the file, if it is damaged, holds no image or several, or is
+            compressed by a codec that is not installed.
+    """
+    from pydicom import dcmread
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    try:
+        # Some archives write no preamble; what is no DICOM at all then has no image.
+        dataset = dcmread(path, force=True)
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            is_implicit, _ = dataset.original_encoding
+            syntax = ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
+            dataset.file_meta.TransferSyntaxUID = syntax
+    except FileNotFoundError:
+        raise ImageError(f"{path} does not exist.") from None
+    except Exception as error:  # the reader raises whatever the bytes provoke
+        raise ImageError(f"{path} cannot be read as DICOM: {_first_line(error)}") from None
+    if "PixelData" not in dataset:
+        kind = getattr(dataset, "SOPClassUID", None)
+        what = kind.name if kind is not None else "no DICOM file"
+        raise ImageError(f"{path} holds no image ({what}); expected a radiograph.")
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise ImageError(f"{path} holds {frames} frames; expected one film.")
+    _require_codec(path, dataset)
+    try:
+        grey, bits = _decode(dataset)
+    except Exception as error:  # as above
+        raise ImageError(f"{path} cannot be decoded: {_first_line(error)}") from None
+    sex = str(dataset.get("PatientSex") or "").strip().upper()
+    return FilmPixels(
+        grey,
+        bits,
+        dataset.get("PhotometricInterpretation") == "MONOCHROME1",
+        sex if sex in ("M", "F") else None,  # type: ignore[arg-type]
+    )
+
+
+def _require_codec(path: Path, dataset: Any) -> None:
+    from pydicom.pixels import get_decoder
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_compressed:
+        return
+    try:
+        is_there = get_decoder(syntax).is_available
+    except NotImplementedError:
+        is_there = False
+    if not is_there:
+        raise ImageError(
+            f"{path} is compressed as {syntax.name} ({syntax}), and no codec for it is installed; "
+            "pip install '.[dicom]', or store it uncompressed."
+        )
+
+
+def _decode(dataset: Any) -> tuple[npt.NDArray[np.float64], int]:
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
+
+    pixels = pixel_array(dataset)
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, dataset)
+        scale = 255.0 if pixels.dtype.itemsize == 1 else 65535.0
+        return pixels[..., :3].astype(np.float64) * (255.0 / scale) @ np.array(LUMA), 8
+    if pixels.ndim == 3:
+        return pixels.astype(np.float64) @ np.array(LUMA), 8 if dataset.BitsStored <= 8 else 16
+    values = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset)
+    is_plain = np.array_equal(values, pixels)
+    grey = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(grey).all():
+        raise ValueError("it holds pixels that are not finite numbers")
+    return grey, 8 if is_plain and pixels.dtype == np.uint8 and dataset.BitsStored == 8 else 16
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".") + "."

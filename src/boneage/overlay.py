@@ -1,0 +1,55 @@
+"""A heat map over a film, with Pillow alone."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from boneage.files import replacing
+
+LARGEST_SIDE = 1024
+"""Longest side of an overlay, in pixels; larger films are reduced."""
+
+OPACITY = 0.6
+NOTE = "Research use only, not a medical device"
+
+Map = npt.NDArray[np.floating]
+
+
+def stretch_map(heatmap: Map, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Stretch a map (h, w) in [0, 1] smoothly over a film of `size` = (width, height)."""
+    small = Image.fromarray(heatmap.astype(np.float32))
+    return np.asarray(small.resize(size, Image.Resampling.BICUBIC)).clip(0.0, 1.0)
+
+
+def draw_overlay(film: Image.Image, age_map: Map) -> Image.Image:
+    """Colour a film by where the evidence for a higher age lies.
+
+    Args:
+        film: 8-bit grey.
+        age_map: (h, w), the share of each part in the age; what speaks for a lower age is dark.
+
+    Returns:
+        RGB, its longest side at most `LARGEST_SIDE`.
+    """
+    scale = min(1.0, LARGEST_SIDE / max(film.size))
+    size = (max(1, round(film.width * scale)), max(1, round(film.height * scale)))
+    grey = np.asarray(film.resize(size, Image.Resampling.BILINEAR), dtype=np.float32)[..., None]
+    evidence = age_map.clip(min=0.0)
+    heat = stretch_map(evidence / max(float(evidence.max()), 1e-9), size)[..., None]
+    # From black over red and yellow to white.
+    colour = 255.0 * (3.0 * heat - np.arange(3.0)).clip(0.0, 1.0)
+    alpha = OPACITY * heat
+    image = Image.fromarray((grey * (1.0 - alpha) + colour * alpha).astype(np.uint8))
+    rows, columns = age_map.shape
+    text = f"evidence for a higher age, {rows}×{columns} cells. {NOTE}."
+    ImageDraw.Draw(image).text((4, size[1] - 16), text, fill="white", stroke_width=1,
+                               stroke_fill="black")  # fmt: skip
+    return image
+
+
+def save_overlay(path: Path, film: Image.Image, age_map: Map) -> None:
+    """Write an overlay as PNG, whole or not at all."""
+    with replacing(path) as part:
+        draw_overlay(film, age_map).save(part, format="PNG")
