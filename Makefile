@@ -29,6 +29,7 @@ test: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_card.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("", "phantom", "preprocess", "train", "evaluate", "explain", "export", "download")
+COMMANDS = (
+    "", "predict", "calibrate", "phantom", "preprocess", "train", "evaluate", "explain", "export",
+    "download",
+)  # fmt: skip
 PAGE = Path(__file__).parent / "cli.md"
 HEADER = """\
 # Command line

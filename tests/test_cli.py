@@ -1,17 +1,24 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from conftest import make_calibration, save_dicom
+from PIL import Image
+from pydicom.uid import RLELossless
 
 from boneage.cli import app, main, option_names
 from boneage.config import Paths
+from boneage.labels import find_labels
+from boneage.predict import COLUMNS, Predictor
 
 ROOT = Path(__file__).parents[1]
 ENV = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -97,10 +104,11 @@ def test_an_install_without_the_training_extra_is_told_what_it_lacks(
 
 def test_one_name_of_an_option_means_one_thing() -> None:
     types: dict[str, set[str]] = {}
-    for command in ("phantom", "preprocess", "train", "evaluate", "explain", "export", "download"):
+    for command in ("phantom", "preprocess", "train", "evaluate", "explain", "predict", "calibrate",
+                    "export", "download"):  # fmt: skip
         for argument in app[command].assemble_argument_collection():
             if argument.names[0].startswith("--"):
-                types.setdefault(argument.names[0], set()).add(str(argument.hint))
+                types.setdefault(argument.names[0], set()).add(str(argument.hint | None))
     assert {name: hints for name, hints in types.items() if len(hints) > 1} == {}
     assert "n" in option_names()
 
@@ -153,8 +161,6 @@ def test_training_prints_figures_by_sex_and_both_approaches(
 
 def test_the_report_s_command_lines_run_verbatim(raw: Path, tmp_path: Path) -> None:
     """In a folder that holds nothing but the scripts and data/raw, with the defaults."""
-    import shutil
-
     for name in ("main.py", "preprocess.py", "gradcam_demo.py"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(raw, tmp_path / "data" / "raw")
@@ -169,7 +175,7 @@ def test_the_report_s_command_lines_run_verbatim(raw: Path, tmp_path: Path) -> N
         assert result.returncode == 0, result.stderr[-2000:]
         return result.stdout
 
-    assert "40 films: 40 resized to 256 px" in run("python preprocess.py")
+    assert "40 films: 40 reduced to 256 px" in run("python preprocess.py")
     run("python main.py --mode train --use_processed", "--config", "run.toml")
     figures = run("python main.py --mode evaluate --use_processed")
     assert "test split, n = 6" in figures
@@ -193,8 +199,6 @@ def test_main_py_explains_its_mode() -> None:
 def test_preprocess_reports_what_it_did(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     data, processed = tmp_path / "raw", tmp_path / "processed"
     shutil.copytree(raw, data)
     films = sorted((data / "boneage-training-dataset").rglob("*.png"))
@@ -202,7 +206,7 @@ def test_preprocess_reports_what_it_did(
     arguments = ["preprocess", "--data", str(data), "--processed", str(processed), "--workers", "1"]
     assert main([*arguments, "--image-size", "32"]) == 0
     out = capsys.readouterr().out
-    assert "80 films: 79 resized to 32 px, 0 up to date, 1 broken" in out
+    assert "80 films: 79 reduced to 32 px, 0 up to date, 1 broken" in out
     assert f"broken: {films[0].stem}: {films[0]} is not an image" in out
     assert main([*arguments, "--image-size", "32", "--invert", "always"]) == 0
     assert f"turned because bones were dark: {films[1].stem}" in capsys.readouterr().out
@@ -244,3 +248,236 @@ def test_an_interrupted_training_says_how_to_go_on(raw: Path, tmp_path: Path) ->
     assert "--resume continues" in error
     assert "Traceback" not in error
     assert (tmp_path / "output/models/last.pt").is_file()
+
+
+@pytest.fixture
+def films(raw: Path, tmp_path: Path) -> Path:
+    """A folder of three films."""
+    folder = tmp_path / "films"
+    (folder / "below").mkdir(parents=True)
+    for name, film in zip(
+        ("1.png", "2.png", "below/3.png"), sorted(raw.rglob("*.png")), strict=False
+    ):
+        shutil.copy(film, folder / name)
+    return folder
+
+
+def predict(exported: Path, *arguments: object) -> int:
+    return main(["predict", *map(str, arguments), "--model", str(exported), "--workers", "1"])
+
+
+def test_one_film_is_answered_for_a_person(
+    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_calibration(Predictor(exported).contract.graph_sha256).save(tmp_path / "site.toml")
+    site = ("--calibration", tmp_path / "site.toml")
+    assert predict(exported, films / "1.png", "--sex", "F", *site) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(films / "1.png")
+    assert [line.split()[0] for line in lines[1:5]] == ["bone", "interval", "stage", "sex"]
+    assert re.search(r"\d+ years? \d+ months? to \d+ years? \d+ months? \(90%", lines[2])
+    assert lines[4].endswith("female")
+    assert lines[-1].strip() == "Research use only, not a medical device."
+
+
+def test_several_films_are_a_line_each_and_a_count(
+    exported: Path, films: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (films / "notes.txt").write_text("text")
+    assert predict(exported, films) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:3]] == [
+        str(films / name) for name in ("1.png", "2.png", "below/3.png")
+    ]
+    assert lines[3].startswith("3 films: 3 ok; 1 other file passed over. Research use only")
+
+
+def test_an_unreadable_film_is_named_the_run_goes_on_and_the_status_is_1(
+    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (films / "2.png").write_text("no film")
+    out = tmp_path / "out.csv"
+    assert predict(exported, films, "--out", out) == 1
+    assert "3 films: 2 ok, 1 error" in capsys.readouterr().out.splitlines()[-1]
+    table = pd.read_csv(out)
+    assert table["status"].tolist() == ["ok", "error", "ok"]
+    assert "2.png is not an image" in table["reasons"][1]
+    assert predict(exported, films / "2.png") == 1
+    assert capsys.readouterr().out.startswith(f"error: {films / '2.png'} is not an image")
+    assert predict(exported, films / "gone.png") == 1
+    assert capsys.readouterr().out.endswith("gone.png does not exist.\n")
+
+
+def test_json_is_an_array_of_rows_and_nothing_else_on_stdout(
+    exported: Path, films: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(exported, films, "--json", "--sex", "M") == 0
+    out, error = capsys.readouterr()
+    rows = json.loads(out)
+    assert [row["image_id"] for row in rows] == ["1", "2", "3"]
+    assert all(tuple(row) == COLUMNS[:-2] for row in rows)
+    assert rows[0]["predicted_low_years"] is None
+    assert rows[0]["sex"] == "M"
+    assert "3 films: 3 ok" in error
+    (films / "1.png").write_text("no film")
+    assert predict(exported, films / "1.png", "--json") == 1
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["status"], row["predicted_years"]) == ("error", None)
+
+
+def test_out_holds_a_row_a_film_in_the_agreed_columns_and_is_taken_up(
+    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.csv"
+    assert predict(exported, films, "--out", out) == 0
+    assert f"3 films: 3 ok; in {out}." in capsys.readouterr().out
+    whole = out.read_text()
+    assert whole.splitlines()[0] == ",".join(COLUMNS[:-2])
+    out.write_text(whole[:-30])
+    assert predict(exported, films, "--out", out) == 0
+    assert "1 film: 1 ok; 2 answered before;" in capsys.readouterr().out
+    assert out.read_text() == whole
+    assert predict(exported, films, "--out", out) == 0
+    assert "0 films: none left to answer; 3 answered before" in capsys.readouterr().out
+    assert predict(exported, films, "--json", "--out", out) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_the_answers_of_another_model_are_not_mixed_in(
+    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, site = tmp_path / "out.csv", tmp_path / "site.toml"
+    assert predict(exported, films, "--out", out) == 0
+    before = out.read_text()
+    make_calibration(Predictor(exported).contract.graph_sha256).save(site)
+    assert predict(exported, films, "--out", out, "--calibration", site) == 1
+    assert "made with another model, calibration or film" in capsys.readouterr().err
+    assert out.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "sexes", "years"),
+    [
+        ("id,boneage,male\n1,120,True\n2,216,False\n", ["M", "F", None], [10.0, 18.0, None]),
+        ("Case ID,Sex\n1.png,F\n3,M\n", ["F", None, "M"], None),
+        ("id,bone_age,sex\n3,60,\n", [None, None, None], [None, None, 5.0]),
+        ("Image ID,male,Bone Age (months)\n1,1,120\n", ["M", None, None], [10.0, None, None]),
+    ],
+)
+def test_a_table_gives_the_sex_and_the_age_where_it_has_them(
+    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    text: str, sexes: list[str | None], years: list[float | None] | None,
+) -> None:  # fmt: skip
+    (tmp_path / "table.csv").write_text(text)
+    assert predict(exported, films, "--table", tmp_path / "table.csv", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["sex"] for row in rows] == sexes
+    if years is None:
+        assert tuple(rows[0]) == COLUMNS[:-2]
+    else:
+        assert tuple(rows[0]) == COLUMNS
+        assert [row["reference_years"] for row in rows] == years
+
+
+def test_a_table_goes_before_the_sex_of_all_and_both_before_the_file_s(
+    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.asarray(Image.open(films / "1.png").convert("L"))
+    save_dicom(films / "4.dcm", pixels, PatientSex="M")
+    (tmp_path / "table.csv").write_text("id,sex\n1,F\n2,U\n")
+
+    def sexes(*arguments: object) -> list[str | None]:
+        assert predict(exported, films, "--json", *arguments) == 0
+        return [row["sex"] for row in json.loads(capsys.readouterr().out)]
+
+    table = ("--table", tmp_path / "table.csv")
+    assert sexes() == [None, None, "M", None]
+    assert sexes("--sex", "unknown") == [None, None, None, None]
+    assert sexes(*table, "--sex", "F") == ["F", None, "F", "F"]
+    assert sexes(*table) == ["F", None, "M", None]
+
+
+def test_a_table_of_other_films_or_none_is_one_line(
+    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "table.csv").write_text("id,sex\n77,F\n")
+    assert predict(exported, films, "--table", tmp_path / "table.csv") == 1
+    assert "none of the 3 films is in the table" in capsys.readouterr().err
+    assert predict(exported, films, "--table", tmp_path / "gone.csv") == 1
+    assert "gone.csv does not exist" in capsys.readouterr().err
+
+
+def test_heat_maps_are_written_on_request(exported: Path, films: Path, tmp_path: Path) -> None:
+    assert predict(exported, films, "--heatmap", tmp_path / "maps") == 0
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["1.png", "2.png", "3.png"]
+
+
+def test_what_cannot_be_predicted_is_one_line(
+    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, status, message in (
+        ((), 1, "there is nothing to answer"),
+        ((films / "below", "--out", films), 1, f"{films}: Is a directory."),
+        ((films, "--sex", "female"), 2, "female"),
+        ((films, "--calibration", tmp_path / "gone.toml"), 1, "gone.toml does not exist"),
+    ):
+        assert predict(exported, *arguments) == status
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    assert not list(tmp_path.glob(".*.part"))
+    assert main(["predict", str(films), "--model", str(tmp_path / "gone.onnx")]) == 1
+    assert "gone.onnx does not exist; expected a file of" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_text_and_a_damaged_dicom_film_leave_no_trace_but_a_line(
+    exported: Path, films: Path
+) -> None:
+    if sys.platform == "linux":
+        shutil.copy(films / "1.png", films / os.fsdecode(b"caf\xe9.png"))
+    whole = save_dicom(films / "4.dcm", np.eye(90, dtype=np.uint8), compress=RLELossless)
+    whole.write_bytes(whole.read_bytes()[:-9])
+    result = python("-m", "boneage", "predict", str(films), "--model", str(exported))
+    assert result.returncode == 1
+    assert "4.dcm cannot be read as DICOM: it is cut short." in result.stdout
+    assert "Traceback" not in result.stderr
+    assert "Warning" not in result.stderr
+    assert "4.dcm" not in result.stderr
+
+
+def test_a_model_is_calibrated_on_labelled_films(
+    exported: Path, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, site = find_labels(raw), tmp_path / "site.toml"
+    labels = pd.read_csv(table)
+    labels.head(34).to_csv(tmp_path / "few.csv", index=False)
+    images = tmp_path / "images"
+    images.mkdir()
+    for image_id in labels["id"].head(34):
+        shutil.copy(next(raw.rglob(f"{image_id}.png")), images)
+    (images / f"{labels['id'][0]}.png").write_text("no film")
+    command = ["calibrate", str(tmp_path / "few.csv"), "--model", str(exported), "--out", str(site)]
+    assert main([*command, "--images", str(images), "--workers", "1"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("33 films\n  bias, male")
+    assert "left out: " in out
+    assert f"boneage predict --calibration {site}" in out
+    assert predict(exported, images / f"{labels['id'][1]}.png", "--calibration", site) == 0
+    assert "90% prediction interval" in capsys.readouterr().out
+
+
+def test_a_calibration_without_its_films_or_ages_is_one_line(
+    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.csv"
+    command = ["calibrate", str(table), "--model", str(exported), "--images"]
+    for text, folder, message in (
+        ("id,sex\n1,F\n", films, f"none of the 3 films in {films} has an age in {table}. Pass"),
+        ("id,sex\n9,F\n", films, "none of the 3 films is in the table"),
+        ("id,sex,boneage\n1,F,90\n", films / "gone", "gone is not a folder; expected the films of"),
+        ("id,sex,boneage\n1,F,90\n", films, "1 labelled films are too few"),
+    ):
+        table.write_text(text)
+        assert main([*command, str(folder), "--out", str(tmp_path / "site.toml")]) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "site.toml").exists()

@@ -117,6 +117,40 @@ def test_rotation_stays_within_its_limit(recipe: Recipe) -> None:
     assert 7 < np.abs(tilts).max() <= 10.5
 
 
+def test_zoom_shift_and_brightness_vary_training_films(
+    samples: pd.DataFrame, recipe: Recipe
+) -> None:
+    still = replace(recipe, rotation=0.0, horizontal_flip=False)
+    plain = make_dataset(samples, still)[0]["image"]
+    for setting in ("zoom", "shift", "brightness"):
+        varied = replace(still, **{setting: 0.3})  # type: ignore[arg-type]
+        assert not torch.equal(make_dataset(samples, varied)[0]["image"], plain), setting
+        evaluated = make_dataset(samples, varied, "val")[0]["image"]
+        assert torch.equal(evaluated, make_dataset(samples, still, "val")[0]["image"])
+
+
+def test_varied_brightness_never_clips_a_bone(recipe: Recipe) -> None:
+    film = Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (256, 1)))
+    still = replace(recipe, image_size=256, rotation=0.0, horizontal_flip=False, brightness=0.4)
+    transform = get_transforms("train", still)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        row = transform(film)[0, 0]
+        assert (row[-20:].diff() > 0).sum() >= 5  # the brightest twenty still differ
+
+
+def test_stretched_films_reach_the_network_as_the_predictor_stretches_them(
+    samples: pd.DataFrame, recipe: Recipe
+) -> None:
+    stretched = replace(recipe, stretch_grey=True)
+    preprocessing = replace(RAW, stretch_grey=True)
+    rows = samples[samples["split"] == "val"]
+    data = BoneAgeDataset(rows, get_transforms("val", stretched), preprocessing)
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    shown = (data[0]["image"] * std[:, None, None] + mean[:, None, None])[0]
+    np.testing.assert_allclose(shown, preprocessing.to_array(data.read_image(0)), atol=1e-6)
+
+
 def test_unknown_sex_is_neither_male_nor_female(samples: pd.DataFrame, recipe: Recipe) -> None:
     unknown = samples.assign(sex=None)
     assert make_dataset(unknown, recipe)[0]["sex"].item() == 0.0

@@ -282,7 +282,9 @@ def test_a_model_without_stage_head_answers_by_thresholds_alone() -> None:
 def test_a_model_without_age_head_has_no_figures_of_age() -> None:
     table = _table([5.0, 13.0, 19.0], stages=[0, 1, 1])
     report = evaluate_table(table, baseline_years=10.0, draws=20)
-    assert set(report) == {"split", "n", "classification", "approaches", "gender_bias"}
+    assert set(report) == {
+        "split", "n", "classification", "approaches", "gender_bias", "stage_calibration",
+    }  # fmt: skip
     assert report["approaches"]["direct_accuracy"] == pytest.approx(2 / 3)
     assert report["approaches"]["threshold_accuracy"] is None
     assert set(report["gender_bias"]) == {"classification"}
@@ -609,3 +611,65 @@ def test_a_text_that_cannot_be_finished_leaves_the_older_one(
     with pytest.raises(OSError, match="disk full"):
         save_text(tmp_path / "b.txt", "new")
     assert (tmp_path / "b.txt").read_text() == "old"
+
+
+def _with_intervals(n: int = 90) -> pd.DataFrame:
+    """A cohort with intervals of 1 to 4 years to either side, the wider the later in the table."""
+    half = np.linspace(1.0, 4.0, n)
+    table = _cohort(n)
+    return table.assign(
+        predicted_low_years=table["predicted_years"] - half,
+        predicted_high_years=table["predicted_years"] + half,
+    )
+
+
+def test_intervals_are_judged_overall_and_by_width_sex_and_stage() -> None:
+    table = _with_intervals()
+    report = evaluate_table(table, draws=200)["intervals"]
+    error = (table["predicted_years"] - table["reference_years"]).abs()
+    is_covered = error <= np.linspace(1.0, 4.0, 90)
+    assert report["coverage"] == pytest.approx(is_covered.mean())
+    assert report["mean_width_months"] == pytest.approx(2 * 2.5 * 12)
+    low, high = report["coverage_ci"]
+    assert low <= report["coverage"] <= high
+    assert report["narrowest_tenth_months"] < 36 < 84 < report["widest_tenth_months"]
+    thirds = report["by_width"]
+    assert [row["group"].split()[0] for row in thirds] == ["narrowest", "middle", "widest"]
+    for third, rows in zip(thirds, (slice(0, 30), slice(30, 60), slice(60, 90)), strict=True):
+        assert third["n"] == 30
+        assert third["coverage"] == pytest.approx(is_covered[rows].mean())
+    cells = {(row["sex"], row["stage"]): row for row in report["by_sex_and_stage"]}
+    assert sum(row["n"] for row in cells.values()) == 90
+    boys = (table["sex"] == "M") & (table["reference_stage"] == "Child")
+    assert cells["M", "Child"]["coverage"] == pytest.approx(is_covered[boys].mean())
+    json.dumps(report)
+
+
+def test_groups_without_films_are_left_out_of_the_intervals() -> None:
+    table = _with_intervals(2).assign(sex="F", reference_stage="Child")
+    report = evaluate_table(table, draws=0)["intervals"]
+    assert [row["n"] for row in report["by_width"]] == [1, 1]
+    assert [(r["sex"], r["stage"], r["n"]) for r in report["by_sex_and_stage"]] == [
+        ("F", "Child", 2)
+    ]
+    assert "coverage_ci" not in report
+
+
+def test_without_intervals_in_every_row_none_are_judged() -> None:
+    assert "intervals" not in evaluate_table(_cohort(), draws=0)
+    table = _with_intervals()
+    table.loc[3, "predicted_low_years"] = NAN
+    assert "intervals" not in evaluate_table(table, draws=0)
+
+
+def test_the_chance_of_the_stage_answered_is_held_against_its_accuracy() -> None:
+    table = _cohort()
+    report = evaluate_table(table, draws=0)["stage_calibration"]
+    accuracy = (table["predicted_stage"] == table["reference_stage"]).mean()
+    assert report["bins"] == [{"n": 90, "confidence": 0.75, "accuracy": pytest.approx(accuracy)}]
+    assert report["ece"] == pytest.approx(abs(0.75 - accuracy))
+    assert type(report["ece"]) is float
+
+
+def test_without_a_stage_head_there_is_no_stage_calibration() -> None:
+    assert "stage_calibration" not in evaluate_table(_table([5.0, 13.0], [6.0, 14.0]), draws=0)

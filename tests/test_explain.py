@@ -75,6 +75,16 @@ def test_maps_run_from_zero_to_one_film_by_film(model: BoneAgePredictor) -> None
         assert one.max() in (0.0, pytest.approx(1.0))
 
 
+def test_the_map_of_a_mirror_averaging_model_is_that_of_both_images(
+    model: BoneAgePredictor,
+) -> None:
+    film = torch.rand(1, 3, 96, 96)
+    model.mirror_average = True
+    with GradCAM(model, 96) as cam:
+        straight, mirrored = cam(film, SEX, predicted_age), cam(film.flip(3), SEX, predicted_age)
+    np.testing.assert_allclose(straight, mirrored[:, :, ::-1], atol=1e-5)
+
+
 def test_a_map_without_evidence_is_zero_and_not_nan(bright_is_old: BoneAgePredictor) -> None:
     with GradCAM(bright_is_old, 96) as cam:
         heat = cam(-torch.ones(1, 3, 96, 96), SEX, predicted_age)

@@ -1,3 +1,4 @@
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,23 @@ import pytest
 import torch
 from conftest import make_checkpoint
 
+from boneage.calibration import Answers, fit_calibration
 from boneage.config import Runtime
-from boneage.dataset import BoneAgeDataset, get_transforms, make_loader
-from boneage.errors import BoneAgeError
-from boneage.export import export_onnx, measure_parity
-from boneage.predict import Predictor
+from boneage.dataset import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    BoneAgeDataset,
+    get_transforms,
+    make_loader,
+)
+from boneage.errors import BoneAgeError, CheckpointError, ConfigError
+from boneage.explain import GradCAM, predicted_age
+from boneage.export import export_onnx, load_exported, measure_parity
+from boneage.model import BoneAgePredictor
+from boneage.predict import OUTPUTS, Predictor
 from boneage.train import Trainer
+
+MEAN, STD = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
 
 
 @pytest.fixture
@@ -27,6 +39,7 @@ def films(samples: pd.DataFrame) -> list[Path]:
         {"sex_input": True},
         {"tasks": "age"},
         {"tasks": "stage", "sex_input": True},
+        {"sex_input": True, "sex_weight": 0.1, "mirror_average": True},
         {"backbone": "timm:test_efficientnet", "sex_input": True},
     ],
     ids=str,
@@ -38,6 +51,89 @@ def test_every_kind_of_model_answers_alike_in_onnx(
     assert parity.n == 3
     assert parity.months <= 0.01
     assert parity.probability <= 0.001
+
+
+def test_the_age_map_is_the_share_of_each_cell_in_the_age(
+    films: list[Path], tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint(sex_input=True, sex_weight=0.1, mirror_average=True)
+    export_onnx(checkpoint, tmp_path / "model.onnx", films)
+    predictor = Predictor(tmp_path / "model.onnx")
+    assert predictor.contract.outputs == OUTPUTS
+    grey = checkpoint.preprocessing.to_array(checkpoint.preprocessing.read(films[0]))
+    bias = checkpoint.model.age_head.bias.item()  # type: ignore[union-attr]
+    for sex, code in (("M", 1.0), ("F", -1.0), (None, 0.0)):
+        answers = predictor.run(grey[None], [sex])
+        head = checkpoint.model.age_head
+        constant = bias + code * head.sex_bias.item()  # type: ignore[union-attr, operator]
+        constant += (1 - abs(code)) * head.unknown_bias.item()  # type: ignore[union-attr, operator]
+        age = answers["age_map"].mean() + constant
+        assert answers["age_years"][0] == pytest.approx(age, abs=1e-3)
+        image = (torch.from_numpy(grey)[None, None].expand(1, 3, -1, -1) - MEAN) / STD
+        with GradCAM(checkpoint.model, 48) as cam:
+            (grad_cam,) = cam(image, torch.tensor([code]), predicted_age)
+        evidence = answers["age_map"][0].clip(min=0)
+        np.testing.assert_allclose(evidence / max(evidence.max(), 1e-9), grad_cam, atol=1e-3)
+
+
+def test_a_backbone_whose_features_are_no_means_has_no_age_map(
+    films: list[Path], tmp_path: Path
+) -> None:
+    export_onnx(make_checkpoint(backbone="vgg11"), tmp_path / "model.onnx", films)
+    assert "age_map" not in Predictor(tmp_path / "model.onnx").contract.outputs
+
+
+def test_an_exported_model_can_be_trained_on(films: list[Path], tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(sex_input=True, sex_weight=0.1, mirror_average=True)
+    with torch.no_grad():
+        for parameter in checkpoint.model.parameters():  # as training would, make all differ
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    export_onnx(checkpoint, tmp_path / "model.onnx", films)
+    model = BoneAgePredictor.from_recipe(checkpoint.recipe)
+    load_exported(model, tmp_path / "model.onnx")
+    for name, value in checkpoint.model.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(model.state_dict()[name], value, rtol=0, atol=0)
+    with pytest.raises(CheckpointError, match="does not hold the weights backbone"):
+        load_exported(BoneAgePredictor("resnet34"), tmp_path / "model.onnx")
+
+
+def test_an_exported_file_names_no_file_of_its_maker(films: list[Path], tmp_path: Path) -> None:
+    export_onnx(make_checkpoint(), tmp_path / "model.onnx", films)
+    written = (tmp_path / "model.onnx").read_bytes()
+    assert b'.py"' not in written
+    assert b"boneage/" not in written
+    assert str(Path.home()).encode() not in written
+
+
+def test_the_fingerprint_is_that_of_the_file_without_its_metadata(
+    films: list[Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(make_checkpoint(), path, films)
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    fingerprint = sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    assert Predictor(path).contract.graph_sha256 == fingerprint
+
+
+def test_a_calibration_goes_inside_only_with_its_own_model(
+    films: list[Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(make_checkpoint(), path, films)
+    rng = np.random.default_rng(0)
+    answers = Answers(np.ones(40), rng.uniform(3, 17, 40))
+    fitted = fit_calibration(
+        answers, answers, answers.years + 1, Predictor(path).contract.graph_sha256
+    )
+    export_onnx(make_checkpoint(), path, films, fitted, {"terms": "none"})
+    contract = Predictor(path).contract
+    assert contract.calibration == fitted
+    assert contract.facts == {"terms": "none"}
+    with pytest.raises(ConfigError, match="fitted to another model"):
+        export_onnx(make_checkpoint(sex_input=True), path, films, fitted)
+    assert Predictor(path).contract == contract
 
 
 def test_a_corrupted_export_fails_the_comparison(films: list[Path], tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from boneage.files import replacing, save_text
+from boneage.files import cut_suffix, replacing, save_text
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -27,3 +27,11 @@ def test_a_failure_keeps_what_was_there(tmp_path: Path) -> None:
 def test_text_keeps_its_line_ends(tmp_path: Path) -> None:
     save_text(tmp_path / "table.csv", "a\nb\r\n")
     assert (tmp_path / "table.csv").read_bytes() == b"a\nb\r\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "image_id"),
+    [("7.png", "7"), ("7.PNG", "7"), ("a.b.dcm", "a.b"), ("1.2.840", "1.2.840"), ("png", "png")],
+)
+def test_an_id_loses_an_image_suffix_and_no_other(name: str, image_id: str) -> None:
+    assert cut_suffix(name) == image_id

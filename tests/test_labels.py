@@ -534,7 +534,7 @@ def test_two_films_with_one_id_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_without_films_is_an_error(tmp_path: Path) -> None:
     _touch(tmp_path, "labels.csv")
-    with pytest.raises(LabelError, match=r"holds no films; expected \.png, \.jpg, .*\.bmp files"):
+    with pytest.raises(LabelError, match=r"holds no films; expected \.png, \.jpg, .*\.dicom files"):
         find_images(tmp_path)
 
 

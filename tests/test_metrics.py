@@ -15,14 +15,18 @@ from boneage.metrics import (
     bootstrap_intervals,
     classification_figures,
     confusion_matrix,
+    coverage_score,
+    expected_calibration_error,
     mean_absolute_error,
     mean_signed_error,
     precision_recall_f1,
     quadratic_kappa_score,
     r2_score,
     regression_figures,
+    reliability_bins,
     root_mean_squared_error,
     weighted_average,
+    within_score,
 )
 
 Ages = npt.NDArray[np.float64]
@@ -200,6 +204,9 @@ def test_figures_of_perfect_answers_are_perfect() -> None:
         "rmse_years": 0.0,
         "signed_error_years": 0.0,
         "r2": 1.0,
+        "within_6_months": 1.0,
+        "within_12_months": 1.0,
+        "within_24_months": 1.0,
     }
     classes = classification_figures(confusion_matrix(stages, stages, 3))
     assert {name: float(value) for name, value in classes.items()} == {
@@ -388,6 +395,49 @@ def test_a_figure_without_a_defined_draw_has_no_interval() -> None:
 def test_intervals_are_plain_numbers() -> None:
     low, high = bootstrap_intervals(_counting, 7, draws=10)["x"]
     assert (type(low), type(high)) == (float, float)
+
+
+def test_an_error_of_exactly_the_limit_is_within_it() -> None:
+    truth = np.array([1.0, 7.3, 12.1, 15.7])
+    for error in (0.5, -0.5):
+        assert within_score(truth, truth + error, 0.5) == 1.0
+    assert within_score(truth, truth + np.array([0.0, 0.49, 0.51, -0.51]), 0.5) == 0.5
+
+
+def test_a_reference_on_either_end_of_its_interval_is_covered() -> None:
+    assert coverage_score([1.0, 2.0, 0.99, 2.01], [1.0] * 4, [2.0] * 4) == 0.5
+
+
+def test_shares_keep_the_leading_axes() -> None:
+    truth, answer = _ages(1)
+    rows = np.random.default_rng(0).integers(0, len(truth), (7, 50))
+    within = within_score(truth[rows], answer[rows], 0.5)
+    covered = coverage_score(truth[rows], answer[rows] - 1.0, answer[rows] + 1.0)
+    assert within.shape == covered.shape == (7,)
+    assert covered[3] == coverage_score(
+        truth[rows[3]], answer[rows[3]] - 1.0, answer[rows[3]] + 1.0
+    )
+
+
+def test_a_chance_is_counted_in_one_bin_and_empty_bins_are_left_out() -> None:
+    bins = reliability_bins([0.0, 0.05, 0.1, 0.95, 1.0], [0, 1, 1, 1, 0])
+    assert [(b["n"], b["accuracy"]) for b in bins] == [(2, 0.5), (1, 1.0), (2, 0.5)]
+    assert [b["confidence"] for b in bins] == pytest.approx([0.025, 0.1, 0.975])
+    assert len(reliability_bins([0.3, 0.6], [1, 1], bins=2)) == 2
+    assert len(reliability_bins([0.3, 0.4], [1, 1], bins=2)) == 1
+
+
+def test_honest_chances_have_no_calibration_error_and_boasts_their_excess() -> None:
+    rng = np.random.default_rng(0)
+    chances = rng.uniform(0.3, 1.0, 20_000)
+    honest = expected_calibration_error(reliability_bins(chances, rng.random(20_000) < chances))
+    assert honest < 0.02
+    assert expected_calibration_error(reliability_bins([1.0] * 4, [1, 1, 1, 0])) == 0.25
+
+
+def test_bins_weigh_by_their_films() -> None:
+    bins = reliability_bins([0.95] * 9 + [0.45], [1] * 9 + [0])
+    assert expected_calibration_error(bins) == pytest.approx(0.9 * 0.05 + 0.1 * 0.45)
 
 
 def test_docstring_examples_hold() -> None:

@@ -90,6 +90,28 @@ def test_unknown_sex_is_answered_half_way_between_the_sexes() -> None:
     torch.testing.assert_close(layer(x, torch.zeros(4)), (male + female) / 2)
 
 
+def test_a_film_s_own_evidence_moves_the_answer_without_the_sex() -> None:
+    layer = SexConditionedLinear(4, 1)
+    torch.nn.init.normal_(layer.unknown_weight)
+    features = torch.rand(2, 4)
+    male, unknown, female = (layer(features, torch.full((2,), s)) for s in (1.0, 0.0, -1.0))
+    evidence = features @ layer.unknown_weight.T
+    torch.testing.assert_close(unknown, (male + female) / 2 + evidence)
+
+
+def test_a_film_and_its_mirror_image_are_answered_alike_when_asked() -> None:
+    film = torch.rand(2, 3, 64, 64)
+    for mirror_average in (False, True):
+        model = BoneAgePredictor(
+            "timm:test_resnet", image_size=64, mirror_average=mirror_average
+        ).eval()
+        age, mirrored = model(film)[0], model(film.flip(3))[0]
+        assert torch.allclose(age, mirrored, atol=1e-5) == mirror_average
+        # In training, the mirroring is left to the augmentation.
+        model.train()
+        torch.testing.assert_close(model.features(film), model.backbone(film), rtol=0, atol=1e-5)
+
+
 def test_a_model_with_sex_input_refuses_to_guess_the_sex() -> None:
     model = BoneAgePredictor(sex_input=True, image_size=32)
     with pytest.raises(ValueError, match="pass sex"):

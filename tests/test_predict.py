@@ -7,12 +7,15 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
-from conftest import make_checkpoint
+from conftest import make_calibration, make_checkpoint, save_dicom
 from PIL import Image
 
-from boneage.errors import BoneAgeError, CheckpointError, ImageError
+from boneage import load
+from boneage.calibration import load_calibration
+from boneage.errors import BoneAgeError, CheckpointError, ConfigError, ImageError
 from boneage.export import export_onnx
-from boneage.predict import Predictor
+from boneage.predict import COLUMNS, PHASES, SMALLEST_SIDE, Prediction, Predictor
+from boneage.radiograph import read_radiograph
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +130,186 @@ def test_a_contract_that_does_not_fit_its_graph_is_refused(model: Path, tmp_path
     onnx.save(changed, path)
     with pytest.raises(CheckpointError, match=r"does not fit this version.*colour"):
         Predictor(path)
+
+
+@pytest.fixture(scope="module")
+def predictor(exported: Path) -> Predictor:
+    return Predictor(exported, threads=1)
+
+
+@pytest.fixture
+def site(predictor: Predictor, tmp_path: Path) -> Path:
+    """A file of a calibration for this model."""
+    make_calibration(predictor.contract.graph_sha256).save(tmp_path / "site.toml")
+    return tmp_path / "site.toml"
+
+
+def test_a_row_has_the_agreed_columns() -> None:
+    assert ", ".join(COLUMNS) == (
+        "image_id, path, sex, predicted_years, predicted_low_years, predicted_high_years, "
+        "predicted_months, predicted_stage, p_child, p_adolescent, p_adult, status, reasons, "
+        "reference_years, reference_stage"
+    )
+    answer = Prediction("7", Path("films/7.png"), "M", reasons=("one", "two"))
+    assert tuple(answer.to_row(with_reference=False)) == COLUMNS[:-2]
+    row = answer.with_reference(18.0).to_row(with_reference=True)
+    assert tuple(row) == COLUMNS
+    assert (row["path"], row["reasons"]) == (str(Path("films/7.png")), "one; two")
+    assert (row["reference_years"], row["reference_stage"]) == (18.0, "Adolescent")
+
+
+def test_the_id_is_the_name_without_a_known_suffix(
+    predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    pixels = np.asarray(Image.open(film).convert("L"))
+    for name, image_id in (("a.b.dcm", "a.b"), ("1.2.840.77", "1.2.840.77")):
+        assert predictor.predict(save_dicom(tmp_path / name, pixels)).image_id == image_id
+
+
+def test_a_calibration_moves_the_age_and_gives_the_interval(
+    exported: Path, predictor: Predictor, site: Path, film: Path
+) -> None:
+    calibrated = load(exported, calibration=site)
+    for sex, bias, half in (("M", 10.0, 1.5), ("F", 11.0, 1.5), (None, 12.0, 2.5)):
+        raw, answer = (p.predict(film, sex) for p in (predictor, calibrated))  # type: ignore[arg-type]
+        assert (raw.predicted_low_years, raw.predicted_high_years) == (None, None)
+        assert raw.predicted_years is not None
+        years = raw.predicted_years + bias
+        assert answer.predicted_years == pytest.approx(years)
+        assert answer.predicted_months == pytest.approx(12.0 * years)
+        interval = (answer.predicted_low_years, answer.predicted_high_years)
+        assert interval == pytest.approx((years - half, years + half))
+        assert answer.p_child != pytest.approx(raw.p_child, abs=1e-4)
+        assert answer.predicted_stage == raw.predicted_stage
+
+
+def test_a_calibration_inside_the_model_counts_unless_another_is_passed(
+    exported: Path, predictor: Predictor, site: Path, film: Path, tmp_path: Path
+) -> None:
+    inside = onnx.load(exported)
+    (entry,) = inside.metadata_props
+    inner = make_calibration(predictor.contract.graph_sha256, bias_male_years=-7.0)
+    contract = json.loads(entry.value) | {
+        "calibration": json.loads(json.dumps(inner.__dict__, default=vars))
+    }
+    entry.value = json.dumps(contract)
+    onnx.save(inside, tmp_path / "model.onnx")
+    path = tmp_path / "model.onnx"
+    years = [p.predict(film, "M").predicted_years or 0.0
+             for p in (predictor, Predictor(path), Predictor(path, calibration=site))]  # fmt: skip
+    assert np.diff(years).tolist() == pytest.approx([7.0, 3.0], abs=1e-4)
+
+
+def test_a_calibration_of_another_model_is_refused(
+    model: Path, exported: Path, site: Path, tmp_path: Path
+) -> None:
+    message = r"site\.toml was fitted to another model than .*model\.onnx\. Run `boneage calibrate`"
+    with pytest.raises(ConfigError, match=message):
+        Predictor(model, calibration=site)
+    assert Predictor(exported, calibration=str(site)).calibration == load_calibration(site)
+    with pytest.raises(ConfigError, match="does not exist"):
+        Predictor(exported, calibration=tmp_path / "gone.toml")
+
+
+def test_unknown_is_a_word_for_the_sex(predictor: Predictor, film: Path) -> None:
+    assert predictor.predict(film, "unknown") == predictor.predict(film)
+    assert predictor.predict(film, "unknown").sex is None
+    assert predictor.predict(film, "M").sex == "M"
+
+
+def test_a_dicom_film_s_own_sex_counts_unless_one_is_given(
+    predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    pixels = np.asarray(Image.open(film).convert("L"))
+    path = save_dicom(tmp_path / "a.dcm", pixels, PatientSex="F")
+    answers = {sex: predictor.predict(film, sex).predicted_years for sex in ("M", "F", None)}
+    assert len(set(answers.values())) == 3
+    for told, sex in ((None, "F"), ("M", "M"), ("unknown", None)):
+        answer = predictor.predict(path, told)  # type: ignore[arg-type]
+        assert answer.sex == sex
+        assert answer.predicted_years == answers[sex]
+
+
+def test_a_large_film_is_sampled_at_several_phases_and_a_reduced_one_once(
+    predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    large = read_radiograph(film)
+    mean, _ = predictor.look(large, "M")
+    single = [predictor.look(large, "M", [phase])[0].years[0] for phase in PHASES]
+    assert len(set(single)) > 1
+    assert mean.years[0] == pytest.approx(np.mean(single), abs=1e-5)
+    predictor.contract.preprocessing.reduce(large.to_image()).save(tmp_path / "small.png")
+    small = read_radiograph(tmp_path / "small.png")
+    middle, _ = predictor.look(large, "M", [(0.0, 0.0)])
+    assert small.pixels.shape == (64, 64)
+    assert predictor.look(small, "M")[0].years[0] == pytest.approx(middle.years[0], abs=1e-5)
+
+
+def test_the_age_map_says_where_the_age_comes_from(predictor: Predictor, film: Path) -> None:
+    answer = predictor.predict(film, "M")
+    assert answer.age_map is not None
+    assert answer.age_map.ndim == 2
+    assert "age_map" not in answer.to_row(with_reference=True)
+    assert "age_map" not in repr(answer)
+
+
+def test_a_tiny_film_is_rejected_without_an_answer(predictor: Predictor, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for height, width, status in ((49, 90, "reject"), (90, 49, "reject"), (50, 50, "ok")):
+        pixels = rng.integers(0, 256, (height, width)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        answer = predictor.predict(tmp_path / "a.png", "F")
+        assert answer.status == status
+        assert (answer.predicted_years is None) == (answer.predicted_stage is None)
+        if status == "reject":
+            (reason,) = answer.reasons
+            assert reason == (
+                f"the film has {height}×{width} pixels; expected {SMALLEST_SIDE} or more a side"
+            )
+            assert answer.predicted_years is None
+            assert answer.sex == "F"
+
+
+def test_an_inverted_film_is_answered_as_the_film_with_a_warning(
+    predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    Image.fromarray(255 - np.asarray(Image.open(film).convert("L"))).save(tmp_path / "a.png")
+    upright, turned = predictor.predict(film, "M"), predictor.predict(tmp_path / "a.png", "M")
+    assert (upright.status, upright.reasons) == ("ok", ())
+    assert turned.status == "warn"
+    assert turned.reasons == ("bones were dark: the film was inverted before it was read",)
+    assert turned.predicted_years == pytest.approx(upright.predicted_years, abs=1e-4)
+
+
+def test_a_film_that_contradicts_its_sex_is_answered_with_a_warning(
+    exported: Path, predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    sha, site = predictor.contract.graph_sha256, tmp_path / "site.toml"
+    make_calibration(sha, sex_warning_above=0.001).save(site)
+    wary = Predictor(exported, calibration=site)
+    for sex, other in (("M", "girl"), ("F", "boy")):
+        answer = wary.predict(film, sex)  # type: ignore[arg-type]
+        assert answer.status == "warn"
+        (reason,) = answer.reasons
+        assert f"sex was entered as {sex}, but the film looks like a {other}'s (" in reason
+        assert answer.predicted_years is not None
+    assert wary.predict(film).status == "ok"
+    assert predictor.predict(film, "M").status == "ok"
+    make_calibration(sha, sex_warning_above=1.0).save(site)
+    assert Predictor(exported, calibration=site).predict(film, "M").status == "ok"
+
+
+def test_an_answer_that_is_no_number_is_an_error(
+    exported: Path, film: Path, tmp_path: Path
+) -> None:
+    diverged = onnx.load(exported)
+    for weights in diverged.graph.initializer:
+        if weights.name.endswith("age_head.bias"):
+            nan = np.full(weights.dims, np.nan, np.float32)
+            weights.CopyFrom(onnx.numpy_helper.from_array(nan, weights.name))
+            break
+    else:
+        pytest.fail("the age head has no bias")
+    onnx.save(diverged, tmp_path / "model.onnx")
+    with pytest.raises(BoneAgeError, match=rf"the model's answer to {film} is not a number\."):
+        Predictor(tmp_path / "model.onnx").predict(film)

@@ -17,6 +17,8 @@ from boneage.preprocess import (
     find_processed,
     preprocess_folder,
     resize,
+    sample,
+    stretch_grey,
 )
 
 Grey8 = npt.NDArray[np.uint8]
@@ -449,3 +451,137 @@ def test_height_and_width_are_not_swapped(tmp_path: Path, processed: Path) -> No
 def test_resizing_averages_over_fine_detail() -> None:
     checks = Image.fromarray((np.indices((128, 128)).sum(axis=0) % 2 * 200).astype(np.uint8))
     np.testing.assert_allclose(np.asarray(resize(checks, 16), dtype=float), 100.0, atol=2)
+
+
+@pytest.mark.parametrize(
+    "shape", [(160, 120), (101, 257), (1777, 1331), (64, 63), (30, 45), (32, 500)]
+)
+@pytest.mark.parametrize("size", [32, 49])
+def test_a_sample_is_pillow_s_nearest_neighbour_exactly(shape: tuple[int, int], size: int) -> None:
+    film = Image.fromarray(np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8))
+    nearest = film.resize((size, size), Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(np.asarray(sample(film, size)), np.asarray(nearest))
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (101, 257), (33, 34)])
+@pytest.mark.parametrize("phase", [(-0.375, 0.125), (0.375, -0.125), (-0.5, -0.5), (0.49, 0.49)])
+def test_other_phases_are_other_samples_of_the_same_film(
+    shape: tuple[int, int], phase: tuple[float, float]
+) -> None:
+    rows, columns = np.indices(shape)
+    found = []
+    for index, shift in ((rows, phase[0]), (columns, phase[1])):
+        film = Image.fromarray((index + 1).astype(np.int32))
+        picked = np.asarray(sample(film, 32, phase)) - 1
+        axis = 0 if index is rows else 1
+        cell = shape[axis] / 32
+        expected = np.floor((np.arange(32) + 0.5 + shift) * cell).astype(int)
+        line = picked[:, 0] if axis == 0 else picked[0]
+        assert np.abs(line - expected).max() <= 1
+        assert line.min() >= 0
+        found.append(line)
+    middle = np.asarray(sample(Image.fromarray((rows * shape[1] + columns).astype(np.int32)), 32))
+    assert (found[0][:, None] * shape[1] + found[1] != middle).any()
+
+
+def test_a_film_of_the_size_is_its_own_sample() -> None:
+    film = Image.fromarray(_hand(32, 32))
+    for phase in ((0.0, 0.0), (0.375, -0.375)):
+        np.testing.assert_array_equal(np.asarray(sample(film, 32, phase)), np.asarray(film))
+
+
+def test_stretching_takes_the_first_percentile_for_black_and_the_last_for_white() -> None:
+    film = np.linspace(60, 160, 10_000).astype(np.uint8).reshape(100, 100)
+    grey = np.asarray(stretch_grey(Image.fromarray(film)))
+    assert (grey.min(), grey.max()) == (0, 255)
+    assert (grey == 0).mean() == pytest.approx(0.015, abs=0.01)
+    assert int(grey[50, 50]) == pytest.approx(127, abs=3)
+    assert (np.diff(grey.astype(int).ravel()) >= 0).all()
+
+
+def test_a_faint_exposure_of_a_film_is_stretched_to_the_same_greys() -> None:
+    film = np.linspace(0, 255, 10_000).reshape(100, 100)
+    whole, faint = (
+        np.asarray(stretch_grey(Image.fromarray(f.astype(np.uint8))), float)
+        for f in (film, film / 2 + 40)
+    )
+    np.testing.assert_allclose(whole, faint, atol=4)
+
+
+def test_a_film_without_contrast_is_not_stretched() -> None:
+    film = np.full((50, 50), 90, np.uint8)
+    film[0, 0] = 200
+    np.testing.assert_array_equal(np.asarray(stretch_grey(Image.fromarray(film))), film)
+
+
+def test_the_network_s_image_is_stretched_only_on_request() -> None:
+    film = Image.fromarray(_hand(32, 32) // 2)
+    plain = Preprocessing(24, None, "never").to_array(film)
+    stretched = Preprocessing(24, None, "never", stretch_grey=True).to_array(film)
+    assert plain.shape == stretched.shape == (24, 24)
+    assert plain.dtype == stretched.dtype == np.float32
+    assert plain.max() < 0.5
+    assert stretched.max() > 0.9
+
+
+def test_a_reduced_film_of_the_network_s_size_is_not_resized_again() -> None:
+    film = Image.fromarray(_hand(24, 24))
+    image = Preprocessing(24, None, "never").to_array(film)
+    np.testing.assert_array_equal(image, np.asarray(film, dtype=np.float32) / 255.0)
+
+
+SAMPLED = Films(image_size=24, sampled_size=32)
+
+
+def test_the_processed_folder_holds_samples_on_request(images: Images, processed: Path) -> None:
+    _run(images, processed, SAMPLED)
+    for image_id, source in images.items():
+        expected = sample(Image.open(source), 32)
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(processed / f"{image_id}.png")), np.asarray(expected)
+        )
+    found, size = find_processed(processed, images, SAMPLED)
+    assert (list(found), size) == (list(images), 32)
+    assert _run(images, processed, SAMPLED).up_to_date == 3
+
+
+def test_serving_samples_a_raw_film_exactly_as_the_processed_folder_holds_it(
+    images: Images, processed: Path
+) -> None:
+    _run(images, processed, SAMPLED)
+    served = Preprocessing(24, None, "auto", 32).read(images["7"])
+    np.testing.assert_array_equal(np.asarray(served), np.asarray(Image.open(processed / "7.png")))
+
+
+def test_sampling_after_resizing_makes_all_films_anew(images: Images, processed: Path) -> None:
+    _run(images, processed)
+    assert _run(images, processed, SAMPLED).written == 3
+    assert _run(images, processed).written == 3
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "message"),
+    [
+        (FILMS, SAMPLED, "made with no --sampled-size, this run has --sampled-size 32"),
+        (SAMPLED, FILMS, "made with --sampled-size 32, this run has no --sampled-size"),
+        (
+            SAMPLED,
+            Films(image_size=24, sampled_size=48),
+            "made with --sampled-size 32, this run has --sampled-size 48",
+        ),
+    ],
+)
+def test_films_sampled_otherwise_than_asked_are_refused(
+    images: Images, processed: Path, made: Films, asked: Films, message: str
+) -> None:
+    _run(images, processed, made)
+    with pytest.raises(BoneAgeError, match=rf"processed was {message}\. Run `boneage preproc"):
+        find_processed(processed, images, asked)
+
+
+def test_sampled_and_resized_films_do_not_mix(images: Images, processed: Path) -> None:
+    _run(images, processed)
+    _run({"8": images["8"]}, processed, SAMPLED)
+    message = r"mixes films of 32 px, invert auto \(7\.png\) and 32 px, sampled, invert auto"
+    with pytest.raises(BoneAgeError, match=message):
+        find_processed(processed, images, FILMS)

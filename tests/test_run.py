@@ -3,6 +3,7 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,14 @@ from PIL import Image
 
 from boneage.checkpoint import load_checkpoint
 from boneage.config import Films, Paths, Recipe, Runtime
+from boneage.dataset import BoneAgeDataset
 from boneage.errors import BoneAgeError, CheckpointError, LabelError
 from boneage.evaluate import load_table
 from boneage.labels import find_images, split_sha256
 from boneage.phantom import write_cohort
 from boneage.predict import Predictor
-from boneage.preprocess import preprocess_folder
+from boneage.preprocess import Preprocessing, preprocess_folder
+from boneage.radiograph import read_radiograph
 from boneage.run import evaluate_model, explain_model, export_model, load_samples, train_model
 
 TABLE = [
@@ -55,6 +58,7 @@ def test_a_run_writes_every_file_under_its_name(trained: tuple[Paths, dict[str, 
             f"predictions_{split}.csv", f"metrics_{split}.json",
             f"plots/scatter_pred_vs_true_{split}.png", f"plots/confusion_matrix_{split}.png",
             f"plots/error_by_age_{split}.png", f"plots/worst_cases_{split}.png",
+            f"plots/calibration_{split}.png",
         }  # fmt: skip
     assert found == expected | {"plots/learning_curves.png"}
 
@@ -306,6 +310,69 @@ def test_an_exported_run_answers_as_its_own_tables_say(mine: Paths, tmp_path: Pa
         answer = predictor.predict(films[str(row.image_id)])
         assert answer.predicted_years == pytest.approx(row.predicted_years, abs=1e-4)
         assert answer.predicted_stage == row.predicted_stage
+
+
+def test_films_held_out_are_in_no_training(mine: Paths, recipe: Recipe, runtime: Runtime) -> None:
+    split = pd.read_csv(mine.output / "split.csv", dtype=str).set_index("image_id")["split"]
+    in_training, in_test = (split.index[split == part][0] for part in ("train", "test"))
+    held_out = replace(recipe, epochs=1, hold_out=(in_training, in_test))
+    seen: list[str] = []
+    reading = BoneAgeDataset.__getitem__
+
+    def note(self: BoneAgeDataset, index: int) -> dict[str, Any]:
+        item = reading(self, index)
+        seen.append(item["image_id"])
+        return item
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BoneAgeDataset, "__getitem__", note)
+        train_model(mine, held_out, runtime)
+    assert in_training not in seen
+    assert in_test in seen  # it is still there to be measured
+    checkpoint = load_checkpoint(mine.output / "models/best_model.pt")
+    assert checkpoint.provenance["n_by_split"]["train"] == 55
+    assert checkpoint.recipe.hold_out == (in_training, in_test)
+    evaluate_model(mine, runtime)
+    with pytest.raises(BoneAgeError, match="hold_out names 77777, which no film has as its id"):
+        train_model(mine, replace(recipe, hold_out=("77777",)), runtime)
+
+
+@pytest.mark.parametrize("use_processed", [True, False])
+def test_drawn_films_join_the_training_and_nothing_else(
+    mine: Paths, recipe: Recipe, runtime: Runtime, use_processed: bool
+) -> None:
+    paths = replace(mine, use_processed=use_processed)
+    reports = train_model(paths, replace(recipe, epochs=1, drawn_films=16), runtime)
+    assert len(find_images(mine.output / "drawn" / "raw")) == 16
+    assert [reports[part]["n"] for part in ("val", "test")] == [12, 12]
+    split = pd.read_csv(mine.output / "split.csv", dtype=str)
+    assert len(split) == 80
+    assert not split["image_id"].str.startswith("drawn").any()
+    # A second run draws the same films and moves the first aside.
+    train_model(paths, replace(recipe, epochs=1, drawn_films=16), runtime)
+
+
+def test_sampled_films_are_the_same_raw_and_processed(
+    mine: Paths, recipe: Recipe, runtime: Runtime, tmp_path: Path
+) -> None:
+    sampled = replace(recipe, epochs=1, sampled_size=40, stretch_grey=True)
+    preprocess_folder(find_images(mine.data), tmp_path / "sampled", sampled, workers=1)
+    processed = replace(mine, processed=tmp_path / "sampled")
+    train_model(processed, sampled, runtime)
+    checkpoint = load_checkpoint(mine.output / "models/best_model.pt")
+    assert checkpoint.preprocessing == Preprocessing(48, None, "auto", 40, True)
+    tables = []
+    for paths in (processed, replace(mine, use_processed=False)):
+        evaluate_model(paths, runtime)
+        tables.append(load_table(mine.output / "predictions_test.csv"))
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    export_model(mine, tmp_path / "model.onnx")
+    predictor = Predictor(tmp_path / "model.onnx")
+    films = find_images(mine.data)
+    for row in tables[0].itertuples():
+        radiograph = read_radiograph(films[str(row.image_id)])
+        raw, _ = predictor.look(radiograph, None, phases=((0.0, 0.0),))
+        assert raw.years[0] == pytest.approx(row.predicted_years, abs=1e-4)
 
 
 def test_explaining_no_film_is_refused(mine: Paths, runtime: Runtime) -> None:

@@ -1,6 +1,7 @@
 import csv
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,11 +160,14 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
+AVERAGED: dict[str, Any] = {"averaging": 0.6, "keep": "last", "optimizer": "adamw"}
+
+
+@pytest.mark.parametrize("settings", [{}, {"schedule": "one-cycle"}, AVERAGED], ids=str)
 def test_a_resumed_run_ends_as_an_uninterrupted_one_to_the_bit(
-    make_trainer: Make, recipe: Recipe, tmp_path: Path, schedule: Any
+    make_trainer: Make, recipe: Recipe, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    recipe = replace(recipe, epochs=3, schedule=schedule)
+    recipe = replace(recipe, epochs=3, **settings)
     whole = make_trainer(recipe, output=tmp_path / "whole")
     whole.fit()
     cut = make_trainer(recipe, output=tmp_path / "parts")
@@ -334,6 +338,80 @@ def test_bf16_trains_nearly_as_fp32_and_is_evaluated_as_it(
     losses = [trainer.fit()[0]["train_loss"] for trainer in (exact, rounded)]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert losses[1] != losses[0]
+
+
+def test_the_average_of_the_weights_is_what_is_evaluated_and_kept(
+    make_trainer: Make, recipe: Recipe
+) -> None:
+    decay = 0.6
+    trainer = make_trainer(replace(recipe, averaging=decay, keep="last"))
+    steps: list[torch.Tensor] = []
+    bias = trainer.model.age_head.bias
+    step = trainer._optimizer.step
+
+    def note(*arguments: Any) -> None:
+        step(*arguments)
+        steps.append(bias.detach().clone())
+
+    trainer._optimizer.step = note
+    trainer.fit()
+    average = steps[0]
+    for value in steps[1:]:
+        average = decay * average + (1 - decay) * value
+    kept = weights(trainer.output / "models/best_model.pt")
+    torch.testing.assert_close(kept["age_head.bias"], average)
+    assert not torch.equal(kept["age_head.bias"], bias)
+    trainer.evaluate("val", draws=0)
+    again = make_trainer(recipe)
+    again.model.load_state_dict(kept)
+    again.evaluate("val", draws=0)
+    pd.testing.assert_frame_equal(again.tables["val"], trainer.tables["val"])
+
+
+def test_the_last_epoch_is_kept_when_asked(make_trainer: Make, recipe: Recipe) -> None:
+    trainer = make_trainer(replace(recipe, epochs=3, keep="last"))
+    trainer._best_loss = -1.0  # no epoch will be better
+    trainer.fit()
+    best, last = (
+        weights(trainer.output / "models" / name) for name in ("best_model.pt", "last.pt")
+    )
+    assert_same_weights(best, last)
+    assert load_checkpoint(trainer.output / "models/best_model.pt").provenance["epoch"] == 3
+
+
+def test_answers_without_the_sex_are_learned_only_when_asked(
+    make_trainer: Make, recipe: Recipe
+) -> None:
+    for weight in (0.0, 0.5):
+        trainer = make_trainer(replace(recipe, sex_input=True, unknown_sex_weight=weight))
+        trainer._train_epoch(1)
+        assert bool(trainer.model.age_head.unknown_weight.abs().sum() > 0) == (weight > 0)
+
+
+def test_the_sex_head_learns_from_films_of_known_sex_alone(
+    make_trainer: Make, recipe: Recipe
+) -> None:
+    trainer = make_trainer(replace(recipe, sex_weight=1.0))
+    head = trainer.model.sex_head
+    assert head is not None
+    features = torch.randn(4, head.in_features)
+    batch = {"sex": torch.tensor([1.0, 0.0, -1.0, 0.0])}
+    logits = head(features).squeeze(1).detach()
+    expected = (torch.log1p((-logits[0]).exp()) + torch.log1p(logits[2].exp())) / 4
+    torch.testing.assert_close(trainer._auxiliary_loss(features, batch).detach(), expected)
+    assert make_trainer(recipe).model.sex_head is None
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_backbone_trains_as_a_plain_one(make_trainer: Make, recipe: Recipe) -> None:
+    recipe = replace(recipe, backbone="timm:test_efficientnet")
+    plain, compiled = (
+        make_trainer(recipe, runtime=Runtime(device="cpu", workers=0, compile=is_compiled))
+        for is_compiled in (False, True)
+    )
+    losses = [trainer._train_epoch(1)["loss"] for trainer in (plain, compiled)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
 
 
 def test_a_device_that_is_not_there_is_an_error() -> None:

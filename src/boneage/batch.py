@@ -16,7 +16,7 @@ from tqdm import tqdm
 from boneage.calibration import Answers, Calibration, fit_calibration, join_answers
 from boneage.dicomfile import is_dicom
 from boneage.errors import BoneAgeError, ImageError
-from boneage.files import IMAGE_SUFFIXES
+from boneage.files import IMAGE_SUFFIXES, cut_suffix, save_text
 from boneage.overlay import save_overlay
 from boneage.predict import COLUMNS, Prediction, Predictor, unreadable
 from boneage.radiograph import read_radiograph
@@ -26,6 +26,7 @@ TOLERANCE_YEARS = 2e-4
 
 _DECIMALS = 4
 _PENDING_PER_WORKER = 4
+_ODD_NAMES = "backslashreplace"
 
 Told = Literal["M", "F", "unknown"]
 
@@ -51,7 +52,7 @@ def find_films(paths: Sequence[Path]) -> tuple[list[Path], int]:
     """Find the films among files and folders.
 
     A file named is taken as it is. In a folder, and in all below it, films are known by their
-    suffix or by DICOM's mark.
+    suffix or by DICOM's mark; a DICOMDIR, which lists them, has the mark as well but is none.
 
     Returns:
         The films, each once, and the number of other files in the folders.
@@ -68,20 +69,35 @@ def find_films(paths: Sequence[Path]) -> tuple[list[Path], int]:
         for file in sorted(path.rglob("*")):
             if not file.is_file():
                 continue
-            is_film = not file.name.startswith(".") and (
-                file.suffix.lower() in IMAGE_SUFFIXES or _has_mark(file)
-            )
+            is_other = file.name.startswith(".") or file.name.upper() == "DICOMDIR"
+            is_film = not is_other and (file.suffix.lower() in IMAGE_SUFFIXES or _has_mark(file))
             if is_film:
                 films[file] = None
             else:
                 others += 1
+    if not paths:
+        raise BoneAgeError("there is nothing to answer; pass films or folders of them.")
     if not films:
-        where = ", ".join(map(str, paths)) or "no path"
+        where = ", ".join(map(str, paths))
         raise BoneAgeError(
             f"{where} holds no films ({others} other files); expected "
             f"{', '.join(IMAGE_SUFFIXES)} or DICOM."
         )
     return list(films), others
+
+
+def check_heatmaps(heatmaps: Path, paths: Sequence[Path]) -> None:
+    """Refuse a folder for heat maps that lies among the films, and so would be read with them.
+
+    Raises:
+        BoneAgeError: If it does.
+    """
+    for path in paths:
+        if path.is_dir() and heatmaps.resolve().is_relative_to(path.resolve()):
+            raise BoneAgeError(
+                f"heat maps in {heatmaps} would be read as films of {path} next time. Pass a "
+                "folder elsewhere."
+            )
 
 
 def _has_mark(path: Path) -> bool:
@@ -101,19 +117,31 @@ def describe_films(
 
     Args:
         paths: The films.
-        sex: What to tell the model of every film that the table does not know.
+        sex: What to tell the model of films that the table does not name; one that it names
+            without a sex is left to its file.
         table: By image id, the sex ("M", "F" or None) and the reference age in years.
         heatmaps: Folder for age maps.
+
+    Raises:
+        BoneAgeError: If the table knows none of the films.
     """
     known = table or {}
-    count = Counter(path.stem for path in paths)
+    ids = [cut_suffix(path.name) for path in paths]
+    if known and not any(image_id in known for image_id in ids):
+        raise BoneAgeError(
+            f"none of the {len(ids)} films is in the table (its first ids: "
+            f"{', '.join(list(known)[:3])}; first films: {', '.join(ids[:3])}). Check that they "
+            "belong together."
+        )
+    count = Counter(ids)
     films = []
-    for path in paths:
-        stem, told, years = path.stem, sex, None
-        if stem in known:
-            of_table, years = known[stem]
-            told = of_table or "unknown"  # type: ignore[assignment]
-        name = stem if count[stem] == 1 else f"{path.parent.name}-{stem}"
+    for path, image_id in zip(paths, ids, strict=True):
+        told, years = sex, None
+        if image_id in known:
+            of_table, years = known[image_id]
+            told = of_table  # type: ignore[assignment]
+        # Films of one name in several folders or formats must not share a picture.
+        name = image_id if count[image_id] == 1 else "-".join(path.relative_to(path.anchor).parts)
         films.append(Film(path, told, years, heatmaps and heatmaps / f"{name}.png"))
     return films
 
@@ -149,8 +177,6 @@ def _answer(predictor: Predictor, film: Film) -> Prediction:
         radiograph = read_radiograph(film.path, predictor.contract.preprocessing.invert)
     except ImageError as error:
         answer = unreadable(film.path, error)
-    except OSError as error:
-        answer = unreadable(film.path, ImageError(f"{film.path}: {error.strerror or error}."))
     else:
         answer = predictor.answer(radiograph, film.sex)
         if film.heatmap is not None and answer.age_map is not None:
@@ -213,82 +239,104 @@ def calibrate(
 class PredictionsFile:
     """A predictions CSV that grows by whole rows and can be taken up after an interruption.
 
-    Rows of an earlier run stay, but for those of status `error`, which are tried again, and a
-    last one that was cut off. One row is answered anew, to see that model and settings are still
-    the same.
+    Rows of an earlier run stay, but for those that are answered anew: of status `error`, of films
+    whose sex or reference is another by now, and a last one that was cut off. One film is
+    answered again, to see that model and settings are still the same.
 
     Args:
         path: The CSV; its folder is made if missing.
+        films: The films of this run.
         with_reference: Whether it has the columns of the reference.
         answer: Gives the answer of this run to a film of the earlier one.
+
+    Attributes:
+        missing: Those films that it holds no answer to.
 
     Raises:
         BoneAgeError: If the file there is no such CSV, or holds other answers.
     """
 
     def __init__(
-        self, path: Path, *, with_reference: bool, answer: Callable[[Film], Prediction]
+        self,
+        path: Path,
+        films: Sequence[Film],
+        *,
+        with_reference: bool,
+        answer: Callable[[Film], Prediction],
     ) -> None:
         self._path = path
         self._with_reference = with_reference
-        self._columns = COLUMNS if with_reference else COLUMNS[:-2]
-        kept = self._take_up(answer) if path.is_file() else []
-        self._sexes = {row["path"]: row["sex"] for row in kept}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_text(
-            "".join([_line(self._columns), *(_line(row.values()) for row in kept)]),
-            encoding="utf-8",
-            newline="",
-        )
-        part.replace(path)
-
-    def has(self, film: Film) -> bool:
-        """Whether the file holds the answer to a film already, with the sex it is told now."""
-        sex = self._sexes.get(str(film.path))
-        return sex is not None and (
-            film.sex is None or sex == ("" if film.sex == "unknown" else film.sex)
-        )
+        self._header = _line(COLUMNS if with_reference else COLUMNS[:-2])
+        known = {_text(film.path): film for film in films}
+        rows = self._read() if path.exists() else []
+        kept = [row for row in rows if row["path"] not in known or _is_of(row, known[row["path"]])]
+        self._check(kept, answer)
+        done = {row["path"] for row in kept}
+        self.missing = [film for name, film in known.items() if name not in done]
+        save_text(path, self._header + "".join(_line(row.values()) for row in kept))
 
     def append(self, prediction: Prediction) -> None:
         """Write one row, whole."""
         row = to_plain_row(prediction, with_reference=self._with_reference)
-        with self._path.open("a", encoding="utf-8", newline="") as file:
-            file.write(_line("" if value is None else value for value in row.values()))
+        line = _line("" if value is None else value for value in row.values())
+        with self._path.open("a", encoding="utf-8", errors=_ODD_NAMES, newline="") as file:
+            file.write(line)
 
-    def _take_up(self, answer: Callable[[Film], Prediction]) -> list[dict[str, str]]:
+    def _read(self) -> list[dict[str, str]]:
+        """Read the whole rows that hold an answer."""
         text = self._path.read_text(encoding="utf-8", errors="replace")
-        whole = text[: text.rfind("\n") + 1]
-        reader = csv.DictReader(io.StringIO(whole))
-        if whole and tuple(reader.fieldnames or ()) != self._columns:
+        if not (text.startswith(self._header) or self._header.startswith(text)):
             raise BoneAgeError(
                 f"{self._path} is no predictions file of such a run; its columns differ. Move it "
                 "away, or pass another --out."
             )
-        kept = [row for row in reader if row["status"] != "error"]
-        answered = next((row for row in kept if row["predicted_stage"]), None)
-        if answered is not None:
-            told: Told = answered["sex"] or "unknown"  # type: ignore[assignment]
-            now = to_plain_row(answer(Film(Path(answered["path"]), told)), with_reference=False)
-            then = answered["predicted_years"]
-            is_same = str(now["predicted_stage"]) == answered["predicted_stage"] and all(
-                _is_near(now[name], answered[name])
-                for name in COLUMNS
-                if name.startswith(("predicted_", "p_")) and name != "predicted_stage"
+        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+        return [row for row in reader if row["status"] in ("ok", "warn", "reject")]
+
+    def _check(self, rows: list[dict[str, str]], answer: Callable[[Film], Prediction]) -> None:
+        """Answer one film of the earlier run again, if any is still there."""
+        then = next(
+            (row for row in rows if row["predicted_stage"] and Path(row["path"]).is_file()), None
+        )
+        if then is None:
+            return
+        told: Told = then["sex"] or "unknown"  # type: ignore[assignment]
+        now = to_plain_row(answer(Film(Path(then["path"]), told)), with_reference=False)
+        numbers = [n for n in COLUMNS if n.startswith(("predicted_", "p_")) and n in now]
+        numbers.remove("predicted_stage")
+        is_same = now["predicted_stage"] == then["predicted_stage"] and all(
+            _is_near(now[name], then[name]) for name in numbers
+        )
+        if not is_same:
+            raise BoneAgeError(
+                f"{self._path} answers {then['path']} with {then['predicted_years']} years, this "
+                f"run with {now['predicted_years']}: it was made with another model, calibration "
+                "or film. Move it away, or pass another --out."
             )
-            if not is_same:
-                raise BoneAgeError(
-                    f"{self._path} answers {answered['path']} with {then} years, this run with "
-                    f"{now['predicted_years']}: it was made with another model, calibration or "
-                    "film. Move it away, or pass another --out."
-                )
-        return kept
+
+
+def _is_of(row: Mapping[str, str], film: Film) -> bool:
+    """Whether an earlier row was given with the sex and the reference that the film has now."""
+    years = "" if film.reference_years is None else str(round(film.reference_years, _DECIMALS))
+    if row.get("reference_years", "") != years:
+        return False
+    if film.sex is None:  # then a DICOM file's own word counts
+        return row["sex"] == "" or _has_mark(film.path)
+    return row["sex"] == ("" if film.sex == "unknown" else film.sex)
 
 
 def _is_near(now: object, then: str) -> bool:
     if now is None or then == "":
         return now is None and then == ""
-    return abs(float(str(now)) - float(then)) <= 12.0 * TOLERANCE_YEARS
+    try:
+        return abs(float(str(now)) - float(then)) <= 12.0 * TOLERANCE_YEARS
+    except ValueError:  # somebody has edited the file
+        return False
+
+
+def _text(path: Path) -> str:
+    """Give a path as a predictions file has it, where a name need not be valid text."""
+    return str(path).encode("utf-8", _ODD_NAMES).decode("utf-8")
 
 
 def to_plain_row(prediction: Prediction, *, with_reference: bool) -> dict[str, object]:

@@ -149,11 +149,16 @@ class Calibration:
                 coefficients = tuple(float(c) for c in fields[name]["coefficients"])
                 if len(coefficients) != _N_FEATURES:
                     raise ValueError(f"{name} has {len(coefficients)} coefficients")
-                fields[name] = Spread(coefficients, float(fields[name]["quantile"]))
+                quantile = float(fields[name]["quantile"])
+                if not all(map(math.isfinite, (quantile, *coefficients))):
+                    raise ValueError(f"{name} holds what is no finite number")
+                fields[name] = Spread(coefficients, quantile)
             for name in _NUMBERS:
                 fields[name] = float(fields[name])
                 if not math.isfinite(fields[name]):
                     raise ValueError(f"{name} is {fields[name]}")
+            if fields["temperature"] <= 0.0:
+                raise ValueError(f"temperature is {fields['temperature']}")
             return cls(**fields)
         except (KeyError, TypeError) as error:
             raise ValueError(f"it lacks or does not know {error}") from None

@@ -7,7 +7,9 @@ them, so that `boneage --help` answers at once.
 
 import logging
 import sys
+import warnings
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -175,24 +177,33 @@ def predict(
         calibration: File of `boneage calibrate`, if not the model's own.
         workers: Threads; by default one a core.
     """
-    from boneage.batch import PredictionsFile, describe_films, find_films, predict_films
+    from boneage.batch import (
+        PredictionsFile,
+        check_heatmaps,
+        describe_films,
+        find_films,
+        predict_films,
+    )
     from boneage.describe import Counts, describe_prediction
     from boneage.predict import Predictor
 
+    if heatmap is not None:
+        check_heatmaps(heatmap, path)
     paths, others = find_films(path)
     films = describe_films(paths, sex, _read_table(table), heatmap)
-    predictor = Predictor(model, calibration=calibration, threads=min(len(films), 2) % 2)
+    predictor = Predictor(model, calibration=calibration, threads=int(len(films) > 1))
     with_reference = any(film.reference_years is not None for film in films)
     counts = Counts(others)
     file = None
     if out is not None:
         file = PredictionsFile(
             out,
+            films,
             with_reference=with_reference,
             answer=lambda film: next(predict_films(predictor, [film], 1)),
         )
-        counts.kept = sum(file.has(film) for film in films)
-        films = [film for film in films if not file.has(film)]
+        counts.kept = len(films) - len(file.missing)
+        films = file.missing
     predictions = predict_films(predictor, films, workers)
     if json:
         predictions = _print_json(predictions, with_reference=with_reference)
@@ -232,15 +243,19 @@ def calibrate(
     from boneage.predict import Predictor
 
     known = _read_table(table)
-    found, _ = find_films([images or table.parent])
-    labelled = [path for path in found if known.get(path.stem, (None, None))[1] is not None]
-    if not labelled:
+    folder = images or table.parent
+    if not folder.is_dir():
+        raise BoneAgeError(f"{folder} is not a folder; expected the films of {table}.")
+    found, _ = find_films([folder])
+    described = describe_films(found, None, known)
+    films = [film for film in described if film.reference_years is not None]
+    if not films:
         raise BoneAgeError(
-            f"none of the {len(found)} films in {images or table.parent} has an age in {table}. "
-            "Pass the folder of its films with --images."
+            f"none of the {len(found)} films in {folder} has an age in {table}. Pass the folder "
+            "of its films with --images."
         )
     predictor = Predictor(model, threads=1)
-    calibration, broken = fit(predictor, describe_films(labelled, None, known), workers)
+    calibration, broken = fit(predictor, films, workers)
     calibration.save(out)
     print(describe_calibration(calibration, predictor.calibration))
     for message in broken.values():
@@ -338,6 +353,11 @@ def _print_reports(reports: "dict[str, Report]", paths: Paths) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and give its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be valid text
+    # What the DICOM reader says of an odd file would drown the one line that the command prints.
+    logging.getLogger("pydicom").disabled = True
+    warnings.filterwarnings("ignore", module="pydicom")
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
         tokens, settings = _take_config(tokens)

@@ -14,6 +14,8 @@ _SEXES = {"M": "male", "F": "female", None: "unknown"}
 def describe_prediction(prediction: Prediction, *, in_full: bool) -> str:
     """Tell one answer: in full, or in one line."""
     reasons = "; ".join(prediction.reasons)
+    if prediction.status == "error":  # whose reason names the file
+        return f"error: {reasons}"
     if prediction.predicted_stage is None:
         return f"{prediction.path}: {prediction.status}: {reasons}"
     return _in_full(prediction) if in_full else _in_a_line(prediction)

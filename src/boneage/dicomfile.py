@@ -52,32 +52,37 @@ def read_dicom(path: Path) -> FilmPixels:
         ImageError: Naming the file, if it is damaged, holds no image or several, or is
             compressed by a codec that is not installed.
     """
+    try:
+        return _read(path)
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(f"{path} does not exist.") from None
+    except Exception as error:  # the reader raises whatever the bytes provoke, and late
+        raise ImageError(f"{path} cannot be read as DICOM: {_first_line(error)}") from None
+
+
+def _read(path: Path) -> FilmPixels:
     from pydicom import dcmread
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    try:
-        # Some archives write no preamble; what is no DICOM at all then has no image.
-        dataset = dcmread(path, force=True)
-        if "TransferSyntaxUID" not in dataset.file_meta:
-            is_implicit, _ = dataset.original_encoding
-            syntax = ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
-            dataset.file_meta.TransferSyntaxUID = syntax
-    except FileNotFoundError:
-        raise ImageError(f"{path} does not exist.") from None
-    except Exception as error:  # the reader raises whatever the bytes provoke
-        raise ImageError(f"{path} cannot be read as DICOM: {_first_line(error)}") from None
+    # Some archives write no preamble; what is no DICOM at all then has no image.
+    dataset = dcmread(path, force=True)
+    if dataset.preamble and not dataset:
+        raise ImageError(f"{path} cannot be read as DICOM: it is cut short.")
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        is_implicit, _ = dataset.original_encoding
+        syntax = ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
+        dataset.file_meta.TransferSyntaxUID = syntax
     if "PixelData" not in dataset:
-        kind = getattr(dataset, "SOPClassUID", None)
-        what = kind.name if kind is not None else "no DICOM file"
+        kind = dataset.get("SOPClassUID")
+        what = kind.name if kind else "no DICOM file"
         raise ImageError(f"{path} holds no image ({what}); expected a radiograph.")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
         raise ImageError(f"{path} holds {frames} frames; expected one film.")
     _require_codec(path, dataset)
-    try:
-        grey, bits = _decode(dataset)
-    except Exception as error:  # as above
-        raise ImageError(f"{path} cannot be decoded: {_first_line(error)}") from None
+    grey, bits = _decode(dataset)
     sex = str(dataset.get("PatientSex") or "").strip().upper()
     return FilmPixels(
         grey,
@@ -114,11 +119,11 @@ def _decode(dataset: Any) -> tuple[npt.NDArray[np.float64], int]:
         return pixels[..., :3].astype(np.float64) * (255.0 / scale) @ np.array(LUMA), 8
     if pixels.ndim == 3:
         return pixels.astype(np.float64) @ np.array(LUMA), 8 if dataset.BitsStored <= 8 else 16
-    values = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset)
-    is_plain = np.array_equal(values, pixels)
-    grey = np.asarray(values, dtype=np.float64)
+    grey = np.asarray(apply_voi_lut(apply_modality_lut(pixels, dataset), dataset), dtype=np.float64)
     if not np.isfinite(grey).all():
         raise ValueError("it holds pixels that are not finite numbers")
+    # A window over all 256 values changes nothing but last bits.
+    is_plain = bool(np.allclose(grey, pixels, rtol=0.0, atol=1e-6))
     return grey, 8 if is_plain and pixels.dtype == np.uint8 and dataset.BitsStored == 8 else 16
 
 

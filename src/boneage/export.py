@@ -53,14 +53,14 @@ class _Graph(nn.Module):
     Grad-CAM gives for such a network as well.
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
+    imagenet_mean: torch.Tensor
+    imagenet_std: torch.Tensor
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         self.model = checkpoint.model.eval()
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[None, :, None, None])
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[None, :, None, None])
+        self.register_buffer("imagenet_mean", torch.tensor(IMAGENET_MEAN)[None, :, None, None])
+        self.register_buffer("imagenet_std", torch.tensor(IMAGENET_STD)[None, :, None, None])
         # In a tuple, since a module as an attribute would give its weights a second name.
         self._layer = (_find_averaged_map(self.model, checkpoint.recipe.image_size),)
 
@@ -79,7 +79,7 @@ class _Graph(nn.Module):
     def forward(
         self, image: torch.Tensor, sex: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
-        film = (image - self.mean) / self.std
+        film = (image - self.imagenet_mean) / self.imagenet_std
         features, cells = self._look(film)
         if self.model.mirror_average:
             mirrored, mirrored_cells = self._look(film.flip(3))
@@ -182,6 +182,9 @@ def export_onnx(
 
 def load_exported(model: BoneAgePredictor, path: Path) -> None:
     """Load the weights of an exported model into a network of the same build, to train it on.
+
+    The exporter folds normalisation into a convolution that is used once, and what is folded
+    cannot be trained on; a mirror-averaging model uses each twice and stays whole.
 
     Raises:
         CheckpointError: If a weight is missing or of another shape.

@@ -12,6 +12,11 @@ MAX_PROCESSES = 61
 """Most processes that Windows lets one pool have."""
 
 
+def cut_suffix(name: str) -> str:
+    """Cut a known image suffix off a file's name, and only that: an id may hold dots."""
+    return name[: -len(Path(name).suffix)] if name.lower().endswith(IMAGE_SUFFIXES) else name
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`, which takes its place when the block ends well.

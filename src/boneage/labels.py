@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from boneage.errors import LabelError
-from boneage.files import IMAGE_SUFFIXES
+from boneage.files import IMAGE_SUFFIXES, cut_suffix
 from boneage.stages import STAGES, stage_from_years
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def _find_columns(path: Path, header: list[str], require_age: bool) -> dict[str,
 
 
 def _read_ids(path: Path, values: pd.Series) -> pd.Series:
-    ids = values.str.strip().map(_stem)
+    ids = values.str.strip().map(cut_suffix)
     for line in ids.index[ids == ""]:
         raise LabelError(f"{path} line {line}: the image id is empty; expected a file's stem.")
     for line in ids.index[ids.duplicated()]:
@@ -163,11 +163,6 @@ def _read_ids(path: Path, values: pd.Series) -> pd.Series:
             f"{path} line {line}: id {ids[line]!r} was given on line {first} already. Keep one row."
         )
     return ids
-
-
-def _stem(name: str) -> str:
-    """Cut a known image suffix, and only that: an id may hold dots."""
-    return name[: -len(Path(name).suffix)] if name.lower().endswith(IMAGE_SUFFIXES) else name
 
 
 def _read_months(path: Path, values: pd.Series) -> pd.Series:

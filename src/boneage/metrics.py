@@ -119,7 +119,7 @@ def expected_calibration_error(bins: Sequence[Mapping[str, float]]) -> float:
         0.4
     """
     n = sum(row["n"] for row in bins)
-    return sum(row["n"] * abs(row["confidence"] - row["accuracy"]) for row in bins) / n
+    return float(sum(row["n"] * abs(row["confidence"] - row["accuracy"]) for row in bins) / n)
 
 
 def confusion_matrix(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, classes: int) -> Array:

@@ -106,6 +106,7 @@ class BoneAgePredictor(nn.Module):
         self, image: torch.Tensor, sex: torch.Tensor | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Estimate age and stage; see the class for shapes."""
+        self._require_sex(sex)
         return self.answer(self.features(image), sex)
 
     def features(self, image: torch.Tensor) -> torch.Tensor:
@@ -119,12 +120,15 @@ class BoneAgePredictor(nn.Module):
         self, features: torch.Tensor, sex: torch.Tensor | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Read age and stage off features (B, F); see the class for shapes."""
-        if self.sex_input and sex is None:
-            raise ValueError("this model was built with sex_input; pass sex, 0.0 where unknown")
+        self._require_sex(sex)
         extra = (sex,) if self.sex_input else ()
         age = None if self.age_head is None else self.age_head(features, *extra).squeeze(1)
         logits = None if self.stage_head is None else self.stage_head(features, *extra)
         return age, logits
+
+    def _require_sex(self, sex: torch.Tensor | None) -> None:
+        if self.sex_input and sex is None:
+            raise ValueError("this model was built with sex_input; pass sex, 0.0 where unknown")
 
 
 def load_backbone(name: str, image_size: int, init: str) -> tuple[nn.Module, str]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from boneage.calibration import Answers, Calibration, load_calibration
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError, ImageError
+from boneage.files import cut_suffix
 from boneage.preprocess import Preprocessing
 from boneage.radiograph import Radiograph, read_radiograph
 from boneage.stages import STAGES, stage_from_years
@@ -117,7 +118,7 @@ class Prediction:
     """The answer to one film. Research use only, not a medical device.
 
     Attributes:
-        image_id: The file's stem.
+        image_id: The file's name without its image suffix.
         path: The file.
         sex: The sex that the model was told; None for unknown.
         predicted_years: Bone age in years; None if there is no answer or the model gives no age.
@@ -245,7 +246,7 @@ class Predictor:
         """
         check_sex(sex)
         told: Sex | None = radiograph.sex if sex is None else None if sex == "unknown" else sex
-        found = Prediction(radiograph.path.stem, radiograph.path, told)
+        found = Prediction(cut_suffix(radiograph.path.name), radiograph.path, told)
         height, width = radiograph.pixels.shape
         if min(height, width) < SMALLEST_SIDE:
             reason = (
@@ -368,7 +369,7 @@ def load(model: Path | str | None = None, *, calibration: Path | str | None = No
 
 def unreadable(path: Path, error: ImageError) -> Prediction:
     """Give the row of a film that could not be read."""
-    return Prediction(path.stem, path, status="error", reasons=(str(error),))
+    return Prediction(cut_suffix(path.name), path, status="error", reasons=(str(error),))
 
 
 def check_sex(sex: object) -> None:

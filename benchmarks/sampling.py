@@ -1,0 +1,99 @@
+"""Measure how reducing a full-size film moves its answer. Writes docs/results/sampling.json.
+
+    python benchmarks/sampling.py DATA ORIGINALS [ENHANCED]
+
+DATA holds the reduced films, ORIGINALS some of them at full size under the same ids, ENHANCED
+others with their background removed. Sex and age come from the labels in DATA.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from boneage.files import save_text
+from boneage.labels import find_images, find_labels, read_labels
+from boneage.predict import PHASES, Predictor
+from boneage.radiograph import Radiograph, read_radiograph
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results" / "sampling.json"
+OTHER_PHASES = tuple((right, down) for down, right in PHASES)
+"""Four samples that share no row and column with `PHASES` at the same time."""
+
+
+def months(predictor: Predictor, film: Radiograph, sex: Any, phases: Any = PHASES) -> float:
+    """Answer of the network in months, not calibrated."""
+    return 12.0 * float(predictor.look(film, sex, phases)[0].years[0])
+
+
+def reduced(film: Radiograph, size: int, method: Image.Resampling) -> Radiograph:
+    """A film reduced by an ordinary resize."""
+    image = film.to_image().resize((size, size), method)
+    return replace(film, pixels=np.asarray(image, dtype=np.float32) / 255.0)
+
+
+def main(data: Path, originals: Path, enhanced: Path | None = None) -> None:
+    """Answer every film in every way."""
+    predictor = Predictor(threads=1)
+    size = predictor.contract.preprocessing.sampled_size or 100
+    labels = read_labels(find_labels(data)).set_index("image_id")
+    twins = find_images(data)
+    rows = []
+    folders = {"original": originals} | ({} if enhanced is None else {"enhanced": enhanced})
+    for kind, folder in folders.items():
+        for image_id, path in find_images(folder).items():
+            sex = labels.at[image_id, "sex"]
+            film = read_radiograph(path)
+            row = {
+                "kind": kind,
+                "image_id": image_id,
+                "twin": months(predictor, read_radiograph(twins[image_id]), sex),
+                "phases": months(predictor, film, sex),
+                "other_phases": months(predictor, film, sex, OTHER_PHASES),
+            }
+            for i, phase in enumerate(PHASES):
+                row[f"phase_{i}"] = months(predictor, film, sex, (phase,))
+            for method in (
+                Image.Resampling.BOX,
+                Image.Resampling.BILINEAR,
+                Image.Resampling.LANCZOS,
+            ):
+                row[method.name.lower()] = months(predictor, reduced(film, size, method), sex)
+            row["error"] = row["phases"] - float(labels.at[image_id, "months"])
+            row["twin_error"] = row["twin"] - float(labels.at[image_id, "months"])
+            rows.append(row)
+    result = {kind: summarise([row for row in rows if row["kind"] == kind]) for kind in folders}
+    result["both"] = summarise(rows)
+    save_text(RESULTS, json.dumps(result, indent=1) + "\n")
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+
+
+def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean differences in months; no single film."""
+
+    def column(name: str) -> Any:
+        return np.array([row[name] for row in rows])
+
+    phases, twin = column("phases"), column("twin")
+    single = np.stack([column(f"phase_{i}") for i in range(len(PHASES))])
+    return {
+        "n": len(rows),
+        "two_disjoint_sets_apart": float(np.abs(phases - column("other_phases")).mean()),
+        "two_single_phases_apart": float(np.abs(single[0] - single[1]).mean()),
+        "minus_twin": float((phases - twin).mean()),
+        "apart_from_twin": float(np.abs(phases - twin).mean()),
+        **{
+            f"{name}_apart_from_phases": float(np.abs(column(name) - phases).mean())
+            for name in ("box", "bilinear", "lanczos")
+        },
+        "mae": float(np.abs(column("error")).mean()),
+        "twin_mae": float(np.abs(column("twin_error")).mean()),
+    }
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
