@@ -22,8 +22,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from boneage.batch import Film, calibrate, predict_films
+from boneage.checkpoint import load_checkpoint
 from boneage.config import Paths, Recipe, Runtime
 from boneage.evaluate import evaluate_table
+from boneage.export import measure_parity
 from boneage.files import save_text
 from boneage.labels import find_images, find_labels, match_images, read_labels
 from boneage.phantom import write_cohort
@@ -31,7 +33,7 @@ from boneage.plots import plot_calibration, plot_confusion_matrix, plot_scatter,
 from boneage.predict import WEIGHTS, Predictor
 from boneage.preprocess import preprocess_folder
 from boneage.run import export_model, load_samples, train_model
-from boneage.train import LAST
+from boneage.train import BEST, LAST
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "configs" / "boneage.toml"
@@ -48,6 +50,7 @@ DATA = (
     "by nearest-neighbour sampling; the training part of a 70/15/15 split, and drawn films."
 )
 DRAWN_FILMS, DRAWN_SEED = 300, 5
+PARITY_FILMS = 100
 
 
 def main() -> None:
@@ -123,11 +126,17 @@ def build(paths: Paths, recipe: Recipe) -> None:
         "recipe": predictor.contract.recipe,
         **reports,
     }  # fmt: skip
+    trained = load_checkpoint(paths.output / BEST)
+    parity = measure_parity(trained, predictor, list(test["path"].iloc[:PARITY_FILMS]))
+    result["parity"] = asdict(parity)
     figures = reports["test"]
     facts = {
         "name": "boneage",
         "data": DATA,
         "terms": TERMS,
+        "use": "Research use only, not a medical device.",
+        "label_scaling": "none: the network answers years",
+        "sex": "+1 male, -1 female, 0 withheld; withheld is trained for",
         "test": {
             "n": figures["n"],
             "mae_months": figures["regression"]["mae_months"],

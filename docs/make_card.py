@@ -22,6 +22,8 @@ def make_card() -> str:
     return TEMPLATE.format(
         data=results["data"],
         terms=results["terms"],
+        parity=f"{results['parity']['months']:.2g}",
+        parity_n=results["parity"]["n"],
         sha=results["provenance"]["graph_sha256"],
         split_sha=results["provenance"]["split_sha256"],
         backbone=recipe["backbone"].removeprefix("timm:"),
@@ -182,7 +184,8 @@ child.**
 {backbone} (about 3.4 million weights) at {size} px, its heads linear in the pooled features with
 weights that depend on the sex; answers are the mean of a film and its mirror image. It gives an age,
 a stage (Child below 12 years, Adolescent to 18, Adult above), a 90% prediction interval, the
-evidence on the film for the sex, and a map of where the age comes from. Graph sha256 `{sha}`.
+evidence on the film for the sex, and a map of where the age comes from. ONNX, graph sha256
+`{sha}`; it differs from the trained network by at most {parity} month on {parity_n} real films.
 
 ## Use
 
@@ -211,7 +214,7 @@ epochs.
 
 ## Figures
 
-The recipe was fixed before the test films were looked at. Validation was halved: one half to
+The recipe was fixed before any answer of this model to a test film was seen. Validation was halved: one half to
 choose on, the other ({n_calibrated} films) to calibrate bias, intervals and probabilities; the
 weights are those of the last epoch, so no film chose them.
 
@@ -219,6 +222,9 @@ weights are those of the last epoch, so no film chose them.
 
 These labels are single readings; do not set these figures beside those on the RSNA test set, whose
 reference is a mean of six readers.
+
+![Predicted against reference age of the test films](images/boneage_scatter.png)
+![Confusion matrix of the stages of the test films](images/boneage_confusion.png)
 
 {by_sex}
 
@@ -237,6 +243,8 @@ narrowest tenth is {narrowest} wide on average, the widest {widest}.
 Films of another hospital, age mix or exposure void the promise: refit with `boneage calibrate` on
 labelled films of your own. The stage's probability is off by {ece} on average (expected calibration
 error).
+
+![Stage probabilities against the share of right answers, and half widths of the intervals by age](images/boneage_calibration.png)
 
 ## Sex
 
