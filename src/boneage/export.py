@@ -274,7 +274,8 @@ def _write(
         checkpoint.preprocessing,
         recipe.sex_input,
         graph.outputs,
-        asdict(recipe),
+        # A path of initial weights says nothing elsewhere; what they are does.
+        {**asdict(recipe), "init": checkpoint.provenance.get("init_used", recipe.init)},
         {**checkpoint.provenance, "graph_sha256": fingerprint},
         calibration,
         dict(facts),
