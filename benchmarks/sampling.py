@@ -27,7 +27,7 @@ OTHER_PHASES = tuple((right, down) for down, right in PHASES)
 
 def months(predictor: Predictor, film: Radiograph, sex: Any, phases: Any = PHASES) -> float:
     """Answer of the network in months, not calibrated."""
-    return 12.0 * float(predictor.look(film, sex, phases)[0].years[0])
+    return 12.0 * float(predictor.look(film, sex, phases).answers.years[0])
 
 
 def reduced(film: Radiograph, size: int, method: Image.Resampling) -> Radiograph:

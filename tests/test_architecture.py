@@ -13,14 +13,14 @@ SOURCE = Path(boneage.__file__).parent
 MODULES = {path.stem: ast.parse(path.read_text()) for path in SOURCE.glob("*.py")}
 
 FLOW = [
-    {"errors", "stages", "metrics", "files"},
+    {"errors", "stages", "metrics", "files", "orientation"},
     {"config", "anatomy", "dicomfile", "calibration", "overlay"},
     {"labels", "radiograph", "bones"},
     {"preprocess", "skeleton"},
     {"film"},
     {"phantom", "download", "predict"},
     {"dataset", "model", "evaluate", "batch", "describe"},
-    {"checkpoint", "summary"},
+    {"checkpoint", "summary", "orientation_head"},
     {"train", "explain", "plots"},
     {"export"},
     {"run"},
@@ -30,7 +30,7 @@ FLOW = [
 WITHOUT_TORCH = ["errors", "files", "stages", "config", "metrics", "labels", "radiograph",
                  "preprocess", "phantom", "evaluate", "summary", "plots", "cli",
                  "download", "predict", "batch", "describe", "calibration", "overlay",
-                 "dicomfile"]  # fmt: skip
+                 "dicomfile", "orientation"]  # fmt: skip
 
 
 def imports(tree: ast.AST) -> set[str]:

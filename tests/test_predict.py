@@ -234,15 +234,15 @@ def test_a_large_film_is_sampled_at_several_phases_and_a_reduced_one_once(
     predictor: Predictor, film: Path, tmp_path: Path
 ) -> None:
     large = read_radiograph(film)
-    mean, _ = predictor.look(large, "M")
-    single = [predictor.look(large, "M", [phase])[0].years[0] for phase in PHASES]
+    mean = predictor.look(large, "M").answers
+    single = [predictor.look(large, "M", [phase]).answers.years[0] for phase in PHASES]
     assert len(set(single)) > 1
     assert mean.years[0] == pytest.approx(np.mean(single), abs=1e-5)
     predictor.contract.preprocessing.reduce(large.to_image()).save(tmp_path / "small.png")
     small = read_radiograph(tmp_path / "small.png")
-    middle, _ = predictor.look(large, "M", [(0.0, 0.0)])
+    middle = predictor.look(large, "M", [(0.0, 0.0)]).answers
     assert small.pixels.shape == (64, 64)
-    assert predictor.look(small, "M")[0].years[0] == pytest.approx(middle.years[0], abs=1e-5)
+    assert predictor.look(small, "M").answers.years[0] == pytest.approx(middle.years[0], abs=1e-5)
 
 
 def test_the_age_map_says_where_the_age_comes_from(predictor: Predictor, film: Path) -> None:

@@ -371,8 +371,8 @@ def test_sampled_films_are_the_same_raw_and_processed(
     films = find_images(mine.data)
     for row in tables[0].itertuples():
         radiograph = read_radiograph(films[str(row.image_id)])
-        raw, _ = predictor.look(radiograph, None, phases=((0.0, 0.0),))
-        assert raw.years[0] == pytest.approx(row.predicted_years, abs=1e-4)
+        look = predictor.look(radiograph, None, phases=((0.0, 0.0),))
+        assert look.answers.years[0] == pytest.approx(row.predicted_years, abs=1e-4)
 
 
 def test_explaining_no_film_is_refused(mine: Paths, runtime: Runtime) -> None:

@@ -430,3 +430,13 @@ def test_provenance_travels_with_the_checkpoint(make_trainer: Make) -> None:
     assert facts["device"] == "cpu"
     assert facts["init_used"] == "none"
     assert {"boneage", "torch", "commit", "epoch", "val_mae_years"} <= facts.keys()
+
+
+def test_the_orientation_head_is_fitted_last_and_kept(make_trainer: Make, recipe: Recipe) -> None:
+    trainer = make_trainer(replace(recipe, epochs=1, orientation_head=True))
+    untrained = trainer.model.orientation_head.weight.clone()
+    trainer.fit()
+    kept = weights(trainer.output / "models/best_model.pt")["orientation_head.weight"]
+    assert not torch.equal(kept, untrained)
+    last = weights(trainer.output / "models/last.pt")["orientation_head.weight"]
+    assert torch.equal(last, untrained)  # the epochs do not move it

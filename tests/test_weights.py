@@ -132,7 +132,7 @@ def test_training_goes_on_from_the_package_s_weights(
         boneage.read_radiograph(films[image_id]),
         sex,  # type: ignore[arg-type]
         phases=((0.0, 0.0),),
-    )[0].years[0]
+    ).answers.years[0]
     assert float(years) == pytest.approx(raw_years, abs=0.5)
 
 

@@ -215,7 +215,7 @@ def calibrate(
         sex: Any = (
             radiograph.sex if film.sex is None else None if film.sex == "unknown" else film.sex
         )
-        return predictor.look(radiograph, sex)[0], predictor.look(radiograph, None)[0]
+        return predictor.look(radiograph, sex).answers, predictor.look(radiograph, None).answers
 
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         looks = tqdm(pool.map(look, films), total=len(films), desc="calibrate", unit="film")

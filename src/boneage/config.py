@@ -131,6 +131,8 @@ class Recipe(Films):
     """Weight in the loss of the answers with the sex withheld; needs sex_input."""
     sex_weight: float = 0.0
     """Weight in the loss of an auxiliary head that reads the sex off the film; 0 for no head."""
+    orientation_head: bool = False
+    """Fit a head that tells turned and inverted films, once the network is trained."""
     averaging: float = 0.0
     """Decay of the moving average of the weights that is evaluated and kept; 0 for no average."""
     keep: Literal["best", "last"] = "best"

@@ -106,6 +106,10 @@ class BoneAgeDataset(Dataset[dict[str, Any]]):
             "image_id": row["image_id"],
         }
 
+    def with_transform(self, transform: v2.Compose) -> "BoneAgeDataset":
+        """Give the same films seen through another transform."""
+        return BoneAgeDataset(self.samples, transform, self._preprocessing, self._seed)
+
     def read_image(self, index: int) -> Image.Image:
         """Read one film as training sees it, before resizing to the network and augmentation."""
         path = self._rows[index]["path"]

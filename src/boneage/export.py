@@ -36,7 +36,8 @@ class Parity:
         n: Number of films; each was answered as a boy's, a girl's and with the sex unknown.
         months: Largest difference of the age or of a cell's share in it, in months; 0 without
             an age head.
-        probability: Largest difference of a probability of stage or sex; 0 without such heads.
+        probability: Largest difference of a probability of stage, sex or orientation; 0 without
+            such heads.
     """
 
     n: int
@@ -73,6 +74,7 @@ class _Graph(nn.Module):
             "stage_probabilities": model.stage_head is not None,
             "p_male": model.sex_head is not None,
             "age_map": model.age_head is not None and self._layer != (None,),
+            "orientation": model.orientation_head is not None,
         }
         return tuple(name for name, there in is_there.items() if there)
 
@@ -94,6 +96,9 @@ class _Graph(nn.Module):
             if self.model.sex_head is None
             else self.model.sex_head(features).squeeze(1).sigmoid(),
             "age_map": None if cells is None or age is None else self._share(cells, sex),
+            "orientation": None
+            if self.model.orientation_head is None
+            else self.model.orientation_head(features).softmax(dim=1),
         }
         return tuple(answer for name in self.outputs if (answer := answers[name]) is not None)
 
@@ -151,9 +156,9 @@ def export_onnx(
 
     The file takes `image` float32 (B, 1, S, S), grey in [0, 1], and, if the model has sex input,
     `sex` float32 (B,), +1 male, -1 female, 0 unknown. It gives `age_years` (B,),
-    `stage_probabilities` (B, 3), `p_male` (B,) and `age_map` (B, h, w), as far as the model has
-    them. Its metadata hold the `Contract`. It appears under its name only when the comparison
-    has passed.
+    `stage_probabilities` (B, 3), `p_male` (B,), `age_map` (B, h, w) and `orientation` (B, 8), as
+    far as the model has them. Its metadata hold the `Contract`. It appears under its name only
+    when the comparison has passed.
 
     Args:
         checkpoint: A trained model.
@@ -224,7 +229,7 @@ def measure_parity(checkpoint: Checkpoint, predictor: Predictor, films: Sequence
     return Parity(
         len(films),
         12.0 * float(np.max([*gaps["age_years"], *gaps["age_map"]])),
-        float(np.max([*gaps["stage_probabilities"], *gaps["p_male"]])),
+        float(np.max([*gaps["stage_probabilities"], *gaps["p_male"], *gaps["orientation"]])),
     )
 
 

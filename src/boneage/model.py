@@ -10,6 +10,7 @@ from torch import nn
 
 from boneage.config import Recipe
 from boneage.errors import CheckpointError, ConfigError
+from boneage.orientation import ORIENTATIONS
 from boneage.stages import STAGES
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class BoneAgePredictor(nn.Module):
         tasks: "age,stage", "age" or "stage"; the head of a task left out does not exist.
         sex_input: Whether the heads' weights depend on sex (`SexConditionedLinear`).
         sex_head: Whether a `Linear(F, 1)` reads the sex off the film.
+        orientation_head: Whether a `Linear(F, 8)` tells how the film lies (`ORIENTATIONS`).
         mirror_average: Whether, outside training, the features are the mean of those of a film
             and of its mirror image, and so are the answers, which are linear in them.
         image_size: Side of the input in pixels; some backbones are built for one size.
@@ -74,6 +76,7 @@ class BoneAgePredictor(nn.Module):
         tasks: str = "age,stage",
         sex_input: bool = False,
         sex_head: bool = False,
+        orientation_head: bool = False,
         mirror_average: bool = False,
         image_size: int = 256,
         init: str = "none",
@@ -88,6 +91,8 @@ class BoneAgePredictor(nn.Module):
         self.age_head = layer(features, 1) if "age" in heads else None
         self.stage_head = layer(features, len(STAGES)) if "stage" in heads else None
         self.sex_head = nn.Linear(features, 1) if sex_head else None
+        n = len(ORIENTATIONS)
+        self.orientation_head = nn.Linear(features, n) if orientation_head else None
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, *, init: str = "none") -> "BoneAgePredictor":
@@ -97,6 +102,7 @@ class BoneAgePredictor(nn.Module):
             tasks=recipe.tasks,
             sex_input=recipe.sex_input,
             sex_head=recipe.sex_weight > 0,
+            orientation_head=recipe.orientation_head,
             mirror_average=recipe.mirror_average,
             image_size=recipe.image_size,
             init=init,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from boneage.calibration import Answers, Calibration, load_calibration
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError, ImageError
 from boneage.files import cut_suffix
+from boneage.orientation import ORIENTATIONS, UPRIGHT, Orientation
 from boneage.preprocess import Preprocessing
 from boneage.radiograph import Radiograph, read_radiograph
 from boneage.stages import STAGES, stage_from_years
@@ -22,7 +23,7 @@ WEIGHTS = Path(__file__).with_name("weights") / "boneage.onnx"
 CONTRACT_KEY = "boneage"
 """Name of the metadata entry of an ONNX file that holds its contract."""
 
-OUTPUTS = ("age_years", "stage_probabilities", "p_male", "age_map")
+OUTPUTS = ("age_years", "stage_probabilities", "p_male", "age_map", "orientation")
 """Outputs that a model may have, in their order."""
 
 SEX_CODE: dict[str | None, float] = {"M": 1.0, "F": -1.0, None: 0.0}
@@ -33,6 +34,9 @@ PHASES = ((-0.375, -0.125), (-0.125, 0.375), (0.125, -0.375), (0.375, 0.125))
 
 Each row and each column of a 4 x 4 grid of shifts has one of them.
 """
+
+ORIENTATION_ABOVE = 0.5
+"""Probability above which a film is taken to be turned or inverted."""
 
 SMALLEST_SIDE = 50
 """Films with a shorter side, in pixels, are rejected: half of what the shipped model samples."""
@@ -171,6 +175,21 @@ class Prediction:
         return {**values, "path": str(self.path), "reasons": "; ".join(self.reasons)}
 
 
+@dataclass(frozen=True)
+class Look:
+    """A network's raw answer to one film.
+
+    Attributes:
+        answers: Not calibrated; years 0 without an age head.
+        age_map: As in `Prediction`.
+        orientation: How the film lay, if it was brought upright, else upright.
+    """
+
+    answers: Answers
+    age_map: npt.NDArray[np.float32] | None
+    orientation: Orientation
+
+
 class Predictor:
     """Answers films with an exported model, one at a time, the same alone or among others.
 
@@ -253,7 +272,8 @@ class Predictor:
                 f"the film has {height}×{width} pixels; expected {SMALLEST_SIDE} or more a side"
             )
             return replace(found, status="reject", reasons=(reason,))
-        raw, age_map = self.look(radiograph, told)
+        look = self.look(radiograph, told)
+        raw = look.answers
         if not all(a is None or np.isfinite(a).all() for a in (raw.years, raw.probabilities)):
             raise BoneAgeError(f"the model's answer to {radiograph.path} is not a number.")
         answers, years, low, high = raw, None, None, None
@@ -268,7 +288,7 @@ class Predictor:
         else:
             chances = tuple(answers.probabilities[0].tolist())
             code = int(answers.probabilities[0].argmax())
-        reasons = tuple(self._warn(radiograph, raw))
+        reasons = tuple(self._warn(radiograph, look))
         return replace(
             found,
             predicted_years=years,
@@ -281,7 +301,7 @@ class Predictor:
             p_adult=chances[2],
             status="warn" if reasons else "ok",
             reasons=reasons,
-            age_map=age_map,
+            age_map=look.age_map,
         )
 
     def look(
@@ -289,17 +309,33 @@ class Predictor:
         radiograph: Radiograph,
         sex: Sex | None,
         phases: Sequence[tuple[float, float]] = PHASES,
-    ) -> tuple[Answers, npt.NDArray[np.float32] | None]:
+    ) -> Look:
         """Give the network's raw answer, not calibrated, averaged over samples of the film.
+
+        A film that the network finds turned or inverted is brought upright and answered again;
+        the first answer stands if the network does not find it upright then.
 
         Args:
             radiograph: A film.
             sex: What to tell the network.
             phases: Samples of a film that is larger than the network's, see `sample`.
-
-        Returns:
-            The answer, its years 0 without an age head, and the age map.
         """
+        first = self._look_once(radiograph, sex, phases)
+        found = first.orientation
+        if found == UPRIGHT:
+            return first
+        upright = replace(radiograph, pixels=np.ascontiguousarray(found.undo(radiograph.pixels)))
+        second = self._look_once(upright, sex, phases)
+        if second.orientation != UPRIGHT:
+            return replace(first, orientation=UPRIGHT)
+        age_map = second.age_map
+        if age_map is not None:
+            age_map = np.rot90(age_map, found.quarter_turns)  # as the film in the file lies
+        return replace(second, age_map=age_map, orientation=found)
+
+    def _look_once(
+        self, radiograph: Radiograph, sex: Sex | None, phases: Sequence[tuple[float, float]]
+    ) -> Look:
         preprocessing = self.contract.preprocessing
         film = radiograph.to_image()
         size = preprocessing.sampled_size
@@ -316,7 +352,10 @@ class Predictor:
                 for name in ("stage_probabilities", "p_male")
             ),
         )
-        return raw, mean["age_map"][0] if "age_map" in mean else None
+        orientation = UPRIGHT
+        if "orientation" in mean and mean["orientation"][0].max() >= ORIENTATION_ABOVE:
+            orientation = ORIENTATIONS[int(mean["orientation"][0].argmax())]
+        return Look(raw, mean["age_map"][0] if "age_map" in mean else None, orientation)
 
     def run(
         self, images: npt.NDArray[np.float32], sexes: Sequence[str | None]
@@ -328,8 +367,8 @@ class Predictor:
             sexes: "M", "F" or None for each.
 
         Returns:
-            `age_years` (B,), `stage_probabilities` (B, 3), `p_male` (B,) and `age_map` (B, h, w),
-            as far as the model has them; not calibrated.
+            `age_years` (B,), `stage_probabilities` (B, 3), `p_male` (B,), `age_map` (B, h, w) and
+            `orientation` (B, 8), as far as the model has them; not calibrated.
 
         Raises:
             BoneAgeError: If a sex is none of those.
@@ -343,9 +382,12 @@ class Predictor:
         names = list(self.contract.outputs)
         return dict(zip(names, self._session.run(names, feed), strict=True))
 
-    def _warn(self, radiograph: Radiograph, raw: Answers) -> Iterator[str]:
+    def _warn(self, radiograph: Radiograph, look: Look) -> Iterator[str]:
+        raw = look.answers
         if radiograph.was_inverted:
             yield "bones were dark: the film was inverted before it was read"
+        if look.orientation != UPRIGHT:
+            yield f"the film lies {look.orientation.describe()}: it was righted before it was read"
         if self.calibration is None or raw.p_male is None or raw.sex[0] == 0:
             return
         p_other = float(raw.p_male[0] if raw.sex[0] < 0 else 1.0 - raw.p_male[0])

@@ -50,8 +50,10 @@ logger = logging.getLogger(__name__)
 PACKAGED = "boneage"
 """Word for the model in the package as initial weights."""
 
-TAKEN_OVER = ("backbone", "tasks", "sex_input", "unknown_sex_weight", "sex_weight",
-              "mirror_average", "image_size", "sampled_size", "stretch_grey")  # fmt: skip
+TAKEN_OVER = (
+    "backbone", "tasks", "sex_input", "unknown_sex_weight", "sex_weight", "orientation_head",
+    "mirror_average", "image_size", "sampled_size", "stretch_grey",
+)  # fmt: skip
 """Settings that follow from the weights started from."""
 
 HELD_OUT = ("val", "test")

@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from boneage.checkpoint import describe_software, load_checkpoint, save_checkpoint
 from boneage.config import Recipe, Runtime
-from boneage.dataset import BoneAgeDataset
+from boneage.dataset import BoneAgeDataset, get_transforms
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
 from boneage.evaluate import PROBABILITIES, TABLE_COLUMNS, Report, evaluate_table
 from boneage.files import save_text
 from boneage.model import BoneAgePredictor
+from boneage.orientation_head import fit_orientation_head
 from boneage.preprocess import Preprocessing
 from boneage.stages import STAGES, stage_from_years
 
@@ -157,6 +158,8 @@ class Trainer:
         best = load_checkpoint(self.output / BEST)
         self.kept_model.load_state_dict(best.model.state_dict())
         self.provenance = best.provenance
+        if self.recipe.orientation_head:
+            self._fit_orientation()
         return self.history
 
     def resume(self) -> Self:
@@ -214,6 +217,15 @@ class Trainer:
             table, baseline_years=self.provenance.get("train_median_years"), draws=draws
         )
         return {**report, "losses": losses}
+
+    def _fit_orientation(self) -> None:
+        """Fit the orientation head to the kept weights, and keep them with it."""
+        training = loaded_data(self.loaders["train"])
+        films = training.with_transform(get_transforms("val", self.recipe))
+        share = fit_orientation_head(self.kept_model, films, self.recipe.seed)
+        logger.info("orientation head: %.2f%% of the fitted films told right", 100 * share)
+        facts = (self.kept_model, self.recipe, self.preprocessing, self.provenance)
+        save_checkpoint(self.output / BEST, *facts)
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         loader = self.loaders["train"]

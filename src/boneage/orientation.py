@@ -1,0 +1,50 @@
+"""Turned and inverted films: the eight ways a film can lie, and the way back."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+TURNS = 4
+_TURNED = ("", "turned by 90° to the left", "turned by 180°", "turned by 90° to the right")
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How a film lies, beside upright with bright bones.
+
+    Attributes:
+        quarter_turns: Turns by 90° to the left, 0 to 3.
+        is_inverted: Whether bones are dark.
+    """
+
+    quarter_turns: int
+    is_inverted: bool
+
+    @property
+    def code(self) -> int:
+        """Place in `ORIENTATIONS`."""
+        return self.quarter_turns + TURNS * self.is_inverted
+
+    def apply(self, pixels: Any) -> Any:
+        """Lay an upright film (..., H, W) in [0, 1] this way; numpy."""
+        turned = np.rot90(pixels, self.quarter_turns, axes=(-2, -1))
+        return 1.0 - turned if self.is_inverted else turned
+
+    def undo(self, pixels: Any) -> Any:
+        """Bring a film (..., H, W) in [0, 1] that lies this way upright; numpy."""
+        turned = np.rot90(pixels, -self.quarter_turns, axes=(-2, -1))
+        return 1.0 - turned if self.is_inverted else turned
+
+    def describe(self) -> str:
+        """Say it: "turned by 180° and inverted"."""
+        words = [_TURNED[self.quarter_turns], "inverted" if self.is_inverted else ""]
+        return " and ".join(word for word in words if word) or "upright"
+
+
+ORIENTATIONS = tuple(
+    Orientation(turns, inverted) for inverted in (False, True) for turns in range(4)
+)
+"""All eight, upright first, in the order of an orientation head's answers."""
+
+UPRIGHT = ORIENTATIONS[0]
