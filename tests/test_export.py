@@ -39,7 +39,7 @@ def films(samples: pd.DataFrame) -> list[Path]:
         {"sex_input": True},
         {"tasks": "age"},
         {"tasks": "stage", "sex_input": True},
-        {"sex_input": True, "sex_weight": 0.1, "mirror_average": True},
+        {"sex_input": True, "sex_weight": 0.1, "mirror_average": True, "zoom_average": 0.1},
         {"backbone": "timm:test_efficientnet", "sex_input": True},
     ],
     ids=str,
@@ -56,7 +56,9 @@ def test_every_kind_of_model_answers_alike_in_onnx(
 def test_the_age_map_is_the_share_of_each_cell_in_the_age(
     films: list[Path], tmp_path: Path
 ) -> None:
-    checkpoint = make_checkpoint(sex_input=True, sex_weight=0.1, mirror_average=True)
+    checkpoint = make_checkpoint(
+        sex_input=True, sex_weight=0.1, mirror_average=True, zoom_average=0.1, orientation_head=True
+    )
     export_onnx(checkpoint, tmp_path / "model.onnx", films)
     predictor = Predictor(tmp_path / "model.onnx")
     assert predictor.contract.outputs == OUTPUTS

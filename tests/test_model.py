@@ -8,7 +8,13 @@ import torchvision
 from torch import nn
 
 from boneage.errors import CheckpointError, ConfigError
-from boneage.model import BoneAgePredictor, SexConditionedLinear, load_backbone
+from boneage.model import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    BoneAgePredictor,
+    SexConditionedLinear,
+    load_backbone,
+)
 
 
 @pytest.fixture
@@ -110,6 +116,20 @@ def test_a_film_and_its_mirror_image_are_answered_alike_when_asked() -> None:
         # In training, the mirroring is left to the augmentation.
         model.train()
         torch.testing.assert_close(model.features(film), model.backbone(film), rtol=0, atol=1e-5)
+
+
+def test_a_reduced_and_a_magnified_film_are_averaged_when_asked() -> None:
+    model = BoneAgePredictor("timm:test_resnet", image_size=64, zoom_average=0.1).eval()
+    film = -torch.ones(1, 3, 64, 64)
+    film[:, :, 24:40, 24:40] = 1.0
+    (small, _), (large, _) = model.views(film)
+    areas = [(view[0, 0] > 0).sum().item() for view in (small, film, large)]
+    assert areas[0] < areas[1] < areas[2]
+    black = -torch.tensor(IMAGENET_MEAN) / torch.tensor(IMAGENET_STD)
+    torch.testing.assert_close(small[0, :, 0, 0], black, atol=1e-4, rtol=0)
+    expected = (model.backbone(small) + model.backbone(large)) / 2
+    torch.testing.assert_close(model.features(film), expected)
+    assert not [name for name in model.state_dict() if "zoom" in name]
 
 
 def test_a_model_with_sex_input_refuses_to_guess_the_sex() -> None:

@@ -9,12 +9,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from boneage.config import Recipe
+from boneage.model import IMAGENET_MEAN, IMAGENET_STD
 from boneage.predict import SEX_CODE
 from boneage.preprocess import Preprocessing, stretch_grey
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Channel means and deviations of ImageNet, on the scale 0 to 1. Source: torchvision's models."""
 
 
 def get_transforms(split: str, recipe: Recipe) -> v2.Compose:

@@ -91,10 +91,11 @@ class GradCAM:
             (B, h, w) on the grid of the feature map, each map from 0 to 1; all zero where no
             place speaks for the target.
         """
-        evidence = self._weigh(image, sex, target)
-        if self._model.mirror_average:
-            evidence = (evidence + self._weigh(image.flip(3), sex, target).flip(2)) / 2
-        maps = evidence.relu()
+        views = self._model.views(image)
+        evidence = [self._weigh(view, sex, target) for view, _ in views]
+        upright = [e.flip(2) if is_mirrored else e
+                   for e, (_, is_mirrored) in zip(evidence, views, strict=True)]  # fmt: skip
+        maps = torch.stack(upright).mean(dim=0).relu()
         tops = maps.amax(dim=(1, 2), keepdim=True)
         heat = torch.where(tops > 0, maps / tops.clamp_min(torch.finfo(maps.dtype).tiny), 0.0)
         return heat.float().cpu().numpy()

@@ -14,11 +14,10 @@ from torch import nn
 
 from boneage.calibration import Calibration
 from boneage.checkpoint import Checkpoint
-from boneage.dataset import IMAGENET_MEAN, IMAGENET_STD
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
 from boneage.explain import last_feature_map
 from boneage.files import replacing
-from boneage.model import BoneAgePredictor
+from boneage.model import IMAGENET_MEAN, IMAGENET_STD, BoneAgePredictor
 from boneage.predict import CONTRACT_KEY, OUTPUTS, SEX_CODE, Contract, Predictor
 
 MAX_MONTHS = 0.01
@@ -82,12 +81,15 @@ class _Graph(nn.Module):
         self, image: torch.Tensor, sex: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
         film = (image - self.imagenet_mean) / self.imagenet_std
-        features, cells = self._look(film)
-        if self.model.mirror_average:
-            mirrored, mirrored_cells = self._look(film.flip(3))
-            features = (features + mirrored) / 2
-            if cells is not None and mirrored_cells is not None:
-                cells = (cells + mirrored_cells.flip(3)) / 2
+        views = self.model.views(film)
+        looks = [self._look(view) for view, _ in views]
+        features = torch.stack([f for f, _ in looks]).mean(dim=0)
+        cells = None
+        if self._layer != (None,):
+            cells = torch.stack(
+                [c.flip(3) if is_mirrored else c
+                 for (_, c), (_, is_mirrored) in zip(looks, views, strict=True) if c is not None]
+            ).mean(dim=0)  # fmt: skip
         age, logits = self.model.answer(features, sex)
         answers = {
             "age_years": age,

@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 
 TIMM_PREFIX = "timm:"
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Channel means and deviations of ImageNet, on the scale 0 to 1. Source: torchvision's models."""
+
 
 class SexConditionedLinear(nn.Linear):
     """A linear layer whose weights depend on sex: `(W + s V) x + (b + s c)`.
@@ -56,6 +60,7 @@ class BoneAgePredictor(nn.Module):
         orientation_head: Whether a `Linear(F, 8)` tells how the film lies (`ORIENTATIONS`).
         mirror_average: Whether, outside training, the features are the mean of those of a film
             and of its mirror image, and so are the answers, which are linear in them.
+        zoom_average: Likewise the mean of a film reduced and magnified by this share.
         image_size: Side of the input in pixels; some backbones are built for one size.
         init: Initial weights, see `load_backbone`.
 
@@ -69,6 +74,8 @@ class BoneAgePredictor(nn.Module):
         CheckpointError: If the initial weights cannot be had.
     """
 
+    _black: torch.Tensor
+
     def __init__(
         self,
         backbone: str = "resnet18",
@@ -78,12 +85,19 @@ class BoneAgePredictor(nn.Module):
         sex_head: bool = False,
         orientation_head: bool = False,
         mirror_average: bool = False,
+        zoom_average: float = 0.0,
         image_size: int = 256,
         init: str = "none",
     ) -> None:
         super().__init__()
         self.sex_input = sex_input
         self.mirror_average = mirror_average
+        black = -torch.tensor(IMAGENET_MEAN) / torch.tensor(IMAGENET_STD)
+        self.register_buffer("_black", black[:, None, None], persistent=False)
+        factors = (1.0 - zoom_average, 1.0 + zoom_average) if zoom_average else ()
+        self._zooms = [f"_zoom_{i}" for i in range(len(factors))]
+        for name, factor in zip(self._zooms, factors, strict=True):
+            self.register_buffer(name, _make_zoom(factor, image_size), persistent=False)
         self.backbone, self.init_used = load_backbone(backbone, image_size, init)
         features = _count_features(self.backbone, backbone, image_size)
         layer = SexConditionedLinear if sex_input else nn.Linear
@@ -104,6 +118,7 @@ class BoneAgePredictor(nn.Module):
             sex_head=recipe.sex_weight > 0,
             orientation_head=recipe.orientation_head,
             mirror_average=recipe.mirror_average,
+            zoom_average=recipe.zoom_average,
             image_size=recipe.image_size,
             init=init,
         )
@@ -117,10 +132,31 @@ class BoneAgePredictor(nn.Module):
 
     def features(self, image: torch.Tensor) -> torch.Tensor:
         """Reduce images (B, 3, S, S) to the features (B, F) that the heads read."""
-        features = self.backbone(image)
-        if self.mirror_average and not self.training:
-            features = (features + self.backbone(image.flip(3))) / 2
-        return features
+        if self.training:
+            return self.backbone(image)
+        views = self.views(image)
+        return torch.stack([self.backbone(view) for view, _ in views]).mean(dim=0)
+
+    def views(self, image: torch.Tensor) -> list[tuple[torch.Tensor, bool]]:
+        """Give the images whose features are averaged outside training.
+
+        Args:
+            image: (B, 3, S, S), normalised.
+
+        Returns:
+            Each (B, 3, S, S), and whether it is mirrored.
+        """
+        seen = [image]
+        if self._zooms:
+            # Zero is black once black is taken off, so what lies beside the film stays black.
+            film = image - self._black
+            grids = [getattr(self, name).expand(image.shape[0], -1, -1, -1) for name in self._zooms]
+            seen = [
+                nn.functional.grid_sample(film, grid, align_corners=False) + self._black
+                for grid in grids
+            ]
+        views = [(view, False) for view in seen]
+        return views + [(view.flip(3), True) for view in seen] if self.mirror_average else views
 
     def answer(
         self, features: torch.Tensor, sex: torch.Tensor | None = None
@@ -135,6 +171,12 @@ class BoneAgePredictor(nn.Module):
     def _require_sex(self, sex: torch.Tensor | None) -> None:
         if self.sex_input and sex is None:
             raise ValueError("this model was built with sex_input; pass sex, 0.0 where unknown")
+
+
+def _make_zoom(factor: float, size: int) -> torch.Tensor:
+    """Sampling grid (1, S, S, 2) that magnifies a film about its middle."""
+    theta = torch.tensor([[[1.0 / factor, 0.0, 0.0], [0.0, 1.0 / factor, 0.0]]])
+    return nn.functional.affine_grid(theta, [1, 1, size, size], align_corners=False)
 
 
 def load_backbone(name: str, image_size: int, init: str) -> tuple[nn.Module, str]:

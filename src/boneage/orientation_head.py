@@ -7,12 +7,11 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from boneage.dataset import IMAGENET_MEAN, IMAGENET_STD
 from boneage.errors import BoneAgeError
-from boneage.model import BoneAgePredictor
+from boneage.model import IMAGENET_MEAN, IMAGENET_STD, BoneAgePredictor
 from boneage.orientation import ORIENTATIONS
 
-FILMS = 2500
+FILMS = 1500
 """Films that it is fitted on, each laid in all eight ways."""
 
 _BATCH = 16

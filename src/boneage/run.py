@@ -52,7 +52,7 @@ PACKAGED = "boneage"
 
 TAKEN_OVER = (
     "backbone", "tasks", "sex_input", "unknown_sex_weight", "sex_weight", "orientation_head",
-    "mirror_average", "image_size", "sampled_size", "stretch_grey",
+    "mirror_average", "zoom_average", "image_size", "sampled_size", "stretch_grey",
 )  # fmt: skip
 """Settings that follow from the weights started from."""
 
