@@ -15,14 +15,14 @@ MODULES = {path.stem: ast.parse(path.read_text()) for path in SOURCE.glob("*.py"
 FLOW = [
     {"errors", "stages", "metrics", "files"},
     {"config", "anatomy", "dicomfile", "calibration", "overlay"},
-    {"labels", "radiograph", "bones"},
-    {"preprocess", "skeleton"},
+    {"labels", "radiograph", "bones", "agreement", "reference"},
+    {"preprocess", "skeleton", "tables"},
     {"film"},
     {"phantom", "download", "predict"},
-    {"dataset", "model", "evaluate", "batch", "describe"},
+    {"dataset", "model", "evaluate", "batch", "describe", "audit"},
     {"checkpoint", "summary"},
     {"train", "explain", "plots"},
-    {"export"},
+    {"export", "audit_page"},
     {"run"},
     {"cli"},
     {"__main__", "__init__"},
@@ -30,7 +30,8 @@ FLOW = [
 WITHOUT_TORCH = ["errors", "files", "stages", "config", "metrics", "labels", "radiograph",
                  "preprocess", "phantom", "evaluate", "summary", "plots", "cli",
                  "download", "predict", "batch", "describe", "calibration", "overlay",
-                 "dicomfile"]  # fmt: skip
+                 "dicomfile", "tables", "agreement", "reference", "audit",
+                 "audit_page"]  # fmt: skip
 
 
 def imports(tree: ast.AST) -> set[str]:
