@@ -49,7 +49,7 @@ def age_figures(sums: Array) -> dict[str, Array]:
         # Sums of squares and products around the means.
         s_rr, s_pp, s_dd = (_spread(rr, r, n), _spread(pp, p, n), _spread(dd, p - r, n))
         s_rp = np.where((s_rr > 0) & (s_pp > 0), rp - r * p / n, 0.0)
-        sd = np.sqrt(s_dd / (n - 1))
+        sd = np.where(n > 1, np.sqrt(s_dd / np.maximum(n - 1, 1)), np.nan)
         slope = _deming_slope(s_rr, s_pp, s_rp)
         # ICC(2,1) of two raters, its three mean squares written out.
         icc = 2 * s_rp / (s_rr + s_pp + (n - 1) * bias**2 - s_dd / n)

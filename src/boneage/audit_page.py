@@ -138,8 +138,9 @@ def format_figure(ends: Mapping[str, float | None], digits: int) -> str:
 
 
 def _number(value: float, digits: int) -> str:
-    text = f"{100 * value:.1f}%" if digits < 0 else f"{value:.{digits}f}"
-    return text.replace("-", "−")
+    if digits < 0:
+        return f"{100 * value:.1f}%"
+    return f"{value:z.{digits}f}".replace("-", "−")
 
 
 def format_p(value: float | None) -> str:
@@ -151,7 +152,7 @@ def format_p(value: float | None) -> str:
 
 def format_months(value: float, sign: bool = False) -> str:
     """Format months."""
-    return f"{value:{'+' if sign else ''}.1f}".replace("-", "−")
+    return f"{value:{'+' if sign else ''}z.1f}".replace("-", "−")
 
 
 def describe_skill(result: Mapping[str, Any]) -> str:
@@ -159,7 +160,7 @@ def describe_skill(result: Mapping[str, Any]) -> str:
     base = result["baselines"]
     low, high = result["noise_floor_months"]
     return (
-        f"Mean absolute error {format_figure(result['accuracy']['mae_months'], 2)} months, between "
+        f"Mean absolute error {format_figure(result['accuracy']['mae_months'], 2)} months, beside "
         f"the noise of single readings ({low} to {high}) and answers that need no film: "
         f"{base['sex_median_mae_months']:.1f} for the median of each sex, "
         f"{base['constant_median_mae_months']:.1f} for one constant."
