@@ -240,8 +240,8 @@ def test_the_permutation_p_value_of_few_cases_is_the_exact_share() -> None:
 
 
 def test_equal_errors_differ_in_no_group_whatever_their_last_bit() -> None:
-    inside = np.arange(3000) % 7 == 0
-    assert permutation_p_values(np.full(3000, 8.1), [inside], 50) == [1.0]
+    groups = [np.arange(3000) % k == 0 for k in range(2, 12)]
+    assert permutation_p_values(np.full(3000, 8.1), groups, 5) == [1.0] * 10
 
 
 def test_groups_of_none_or_all_have_no_p_value_and_no_shuffles_give_none() -> None:

@@ -107,6 +107,12 @@ def test_both_units_of_one_age_may_be_there_if_they_agree(path: Path) -> None:
     assert found.table.loc[0, "predicted_months"] == pytest.approx(12.48)
 
 
+def test_the_lower_end_of_an_infants_interval_may_be_few_months(path: Path) -> None:
+    header = f"{HEADER},predicted_low_months,predicted_high_months"
+    found = read(path, f"{header}\n1,M,2,2.1,12,36\n2,F,2,1.9,-2,30\n")
+    assert found.table["predicted_low_months"].tolist() == [12.0, -2.0]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
