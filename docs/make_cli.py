@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 COMMANDS = (
-    "", "predict", "calibrate", "phantom", "preprocess", "train", "evaluate", "explain", "export",
-    "download",
+    "", "predict", "calibrate", "audit", "phantom", "preprocess", "train", "evaluate", "explain",
+    "export", "download",
 )  # fmt: skip
 PAGE = Path(__file__).parent / "cli.md"
 HEADER = """\

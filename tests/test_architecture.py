@@ -15,15 +15,15 @@ MODULES = {path.stem: ast.parse(path.read_text()) for path in SOURCE.glob("*.py"
 FLOW = [
     {"errors", "stages", "metrics", "files", "orientation"},
     {"config", "anatomy", "dicomfile", "calibration", "overlay"},
-    {"labels", "radiograph", "bones"},
-    {"preprocess", "skeleton"},
+    {"labels", "radiograph", "bones", "agreement", "reference"},
+    {"preprocess", "skeleton", "tables"},
     {"film"},
     {"phantom", "download", "predict"},
-    {"model", "evaluate", "batch", "describe"},
+    {"model", "evaluate", "batch", "describe", "audit"},
     {"dataset"},
     {"checkpoint", "summary", "orientation_head"},
     {"train", "explain", "plots"},
-    {"export"},
+    {"export", "audit_page"},
     {"run"},
     {"cli"},
     {"__main__", "__init__"},
@@ -31,7 +31,8 @@ FLOW = [
 WITHOUT_TORCH = ["errors", "files", "stages", "config", "metrics", "labels", "radiograph",
                  "preprocess", "phantom", "evaluate", "summary", "plots", "cli",
                  "download", "predict", "batch", "describe", "calibration", "overlay",
-                 "dicomfile", "orientation"]  # fmt: skip
+                 "dicomfile", "orientation", "tables", "agreement", "reference", "audit",
+                 "audit_page"]  # fmt: skip
 
 
 def imports(tree: ast.AST) -> set[str]:

@@ -481,3 +481,112 @@ def test_a_calibration_without_its_films_or_ages_is_one_line(
         assert main([*command, str(folder), "--out", str(tmp_path / "site.toml")]) == 1
         assert message in capsys.readouterr().err
     assert not (tmp_path / "site.toml").exists()
+
+
+TABLE = "image_id,sex,site,reference_months,predicted_years\n" + "".join(
+    f"{i},{'MF'[i % 2]},{'ab'[i % 3 == 0]},{60 + 2 * i},{(61 + 2 * i + i % 5) / 12:.4f}\n"
+    for i in range(70)
+)
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> tuple[str, str]:
+    """Two tables of one name."""
+    paths = [tmp_path / folder / "answers.csv" for folder in ("ours", "theirs")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(TABLE)
+    return str(paths[0]), str(paths[1])
+
+
+def test_predictions_are_audited_into_a_page_and_its_figures(
+    tables: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "evidence"
+    command = ["audit", tables[0], "--by", "site", tables[1], "--out", str(out), "--draws", "50"]
+    assert main(command) == 0
+    printed, error = capsys.readouterr()
+    assert printed.startswith("ours/answers.csv, n = 70\n  MAE   3.00 [")
+    assert printed.endswith(f"report in {out / 'report.html'}\n")
+    assert error == ""
+    result = json.loads((out / "audit.json").read_text())
+    assert result["n"] == 70
+    assert result["accuracy"]["bias_months"]["value"] == pytest.approx(3.0, abs=0.01)
+    assert {"a", "b"} < {group["group"] for group in result["groups"]}
+    (row,) = result["comparison"]
+    assert (row["first"], row["second"]) == ("ours/answers.csv", "theirs/answers.csv")
+
+
+def test_one_case_is_audited_without_an_interval(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "one.csv"
+    table.write_text("".join(TABLE.splitlines(keepends=True)[:2]))
+    assert main(["audit", str(table), "--out", str(tmp_path / "out")]) == 0
+    assert "  MAE   1.00 months\n" in capsys.readouterr().out
+
+
+def test_films_are_answered_and_audited_in_one_command(
+    exported: Path, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels, images, out = find_labels(raw), tmp_path / "images", tmp_path / "out"
+    known = pd.read_csv(labels)
+    images.mkdir()
+    for image_id in known["id"].head(6):
+        shutil.copy(next(raw.rglob(f"{image_id}.png")), images)
+    shutil.copy(images / f"{known['id'][0]}.png", images / "stranger.png")
+    (images / f"{known['id'][1]}.png").write_text("no film")
+    site = tmp_path / "site.toml"
+    make_calibration(Predictor(exported).contract.graph_sha256).save(site)
+    command = ["audit", "--images", str(images), "--labels", str(labels), "--out", str(out),
+               "--model", str(exported), "--calibration", str(site), "--draws", "20",
+               "--workers", "1"]  # fmt: skip
+    assert main(command) == 0
+    assert f"report in {out / 'report.html'}" in capsys.readouterr().out
+    result = json.loads((out / "audit.json").read_text())
+    answers = pd.read_csv(out / "predictions.csv").dropna(subset=["reference_years"])
+    answers = answers[answers["status"].isin(["ok", "warn"])]
+    assert (result["n"], result["n_unanswered"], result["n_without_reference"]) == (5, 1, 1)
+    error = 12 * (answers["predicted_years"] - answers["reference_years"]).abs()
+    assert result["accuracy"]["mae_months"]["value"] == pytest.approx(error.mean())
+    assert result["calibration"] is not None
+    assert result["accuracy"]["coverage"]["value"] is not None
+
+
+def test_an_audit_of_nothing_or_of_two_things_is_one_line(
+    tables: tuple[str, str], exported: Path, raw: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "sexes.csv").write_text("id,sex\n1,F\n")
+    images, labels = ["--images", str(raw)], ["--labels", str(find_labels(raw))]
+    either = "pass either CSV files of predictions, or --images with --labels"
+    for arguments, status, message in (
+        ([], 1, either),
+        (images, 1, either),
+        (labels, 1, either),
+        ([tables[0], *labels], 1, either),
+        ([tables[0], *images, *labels], 1, either),
+        ([*images, "--labels", str(tmp_path / "sexes.csv")], 1, "sexes.csv has no bone age"),
+        ([tables[0], tables[0]], 1, "answers.csv is given twice"),
+        ([tables[0], "--by", "race"], 1, "has no column 'race'"),
+        ([tables[0], "--draws", "-1"], 2, "--draws"),
+        ([str(tmp_path / "gone.csv")], 1, "gone.csv does not exist"),
+    ):
+        assert main(["audit", *arguments, "--out", str(tmp_path / "out")]) == status
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_audit_without_its_libraries_names_the_extra_that_brings_them(
+    tables: tuple[str, str], tmp_path: Path
+) -> None:
+    code = (
+        "import sys; sys.modules['jinja2'] = None; from boneage.cli import main; sys.exit(main())"
+    )
+    result = python("-c", code, "audit", tables[0], "--out", str(tmp_path / "out"))
+    assert result.returncode == 1
+    assert result.stderr == (
+        "boneage: jinja2 is not installed; this command needs pip install '.[audit]'.\n"
+    )

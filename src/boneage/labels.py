@@ -63,7 +63,7 @@ def read_labels(
         LabelError: Naming the line and the value, if a column is missing or doubled, an id
             comes twice, an age is no number in (0, 240], or a sex is unreadable.
     """
-    raw = _read_csv(path)
+    raw = read_csv(path)
     columns = _find_columns(path, list(raw.columns), require_age)
     if raw.empty:
         raise LabelError(f"{path} has a header but no rows; expected one row an image.")
@@ -92,8 +92,12 @@ def read_labels(
     return table.iloc[order].reset_index(drop=True)
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Read a CSV as text, each row under its line number in the file."""
+def read_csv(path: Path, expected: str = "a label CSV") -> pd.DataFrame:
+    """Read a CSV as text, each row under its line number in the file.
+
+    Raises:
+        LabelError: If it is missing, unreadable, or a row has more fields than the header.
+    """
     try:
         # Without a header, pandas neither renames a doubled column nor takes the first for an
         # index when rows have more fields than the header.
@@ -107,12 +111,12 @@ def _read_csv(path: Path) -> pd.DataFrame:
             encoding="utf-8-sig",
         )
     except FileNotFoundError:
-        raise LabelError(f"{path} does not exist; expected a label CSV.") from None
+        raise LabelError(f"{path} does not exist; expected {expected}.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise LabelError(f"{path} is not a readable CSV: {reason}") from None
     except OSError as error:
-        raise LabelError(f"{path}: {error.strerror}; expected a label CSV.") from None
+        raise LabelError(f"{path}: {error.strerror}; expected {expected}.") from None
     rows = lines.iloc[1:].set_axis([name.strip() for name in lines.iloc[0]], axis=1)
     rows.index = pd.RangeIndex(2, len(rows) + 2)
     return rows[(rows != "").any(axis=1)]

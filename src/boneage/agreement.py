@@ -1,0 +1,200 @@
+"""Agreement of two measurements of age, every figure from sums over cases.
+
+A figure is a function of the sums of a few columns (1, reference, prediction, their squares,
+whether an error is small, ...). So its value, its 2,000 bootstrap draws and the same for every
+group of cases are one matrix product, and 12,611 cases take seconds.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from boneage.metrics import classification_figures
+from boneage.stages import STAGES
+
+Array = npt.NDArray[np.float64]
+
+WITHIN_MONTHS = (6, 12, 18, 24)
+LIMITS_OF_AGREEMENT = 1.96
+_DRAWS_AT_ONCE = 100
+_BASE = ("n", "r", "p", "rr", "pp", "rp", "dd", "abs")
+_ROUNDING = 1e-10
+"""Share of a sum of squares below which a spread is rounding: an SD of 0.001 months at 10 years."""
+
+
+def age_columns(reference: npt.ArrayLike, predicted: npt.ArrayLike) -> Array:
+    """Columns (n, k) whose sums give `age_figures`; ages in months."""
+    r, p = np.asarray(reference, float), np.asarray(predicted, float)
+    d, size = p - r, np.abs(p - r)
+    # A hair more, so that an error of exactly the limit counts whatever its last bit.
+    within = [(size <= limit + 1e-9).astype(float) for limit in WITHIN_MONTHS]
+    return np.stack([np.ones_like(r), r, p, r * r, p * p, r * p, d * d, size, *within], axis=1)
+
+
+def age_figures(sums: Array) -> dict[str, Array]:
+    """Errors and agreement of ages in months, from sums (..., k) of `age_columns`.
+
+    MAE, RMSE, R², shares of small errors, bias (predicted - reference), Bland-Altman limits of
+    agreement (bias -/+ 1.96 SD of the errors), Deming regression with equal variances, and
+    ICC(2,1): two-way random effects, absolute agreement, one measurement. NaN where undefined.
+
+    Source: Bland & Altman, Lancet 1986; Shrout & Fleiss, Psychological Bulletin 1979; Deming,
+    Statistical Adjustment of Data, 1943.
+    """
+    n, r, p, rr, pp, rp, dd, size = np.moveaxis(sums[..., : len(_BASE)], -1, 0)
+    within = np.moveaxis(sums[..., len(_BASE) : len(_BASE) + len(WITHIN_MONTHS)], -1, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bias = (p - r) / n
+        # Sums of squares and products around the means.
+        s_rr, s_pp, s_dd = (_spread(rr, r, n), _spread(pp, p, n), _spread(dd, p - r, n))
+        s_rp = np.where((s_rr > 0) & (s_pp > 0), rp - r * p / n, 0.0)
+        sd = np.where(n > 1, np.sqrt(s_dd / np.maximum(n - 1, 1)), np.nan)
+        slope = _deming_slope(s_rr, s_pp, s_rp)
+        # ICC(2,1) of two raters, its three mean squares written out.
+        icc = 2 * s_rp / (s_rr + s_pp + (n - 1) * bias**2 - s_dd / n)
+        figures = {
+            "mae_months": size / n,
+            "bias_months": bias,
+            "rmse_months": np.sqrt(dd / n),
+            "r2": 1 - dd / s_rr,
+            "icc": icc,
+            "sd_months": sd,
+            "loa_low_months": bias - LIMITS_OF_AGREEMENT * sd,
+            "loa_high_months": bias + LIMITS_OF_AGREEMENT * sd,
+            "deming_slope": slope,
+            "deming_intercept_months": (p - slope * r) / n,
+            **{f"within_{m}_months": w / n for m, w in zip(WITHIN_MONTHS, within, strict=True)},
+        }
+    return {name: np.where(np.isfinite(v), v, np.nan) for name, v in figures.items()}
+
+
+def _spread(squares: Array, total: Array, n: Array) -> Array:
+    """Sum of squares around the mean, exactly zero where there is no spread."""
+    spread = squares - total * total / n
+    return np.where(spread > _ROUNDING * squares, spread, 0.0)
+
+
+def _deming_slope(s_rr: Array, s_pp: Array, s_rp: Array) -> Array:
+    """Slope of the principal axis, in the form that does not cancel."""
+    apart = s_pp - s_rr
+    root = np.sqrt(apart**2 + 4 * s_rp**2)
+    return np.where(apart < 0, 2 * s_rp / (root - apart), (apart + root) / (2 * s_rp))
+
+
+def stage_columns(reference: npt.ArrayLike, predicted: npt.ArrayLike) -> Array:
+    """One column a cell of the confusion matrix, (n, 9); stage codes."""
+    k = len(STAGES)
+    cell = np.asarray(reference) * k + np.asarray(predicted)
+    return (cell[:, None] == np.arange(k * k)).astype(float)
+
+
+def stage_figures(sums: Array) -> dict[str, Array]:
+    """Accuracy, weighted precision, recall and F1, and QWK from sums of `stage_columns`."""
+    k = len(STAGES)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return classification_figures(sums.reshape(*sums.shape[:-1], k, k))
+
+
+def resample(n: int, draws: int, seed: int = 0) -> Iterator[Array]:
+    """Give bootstrap weights, some draws at a time: how often each case is drawn, (d, n)."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, draws, _DRAWS_AT_ONCE):
+        size = min(_DRAWS_AT_ONCE, draws - start)
+        rows = rng.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
+        yield np.bincount(rows.ravel(), minlength=size * n).reshape(size, n).astype(np.float32)
+
+
+def weighted_median(values: Array, weights: Array) -> Array:
+    """Median of values (n,) under whole weights (d, n); NaN where all weights are zero.
+
+    Example:
+        >>> weighted_median(np.array([1.0, 2.0, 4.0]), np.array([[1, 1, 1], [1, 2, 3]])).tolist()
+        [2.0, 3.0]
+    """
+    order = np.argsort(values)
+    reached = np.cumsum(weights[:, order], axis=1)
+    total = reached[:, -1:]
+    ordered = values[order]
+    lower = ordered[(reached >= total / 2).argmax(axis=1)]
+    upper = ordered[(reached > total / 2).argmax(axis=1)]
+    return np.where(total[:, 0] > 0, (lower + upper) / 2, np.nan)
+
+
+def permutation_p_values(
+    size: Array, groups: Sequence[npt.NDArray[np.bool_]], permutations: int = 2000, seed: int = 0
+) -> list[float]:
+    """Two-sided p-value of each group's mean differing from that of the cases outside it.
+
+    The same shuffles serve every group; NaN for one that holds no case, or all, and without
+    shuffles.
+
+    Args:
+        size: Value of each case, (n,), such as the size of its error.
+        groups: Membership, (n,) each.
+        permutations: Shuffles.
+        seed: Of the shuffling.
+    """
+    n, total = len(size), float(size.sum())
+    counts = np.array([int(group.sum()) for group in groups])
+    is_testable = (counts > 0) & (counts < n) & (permutations > 0)
+    m = np.where(is_testable, counts, 1)
+
+    def difference(inside: Array) -> Array:
+        rest = np.maximum(n - m, 1)
+        return np.abs(inside / m - (total - inside) / rest)
+
+    seen = difference(np.array([float(size[group].sum()) for group in groups]))
+    rng = np.random.default_rng(seed)
+    at_least = np.zeros(len(groups))
+    for _ in range(permutations):
+        inside = np.cumsum(rng.permutation(size))[m - 1]
+        at_least += difference(inside) >= seen - 1e-9  # more than sums round
+    values = (at_least + 1) / (permutations + 1)
+    return [float(p) if ok else float("nan") for p, ok in zip(values, is_testable, strict=True)]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for their number (Holm 1979); NaN stays and does not count.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    known = [i for i, p in enumerate(p_values) if not np.isnan(p)]
+    result = [float("nan")] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(sorted(known, key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(known) - rank) * p_values[i]))
+        result[i] = largest
+    return result
+
+
+def mcnemar_p_value(only_first: int, only_second: int) -> float:
+    """Exact two-sided McNemar test from the cases that only one of two got right.
+
+    Source: McNemar, Psychometrika 1947.
+    """
+    from scipy.stats import binomtest
+
+    n = only_first + only_second
+    return 1.0 if n == 0 else float(binomtest(only_first, n, 0.5).pvalue)
+
+
+def with_intervals(
+    value: Mapping[str, Array], draws: Mapping[str, Array], level: float = 0.95
+) -> dict[str, dict[str, float | None]]:
+    """Give each figure as value, low, high; None where it is undefined.
+
+    Draws that are all the same, as of one case, give no interval: they say nothing.
+    """
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    result: dict[str, dict[str, float | None]] = {}
+    for name, v in value.items():
+        found = np.asarray(draws[name], float)
+        found = found[~np.isnan(found)]
+        low = high = None
+        if not np.isnan(v) and found.size and np.ptp(found) > 1e-9:
+            low, high = map(float, np.quantile(found, tails))
+        result[name] = {"value": None if np.isnan(v) else float(v), "low": low, "high": high}
+    return result

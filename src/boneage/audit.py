@@ -1,0 +1,407 @@
+"""Prediction tables -> the evidence that a reviewer asks for, as plain numbers."""
+
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from boneage.agreement import (
+    age_columns,
+    age_figures,
+    holm,
+    mcnemar_p_value,
+    permutation_p_values,
+    resample,
+    stage_columns,
+    stage_figures,
+    weighted_median,
+    with_intervals,
+)
+from boneage.errors import BoneAgeError
+from boneage.metrics import expected_calibration_error, reliability_bins
+from boneage.reference import ADVANCED, DELAYED, NORMAL, classify, look_up, sd_score
+from boneage.stages import STAGES, stage_from_years
+from boneage.tables import INTERVAL, PROBABILITIES, Predictions
+
+Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Ends = dict[str, float | None]
+Figures = dict[str, Ends]
+
+DRAWS = 2000
+SMALL_GROUP = 50
+"""Groups of fewer cases are shown, and marked: their figures say little."""
+
+AGE_BANDS_YEARS = (0.0, 6.0, 9.0, 12.0, 15.0, math.inf)
+NOISE_FLOOR_MONTHS = (5.6, 5.8)
+"""MAE of a perfect answer against one clinical reading, as the RSNA training labels are.
+
+Source: derived from the spread of repeated readings, Halabi et al., Radiology 2019.
+"""
+
+DIFFICULT = 20
+NOT_ASSESSABLE = {
+    "race or ethnicity": ("race", "ethnicity"),
+    "scanner or site": ("site", "scanner", "manufacturer", "hospital"),
+    "diagnosis": ("diagnosis",),
+}
+"""Groups that a fair evaluation would look at, and the columns that would tell them."""
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Per-case columns (n, k) whose sums give every figure, and where each kind lies in them."""
+
+    cases: Array
+    ages: slice
+    stages: slice
+    intervals: slice | None
+
+    def figures(self, sums: Array) -> dict[str, Array]:
+        result = age_figures(sums[..., self.ages])
+        result |= stage_figures(sums[..., self.stages])
+        if self.intervals is not None:
+            n = sums[..., 0]
+            covered, width = np.moveaxis(sums[..., self.intervals], -1, 0)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                result |= {"coverage": covered / n, "interval_width_months": width / n}
+        return result
+
+
+def audit(predictions: Sequence[Predictions], *, draws: int = DRAWS) -> dict[str, Any]:
+    """Compute everything that the report shows.
+
+    The first table is the one audited; further ones are compared with it on the cases that both
+    answer.
+
+    Args:
+        predictions: One table or more.
+        draws: Bootstrap draws and permutations; 0 leaves intervals and p-values out.
+
+    Returns:
+        Plain values ready for JSON: `n`; `accuracy.<figure>.{value, low, high}`; `baselines`;
+        `groups`, with differences and p-values; `stages`; `calibration`; `clinical`;
+        `comparison`; `difficult`. None is an undefined figure.
+
+    Raises:
+        BoneAgeError: If tables to be compared share no case, or differ in its reference.
+    """
+    first = predictions[0]
+    table = first.table
+    columns = _make_columns(table)
+    names, masks = _make_groups(table, first.groups)
+    values, drawn, medians = _bootstrap(columns, masks, draws, np.abs(_errors(table)))
+    classes = _classify(table)
+    figures = []
+    for mask, v, d, m in zip(masks, values, drawn, medians, strict=True):
+        median = np.median(np.abs(_errors(table))[mask])
+        row = with_intervals(
+            columns.figures(v) | {"median_error_months": median},
+            columns.figures(d) | {"median_error_months": m},
+        )
+        if classes is not None:
+            row["clinical_change"] = _share_changed(*classes, mask)
+        figures.append(row)
+    return {
+        "boneage_version": version("boneage"),
+        "name": first.name,
+        "n": len(table),
+        "n_unanswered": first.n_unanswered,
+        "n_without_reference": first.n_without_reference,
+        "draws": draws,
+        "accuracy": figures[0],
+        "baselines": _baselines(table),
+        "noise_floor_months": list(NOISE_FLOOR_MONTHS),
+        "stages": {
+            "source": "given" if first.has_stage else "threshold on the age",
+            "names": list(STAGES),
+            "confusion_matrix": values[0][columns.stages].reshape(3, 3).astype(int).tolist(),
+        },
+        "calibration": _calibration(table),
+        "groups": _compare_groups(table, columns, names, masks, figures, values, drawn, draws),
+        "not_assessable": [
+            what for what, words in NOT_ASSESSABLE.items()
+            if not any(word in str(column).lower() for column in first.groups for word in words)
+        ],
+        "clinical": _clinical(classes, figures[0]),
+        "comparison": _compare(predictions, draws),
+        "approaches": _approaches(first, draws),
+        "difficult": _difficult(table),
+    }  # fmt: skip
+
+
+def _errors(table: pd.DataFrame) -> Array:
+    return (table["predicted_months"] - table["reference_months"]).to_numpy(float)
+
+
+def _make_columns(table: pd.DataFrame) -> _Columns:
+    ages = age_columns(table["reference_months"], table["predicted_months"])
+    stages = stage_columns(table["reference_stage"], table["predicted_stage"])
+    parts = [ages, stages]
+    k = ages.shape[1]
+    intervals = None
+    if all(f"{name}_months" in table for name in INTERVAL):
+        low, high = (table[f"{name}_months"].to_numpy(float) for name in INTERVAL)
+        reference = table["reference_months"].to_numpy(float)
+        parts.append(np.stack([(low <= reference) & (reference <= high), high - low], axis=1))
+        intervals = slice(k + stages.shape[1], k + stages.shape[1] + 2)
+    return _Columns(
+        np.concatenate(parts, axis=1), slice(0, k), slice(k, k + stages.shape[1]), intervals
+    )
+
+
+def _make_groups(
+    table: pd.DataFrame, further: pd.DataFrame
+) -> tuple[list[tuple[str, str]], list[Mask]]:
+    """Everyone first, then each group as (kind, name) with its members."""
+    sexes = [{"M": "male", "F": "female"}.get(sex, "unknown") for sex in table["sex"]]
+    bands = [_name_band(months / 12.0) for months in table["reference_months"]]
+    both = [f"{sex}, {band}" for sex, band in zip(sexes, bands, strict=True)]
+    kinds = [("sex", sexes), ("age", bands), ("sex and age", both)]
+    kinds += [(str(name), further[name].tolist()) for name in further]
+    names, masks = [("all", "all")], [np.ones(len(table), dtype=bool)]
+    for kind, labels in kinds:
+        members = np.array(labels, dtype=object)
+        for label in sorted(set(labels), key=lambda text: (_first_number(text), text)):
+            names.append((kind, label))
+            masks.append(members == label)
+    return names, masks
+
+
+def _name_band(years: float) -> str:
+    low, high = next(ends for ends in itertools.pairwise(AGE_BANDS_YEARS) if years < ends[1])
+    return f"{low:g} years and over" if math.isinf(high) else f"{low:g} to under {high:g} years"
+
+
+def _first_number(text: str) -> int:
+    found = re.search("[0-9]+", text)
+    return int(found[0]) if found else -1
+
+
+def _bootstrap(
+    columns: _Columns, masks: Sequence[Mask], draws: int, sizes: Array
+) -> tuple[Array, Array, Array]:
+    """Sums of the columns for each group, (g, k); their draws, (g, d, k); median errors, (g, d)."""
+    n, k = columns.cases.shape
+    wide = np.concatenate([columns.cases * mask[:, None] for mask in masks], axis=1)
+    drawn = np.empty((draws, len(masks), k))
+    medians = np.empty((len(masks), draws))
+    done = 0
+    for weights in resample(n, draws):
+        rows = slice(done, done := done + len(weights))
+        drawn[rows] = (weights.astype(np.float64) @ wide).reshape(-1, len(masks), k)
+        for i, mask in enumerate(masks):
+            medians[i, rows] = weighted_median(sizes[mask], weights[:, mask])
+    return wide.sum(axis=0).reshape(len(masks), k), drawn.transpose(1, 0, 2), medians
+
+
+def _compare_groups(
+    table: pd.DataFrame,
+    columns: _Columns,
+    names: Sequence[tuple[str, str]],
+    masks: Sequence[Mask],
+    figures: Sequence[Figures],
+    values: Array,
+    drawn: Array,
+    draws: int,
+) -> list[dict[str, Any]]:
+    """Each group's figures, and how its MAE and bias differ from those of all other cases."""
+    p_values = permutation_p_values(np.abs(_errors(table)), masks[1:], draws)
+    corrected = holm(p_values)
+    rows: list[dict[str, Any]] = []
+    for i, (kind, name) in enumerate(names[1:], start=1):
+        inside, outside = (
+            (columns.figures(values[i]), columns.figures(drawn[i])),
+            (columns.figures(values[0] - values[i]), columns.figures(drawn[0] - drawn[i])),
+        )
+        apart = with_intervals(
+            {f: inside[0][f] - outside[0][f] for f in ("mae_months", "bias_months")},
+            {f: inside[1][f] - outside[1][f] for f in ("mae_months", "bias_months")},
+        )
+        n = int(masks[i].sum())
+        rows.append(
+            {
+                "by": kind,
+                "group": name,
+                "n": n,
+                "is_small": n < SMALL_GROUP,
+                "figures": figures[i],
+                "difference": apart,
+                "p": _plain(p_values[i - 1]),
+                "p_corrected": _plain(corrected[i - 1]),
+            }
+        )
+    return rows
+
+
+def _baselines(table: pd.DataFrame) -> dict[str, float]:
+    """MAE of answers that need no film: the median of these references, and that of each sex."""
+    reference = table["reference_months"]
+    by_sex = reference.groupby(table["sex"].fillna("unknown")).transform("median")
+    return {
+        "constant_median_mae_months": float((reference - reference.median()).abs().mean()),
+        "sex_median_mae_months": float((reference - by_sex).abs().mean()),
+    }
+
+
+def _calibration(table: pd.DataFrame) -> dict[str, Any] | None:
+    if not all(name in table for name in PROBABILITIES):
+        return None
+    chances = table[list(PROBABILITIES)].to_numpy(float)
+    is_right = table["reference_stage"] == chances.argmax(axis=1)
+    bins = reliability_bins(chances.max(axis=1), is_right)
+    return {"ece": expected_calibration_error(bins), "bins": bins}
+
+
+def _classify(table: pd.DataFrame) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.str_]] | None:
+    """Delayed, normal, advanced by reference and by prediction, where the age is known at all."""
+    if "chronological_months" not in table:
+        return None
+    at = look_up(table["chronological_months"], table["sex"].to_numpy(dtype=object))
+    reader, model = (
+        classify(sd_score(table[f"{name}_months"], at)) for name in ("reference", "predicted")
+    )
+    return reader, model
+
+
+def _share_changed(reader: npt.NDArray[np.str_], model: npt.NDArray[np.str_], mask: Mask) -> Ends:
+    """Share of the cases in the reference tables whose class the error changes."""
+    known = mask & (reader != "")
+    n, k = int(known.sum()), int((known & (reader != model)).sum())
+    if n == 0:
+        return {"value": None, "low": None, "high": None}
+    low, high = _wilson(k, n)
+    return {"value": k / n, "low": low, "high": high}
+
+
+def _clinical(
+    classes: tuple[npt.NDArray[np.str_], npt.NDArray[np.str_]] | None, overall: Figures
+) -> dict[str, Any]:
+    """How often the error changes delayed, normal or advanced, if that can be told."""
+    if classes is None:
+        return {"is_assessable": False, "why": "the table has no chronological age"}
+    reader, model = classes
+    known = reader != ""
+    if not known.any():
+        return {
+            "is_assessable": False,
+            "why": "no case has a sex and a chronological age inside the reference tables "
+            "(boys 3 to 204 months, girls 3 to 192)",
+        }
+    kinds = (DELAYED, NORMAL, ADVANCED)
+    return {
+        "is_assessable": True,
+        "n": int(known.sum()),
+        "n_outside_the_tables": int((~known).sum()),
+        "changed": overall["clinical_change"],
+        "classes": list(kinds),
+        "confusion_matrix": [
+            [int(((reader == row) & (model == column)).sum()) for column in kinds] for row in kinds
+        ],
+    }
+
+
+def _wilson(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """95% interval of a share. Source: Wilson, JASA 1927."""
+    p, spread = k / n, z * z / n
+    centre = (p + spread / 2) / (1 + spread)
+    half = z * math.sqrt(p * (1 - p) / n + spread / (4 * n)) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _compare(predictions: Sequence[Predictions], draws: int) -> list[dict[str, Any]]:
+    """Each further table against the first, on the cases that both answer."""
+    first = predictions[0]
+    rows = []
+    for other in predictions[1:]:
+        both = first.table.merge(other.table, on="image_id", suffixes=("_a", "_b"))
+        if both.empty:
+            raise BoneAgeError(f"{first.name} and {other.name} share no image_id to compare on.")
+        apart = (both["reference_months_a"] - both["reference_months_b"]).abs() > 0.1
+        if apart.any():
+            raise BoneAgeError(
+                f"{first.name} and {other.name} have different references for "
+                f"{both['image_id'][apart].iloc[0]}; they cannot be compared."
+            )
+        sizes = [
+            (both[f"predicted_months_{s}"] - both["reference_months_a"]).abs().to_numpy(float)
+            for s in ("a", "b")
+        ]
+        hits = [
+            (both[f"predicted_stage_{s}"] == both["reference_stage_a"]).to_numpy(bool)
+            for s in ("a", "b")
+        ]
+        rows.append(
+            {
+                "first": first.name,
+                "second": other.name,
+                "n": len(both),
+                "mae_months": [float(size.mean()) for size in sizes],
+                "mae_difference_months": _paired(sizes[0] - sizes[1], draws),
+                "stage_accuracy": [float(hit.mean()) for hit in hits],
+                **_mcnemar(hits[0], hits[1]),
+            }
+        )
+    return rows
+
+
+def _approaches(first: Predictions, draws: int) -> dict[str, Any] | None:
+    """Stages given against thresholds on the age, on the same cases."""
+    if not first.has_stage:
+        return None
+    table = first.table
+    truth = table["reference_stage"].to_numpy()
+    direct = (table["predicted_stage"].to_numpy() == truth).astype(float)
+    by_age = stage_from_years(table["predicted_months"].to_numpy(float) / 12.0)
+    threshold = (by_age == truth).astype(float)
+    return {
+        "direct_accuracy": float(direct.mean()),
+        "threshold_accuracy": float(threshold.mean()),
+        "accuracy_difference": _paired(direct - threshold, draws),
+        **_mcnemar(direct > 0, threshold > 0),
+    }
+
+
+def _paired(difference: Array, draws: int) -> Ends:
+    """Mean paired difference with its bootstrap interval."""
+    n = len(difference)
+    means = [weights.astype(np.float64) @ difference / n for weights in resample(n, draws)]
+    drawn = np.concatenate([np.empty(0), *means])
+    return with_intervals({"mean": difference.mean()}, {"mean": drawn})["mean"]
+
+
+def _mcnemar(first: Mask, second: Mask) -> dict[str, Any]:
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    return {
+        "only_first_right": only_first,
+        "only_second_right": only_second,
+        "mcnemar_p": mcnemar_p_value(only_first, only_second),
+    }
+
+
+def _difficult(table: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = table[["image_id", "sex", "reference_months", "predicted_months"]]
+    rows = rows.assign(error_months=_errors(table))
+    worst = np.argsort(-rows["error_months"].abs().to_numpy(), kind="stable")[:DIFFICULT]
+    return [{str(name): value for name, value in row.items()}
+            for row in rows.iloc[worst].to_dict("records")]  # fmt: skip
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def flatten(figures: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Give figures as the columns of a CSV: `mae_months`, `mae_months_low`, `mae_months_high`."""
+    return {
+        name + ("" if end == "value" else f"_{end}"): value
+        for name, ends in figures.items()
+        for end, value in ends.items()
+    }

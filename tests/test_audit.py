@@ -1,0 +1,326 @@
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import statsmodels.stats.proportion
+
+from boneage.audit import SMALL_GROUP, audit, flatten
+from boneage.errors import BoneAgeError
+from boneage.reference import classify, look_up, sd_score
+from boneage.tables import Predictions, read_all, read_predictions
+
+
+def make_table(n: int = 400, seed: int = 0, **columns: Any) -> pd.DataFrame:
+    """Predictions of a model that is worse on girls."""
+    rng = np.random.default_rng(seed)
+    sex = rng.choice(["M", "F"], n)
+    reference = rng.uniform(12.0, 225.0, n).round(1)
+    error = rng.normal(1.0, np.where(sex == "F", 14.0, 6.0))
+    predicted = (reference + error).clip(1.0, 240.0).round(1)
+    return pd.DataFrame(
+        {"image_id": np.arange(n), "sex": sex, "reference_months": reference,
+         "predicted_months": predicted, **columns}
+    )  # fmt: skip
+
+
+def read(folder: Path, table: pd.DataFrame, *by: str, name: str = "table") -> Predictions:
+    path = folder / f"{name}.csv"
+    table.to_csv(path, index=False)
+    return read_predictions(path, by)
+
+
+def run(folder: Path, table: pd.DataFrame, *by: str, draws: int = 200) -> dict[str, Any]:
+    """Audit a table; what comes back has been through strict JSON."""
+    result = audit([read(folder, table, *by)], draws=draws)
+    return json.loads(json.dumps(result, allow_nan=False))
+
+
+def find(result: dict[str, Any], name: str) -> dict[str, Any]:
+    (group,) = (group for group in result["groups"] if group["group"] == name)
+    return group
+
+
+def test_every_figure_comes_with_its_interval(tmp_path: Path) -> None:
+    table = make_table()
+    result = run(tmp_path, table)
+    error = table["predicted_months"] - table["reference_months"]
+    accuracy = result["accuracy"]
+    assert result["n"] == 400
+    assert accuracy["mae_months"]["value"] == pytest.approx(error.abs().mean())
+    assert accuracy["median_error_months"]["value"] == pytest.approx(error.abs().median())
+    assert accuracy["bias_months"]["value"] == pytest.approx(error.mean())
+    for name, ends in accuracy.items():
+        assert ends["low"] < ends["value"] < ends["high"], name
+    assert {"rmse_months", "icc", "loa_low_months", "loa_high_months", "qwk"} <= set(accuracy)
+
+
+def test_the_same_table_gives_the_same_audit(tmp_path: Path) -> None:
+    assert run(tmp_path, make_table()) == run(tmp_path, make_table())
+
+
+def test_groups_hold_the_figures_of_their_own_cases(tmp_path: Path) -> None:
+    table = make_table(site=["a", "b", "", "b"] * 100)
+    result = run(tmp_path, table, "site")
+    error = table["predicted_months"] - table["reference_months"]
+    years = table["reference_months"] / 12
+    rows = {
+        "male": table["sex"] == "M",
+        "6 to under 9 years": (years >= 6) & (years < 9),
+        "female, 15 years and over": (table["sex"] == "F") & (years >= 15),
+        "not given": table["site"] == "",
+    }
+    for name, mask in rows.items():
+        group = find(result, name)
+        assert group["n"] == mask.sum()
+        assert group["is_small"] == (mask.sum() < SMALL_GROUP)
+        figures = group["figures"]
+        assert figures["mae_months"]["value"] == pytest.approx(error[mask].abs().mean())
+        assert figures["median_error_months"]["value"] == pytest.approx(error[mask].abs().median())
+        apart = error[mask].abs().mean() - error[~mask].abs().mean()
+        assert group["difference"]["mae_months"]["value"] == pytest.approx(apart)
+        apart = error[mask].mean() - error[~mask].mean()
+        assert group["difference"]["bias_months"]["value"] == pytest.approx(apart)
+        assert set(figures) == set(result["accuracy"])
+    for kind in ("sex", "age", "sex and age", "site"):
+        assert sum(group["n"] for group in result["groups"] if group["by"] == kind) == 400
+
+
+def test_groups_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    names = ["site 10", "site 2", "²", "1.2.3", "none"]
+    result = run(tmp_path, make_table(site=names * 80), "site", draws=0)
+    found = [group["group"] for group in result["groups"] if group["by"] == "site"]
+    assert found == ["none", "²", "1.2.3", "site 2", "site 10"]
+    bands = [group["group"] for group in result["groups"] if group["by"] == "age"]
+    assert bands == ["0 to under 6 years", "6 to under 9 years", "9 to under 12 years",
+                     "12 to under 15 years", "15 years and over"]  # fmt: skip
+
+
+def test_a_group_that_is_worse_is_found_and_one_by_chance_is_not(tmp_path: Path) -> None:
+    lots = np.random.default_rng(5).choice(["a", "b"], 400)
+    result = run(tmp_path, make_table(lot=lots), "lot", draws=2000)
+    girls, lot = find(result, "female"), find(result, "a")
+    assert girls["difference"]["mae_months"]["low"] > 3
+    assert girls["p"] < 0.001
+    assert girls["p"] < girls["p_corrected"] < 0.05
+    assert lot["p_corrected"] > 0.05
+    assert lot["difference"]["mae_months"]["low"] < 0 < lot["difference"]["mae_months"]["high"]
+
+
+def test_groups_that_no_column_tells_are_named(tmp_path: Path) -> None:
+    table = make_table(Site_Name="a", ethnicity="b")
+    assert run(tmp_path, table, draws=0)["not_assessable"] == [
+        "race or ethnicity", "scanner or site", "diagnosis"
+    ]  # fmt: skip
+    found = run(tmp_path, table, "Site_Name", "ethnicity", draws=0)
+    assert found["not_assessable"] == ["diagnosis"]
+
+
+def test_one_case_has_errors_but_no_interval_and_no_p_value(tmp_path: Path) -> None:
+    result = run(tmp_path, make_table(1))
+    assert result["n"] == 1
+    accuracy = result["accuracy"]
+    assert accuracy["mae_months"]["value"] > 0
+    assert accuracy["mae_months"]["low"] is None
+    assert accuracy["icc"] == {"value": None, "low": None, "high": None}
+    for group in result["groups"]:
+        assert group["is_small"]
+        assert group["p"] is group["p_corrected"] is None
+        assert group["difference"]["mae_months"]["value"] is None
+
+
+def test_a_group_of_one_case_has_no_interval_among_many(tmp_path: Path) -> None:
+    result = run(tmp_path, make_table(site=["x"] + ["y"] * 399), "site")
+    alone = find(result, "x")["figures"]
+    assert alone["mae_months"]["value"] is not None
+    assert {ends["low"] for ends in alone.values()} == {None}
+    assert find(result, "y")["figures"]["mae_months"]["low"] is not None
+
+
+@pytest.mark.parametrize("sex", ["M", ""])
+def test_one_sex_or_none_is_no_comparison(tmp_path: Path, sex: str) -> None:
+    result = run(tmp_path, make_table(60, sex=sex))
+    group = find(result, "male" if sex else "unknown")
+    assert group["n"] == 60
+    assert group["p"] is None
+    assert group["difference"]["mae_months"] == {"value": None, "low": None, "high": None}
+    assert result["baselines"]["sex_median_mae_months"] == pytest.approx(
+        result["baselines"]["constant_median_mae_months"]
+    )
+
+
+def test_constant_predictions_have_no_agreement(tmp_path: Path) -> None:
+    table = make_table(predicted_months=120.1)
+    accuracy = run(tmp_path, table)["accuracy"]
+    assert accuracy["icc"]["value"] == accuracy["deming_slope"]["value"] == 0.0
+    assert accuracy["r2"]["value"] < 0
+    assert accuracy["qwk"]["value"] == pytest.approx(0.0)
+
+
+def test_a_missing_stage_leaves_its_row_empty_and_kappa_undefined(tmp_path: Path) -> None:
+    table = make_table(60, reference_months=100.0, predicted_months=101.0)
+    result = run(tmp_path, table)
+    assert result["stages"]["confusion_matrix"] == [[60, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert result["accuracy"]["qwk"]["value"] is None
+    assert result["accuracy"]["accuracy"] == {"value": 1.0, "low": None, "high": None}
+
+
+def test_without_draws_there_are_neither_intervals_nor_p_values(tmp_path: Path) -> None:
+    result = run(tmp_path, make_table(), draws=0)
+    assert {ends["low"] for ends in result["accuracy"].values()} == {None}
+    assert {group["p"] for group in result["groups"]} == {None}
+
+
+def test_intervals_are_judged_by_coverage_and_width(tmp_path: Path) -> None:
+    table = make_table(4)
+    table["predicted_low_months"] = table["reference_months"] - [1, 1, 1, -1]
+    table["predicted_high_months"] = table["reference_months"] + [2, 2, 0, 3]
+    accuracy = run(tmp_path, table)["accuracy"]
+    assert accuracy["coverage"]["value"] == 0.75
+    assert accuracy["interval_width_months"]["value"] == pytest.approx(9 / 4)
+
+
+def test_probabilities_are_judged_by_the_stage_that_they_favour(tmp_path: Path) -> None:
+    table = make_table(4, reference_months=100.0, predicted_months=101.0, predicted_stage="Child")
+    table = table.assign(p_child=[0.7, 0.7, 0.7, 0.3], p_adolescent=[0.3, 0.3, 0.3, 0.7], p_adult=0)
+    result = run(tmp_path, table)
+    (only,) = result["calibration"]["bins"]
+    assert only == {"n": 4, "confidence": pytest.approx(0.7), "accuracy": 0.75}
+    assert result["calibration"]["ece"] == pytest.approx(0.05)
+    assert run(tmp_path, make_table(4))["calibration"] is None
+
+
+def test_stages_of_the_model_are_compared_with_thresholds_on_its_age(tmp_path: Path) -> None:
+    table = make_table(3, predicted_stage=["Child", "Adolescent", "Adult"])
+    table = table.assign(reference_months=[100, 150, 200], predicted_months=[101, 140, 201])
+    found = run(tmp_path, table)["approaches"]
+    assert found["direct_accuracy"] == found["threshold_accuracy"] == pytest.approx(2 / 3)
+    assert (found["only_first_right"], found["only_second_right"]) == (1, 1)
+    assert found["mcnemar_p"] == 1.0
+    assert run(tmp_path, make_table())["approaches"] is None
+
+
+def test_the_clinical_meaning_is_the_share_of_classes_that_change(tmp_path: Path) -> None:
+    table = make_table()
+    noise = np.random.default_rng(1).normal(0, 15, 400)
+    table["chronological_age_years"] = ((table["reference_months"] + noise) / 12).clip(0.1)
+    result = run(tmp_path, table)
+    at = look_up(12 * table["chronological_age_years"], table["sex"].to_numpy(dtype=object))
+    reader, model = (classify(sd_score(table[f"{name}_months"], at))
+                     for name in ("reference", "predicted"))  # fmt: skip
+    known = reader != ""
+    k, n = int((reader != model).sum()), int(known.sum())
+    low, high = statsmodels.stats.proportion.proportion_confint(k, n, method="wilson")
+    found = result["clinical"]
+    assert 0 < k < n < 400
+    assert (found["n"], found["n_outside_the_tables"]) == (n, 400 - n)
+    assert found["changed"] == pytest.approx({"value": k / n, "low": low, "high": high})
+    assert result["accuracy"]["clinical_change"] == found["changed"]
+    assert np.sum(found["confusion_matrix"]) == n
+    assert n - np.trace(found["confusion_matrix"]) == k
+    girls = known & (table["sex"] == "F")
+    share = (reader != model)[girls].mean()
+    assert find(result, "female")["figures"]["clinical_change"]["value"] == pytest.approx(share)
+
+
+def test_the_clinical_meaning_is_not_assessable_without_its_columns(tmp_path: Path) -> None:
+    assert run(tmp_path, make_table(), draws=0)["clinical"] == {
+        "is_assessable": False, "why": "the table has no chronological age"
+    }  # fmt: skip
+    result = run(tmp_path, make_table(sex="", chronological_age_years=9.0), draws=0)
+    assert "no case has a sex and a chronological age" in result["clinical"]["why"]
+    assert result["accuracy"]["clinical_change"]["value"] is None
+
+
+def test_baselines_need_no_film(tmp_path: Path) -> None:
+    table = make_table()
+    reference = table["reference_months"]
+    found = run(tmp_path, table, draws=0)["baselines"]
+    constant = (reference - reference.median()).abs().mean()
+    by_sex = reference - reference.groupby(table["sex"]).transform("median")
+    assert found["constant_median_mae_months"] == pytest.approx(constant)
+    assert found["sex_median_mae_months"] == pytest.approx(by_sex.abs().mean())
+
+
+def test_the_largest_errors_are_listed(tmp_path: Path) -> None:
+    table = make_table(sex="")
+    table.loc[[7, 9], "predicted_months"] = table["reference_months"] + [60.0] * 400
+    found = run(tmp_path, table, draws=0)["difficult"]
+    assert len(found) == 20
+    assert [row["image_id"] for row in found[:2]] == ["7", "9"]
+    assert found[0]["error_months"] == pytest.approx(60.0)
+    assert found[0]["sex"] is None
+    sizes = [abs(row["error_months"]) for row in found]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def compare(folder: Path, *tables: pd.DataFrame, draws: int = 2000) -> list[dict[str, Any]]:
+    paths = []
+    for i, table in enumerate(tables):
+        paths.append(folder / str(i) / "model.csv")
+        paths[-1].parent.mkdir()
+        table.to_csv(paths[-1], index=False)
+    return audit(read_all(paths), draws=draws)["comparison"]
+
+
+def test_tables_are_compared_in_pairs_on_the_cases_that_both_answer(tmp_path: Path) -> None:
+    first = make_table()
+    reference = first["reference_months"]
+    noise = np.random.default_rng(3).normal(0, 20, 400)
+    second = first.assign(predicted_months=(reference + noise).clip(1, 240)).iloc[::-1][:300]
+    (found,) = compare(tmp_path, first, second)
+    a = (first["predicted_months"] - reference).abs()[second.index]
+    b = (second["predicted_months"] - second["reference_months"]).abs()
+    assert (found["first"], found["second"]) == ("0/model.csv", "1/model.csv")
+    assert found["n"] == 300
+    assert found["mae_months"] == pytest.approx([a.mean(), b.mean()])
+    ends = found["mae_difference_months"]
+    assert ends["value"] == pytest.approx(a.mean() - b.mean())
+    interval = scipy.stats.bootstrap(
+        ((a - b).to_numpy(),), np.mean, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert (ends["low"], ends["high"]) == pytest.approx(tuple(interval), abs=0.3)
+    right = [
+        pd.cut(table["predicted_months"], [-99, 143.99999, 216, 999], labels=False)
+        == pd.cut(table["reference_months"], [-99, 143.99999, 216, 999], labels=False)
+        for table in (first.loc[second.index], second)
+    ]
+    only = [int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())]
+    assert [found["only_first_right"], found["only_second_right"]] == only
+    assert found["mcnemar_p"] == pytest.approx(scipy.stats.binomtest(only[0], sum(only)).pvalue)
+
+
+def test_each_further_table_is_compared_with_the_first(tmp_path: Path) -> None:
+    found = compare(tmp_path, make_table(), make_table(), make_table(), draws=9)
+    assert [(row["first"], row["second"]) for row in found] == [
+        ("0/model.csv", "1/model.csv"), ("0/model.csv", "2/model.csv")
+    ]  # fmt: skip
+    assert found[0]["mae_difference_months"] == {"value": 0.0, "low": None, "high": None}
+    assert found[0]["mcnemar_p"] == 1.0
+
+
+def test_tables_of_other_cases_or_references_cannot_be_compared(tmp_path: Path) -> None:
+    table = make_table(5)
+    (tmp_path / "ids").mkdir()
+    with pytest.raises(BoneAgeError, match="share no image_id to compare on"):
+        compare(tmp_path / "ids", table, table.assign(image_id=table["image_id"] + 100))
+    other = table.assign(reference_months=table["reference_months"] + [0, 0, 3, 0, 0])
+    (tmp_path / "references").mkdir()
+    with pytest.raises(BoneAgeError, match="have different references for 2"):
+        compare(tmp_path / "references", table, other)
+
+
+def test_figures_become_columns() -> None:
+    ends = {"value": 1.0, "low": None, "high": 2.0}
+    assert flatten({"mae": ends}) == {"mae": 1.0, "mae_low": None, "mae_high": 2.0}
+
+
+def test_twelve_thousand_cases_take_seconds(tmp_path: Path) -> None:
+    predictions = read(tmp_path, make_table(12_611))
+    started = time.process_time()
+    audit([predictions], draws=2000)
+    assert time.process_time() - started < 40  # on all cores together
