@@ -214,9 +214,9 @@ epochs.
 
 ## Figures
 
-The recipe was fixed before any answer of this model to a test film was seen. Validation was halved: one half to
-choose on, the other ({n_calibrated} films) to calibrate bias, intervals and probabilities; the
-weights are those of the last epoch, so no film chose them.
+The recipe was fixed before any answer of this model to a test film was seen. Validation was halved:
+one half to choose on, the other ({n_calibrated} films) to calibrate bias, intervals and
+probabilities; the weights are those of the last epoch, so no film chose them.
 
 {headline}
 
@@ -249,8 +249,9 @@ error).
 ## Sex
 
 Entered, withheld or wrong: without the sex the test MAE is {unknown_mae}, the interval covers
-{unknown_coverage} at a mean width of {unknown_width} months. With the wrong sex it is {wrong_mae}; a
-warning is given on {warned_wrong} of those films, and on {warned_right} of films with the right sex.
+{unknown_coverage} at a mean width of {unknown_width} months. With the wrong sex the MAE is
+{wrong_mae}; a warning is given on {warned_wrong} of those films, and on {warned_right} of films with
+the right sex.
 
 ## Full-size films
 
@@ -263,8 +264,9 @@ lie {sets_apart} months apart on average (single samples {singles_apart}); full-
 
 - {beyond} test films are more than two years off.
 - {adults} Adult test films are called Adult.
-- Upside-down, sideways or inverted films are answered as if they were upright; inverted ones are
-  mostly found and turned with a warning.
+- Films turned by a right angle or inverted are found and righted, with a warning, but not all of
+  them ([experiments](experiments.md#turned-and-inverted-films)); other turns beyond 20° are not.
+- Ages are drawn to the middle: young children come out some months too old, the oldest too young.
 - Nothing checks yet that the film shows a hand.
 - Drawn films (`boneage phantom`) are read with an MAE of {drawn_mae} months (n = {drawn_n}, other
   seed than those trained on); that says nothing of real ones.
