@@ -182,7 +182,7 @@ def _plot_intervals(axes: Axes, table: pd.DataFrame, figures: Report) -> None:
     axes.set(xlabel="predicted bone age (years)", ylabel="half width of the interval (months)")
     axes.set_ylim(bottom=0)
     axes.set_title(f"prediction intervals: coverage {figures['coverage']:.1%}", fontsize=10)
-    axes.legend(loc="upper right", fontsize=9)
+    axes.legend(loc="lower left", fontsize=9)
 
 
 def plot_learning_curves(history: pd.DataFrame) -> Figure:
@@ -295,4 +295,4 @@ def plot_heatmap(
 
 
 def _sign(figure: Figure) -> None:
-    figure.text(0.995, 0.002, _NOTE, ha="right", va="bottom", fontsize=6.5, color=GREY)
+    figure.text(0.995, -0.005, _NOTE, ha="right", va="top", fontsize=6.5, color=GREY)

@@ -341,9 +341,10 @@ class Predictor:
         size = preprocessing.sampled_size
         if size is None or film.size == (size, size):
             phases = ((0.0, 0.0),)  # every sample would be the same
-        images = np.stack([preprocessing.to_array(preprocessing.reduce(film, p)) for p in phases])
-        answers = self.run(images, [sex] * len(images))
-        mean = {name: values.mean(axis=0, keepdims=True) for name, values in answers.items()}
+        images = [preprocessing.to_array(preprocessing.reduce(film, phase)) for phase in phases]
+        # One at a time: a batch is no faster on one core, and takes memory for each.
+        answers = [self.run(image[None], [sex]) for image in images]
+        mean = {name: np.mean([a[name] for a in answers], axis=0) for name in answers[0]}
         raw = Answers(
             np.array([SEX_CODE[sex]]),
             mean.get("age_years", np.zeros(1)).astype(np.float64),
