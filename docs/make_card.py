@@ -30,7 +30,8 @@ def make_card() -> str:
         size=recipe["image_size"],
         epochs=recipe["epochs"],
         drawn=recipe["drawn_films"],
-        n_train=counts["train"],
+        n_train=results["provenance"]["n_by_split"]["train"],
+        n_held_out=len(recipe["hold_out"]),
         n_val=counts["val"],
         n_test=counts["test"],
         n_calibrated=calibration["films"],
@@ -199,8 +200,8 @@ left or right hand, palm down, fingers up; ages outside {p1:.1f} to {p99:.1f} ye
 
 ## Training data and its faults
 
-{data} {n_train} films for training less 16 kept out to judge how full-size films are read, {n_val}
-for validation, {n_test} for test (split sha256 `{split_sha}`), {drawn} drawn films besides, {epochs}
+{data} {n_train} films for training ({n_held_out} ids were kept out of it, to judge how full-size films are
+read), {n_val} for validation, {n_test} for test (split sha256 `{split_sha}`), {drawn} drawn films besides, {epochs}
 epochs.
 
 - One clinical report a film: the labels' own noise is put at an MAE of 5.6 to 5.8 months.

@@ -43,7 +43,7 @@ def draw_overlay(film: Image.Image, age_map: Map) -> Image.Image:
     alpha = OPACITY * heat
     image = Image.fromarray((grey * (1.0 - alpha) + colour * alpha).astype(np.uint8))
     rows, columns = age_map.shape
-    text = f"evidence for a higher age, {rows}×{columns} cells. {NOTE}."
+    text = f"evidence for a higher age, {rows} by {columns} cells. {NOTE}."
     ImageDraw.Draw(image).text((4, size[1] - 16), text, fill="white", stroke_width=1,
                                stroke_fill="black")  # fmt: skip
     return image
