@@ -28,6 +28,7 @@ def make_card() -> str:
         split_sha=results["provenance"]["split_sha256"],
         backbone=recipe["backbone"].removeprefix("timm:"),
         size=recipe["image_size"],
+        zoom=recipe["zoom_average"],
         epochs=recipe["epochs"],
         drawn=recipe["drawn_films"],
         n_train=results["provenance"]["n_by_split"]["train"],
@@ -183,7 +184,8 @@ child.**
 ## What it is
 
 {backbone} (about 3.4 million weights) at {size} px, its heads linear in the pooled features with
-weights that depend on the sex; answers are the mean of a film and its mirror image. It gives an age,
+weights that depend on the sex; answers are the mean of a film reduced and magnified by {zoom:.0%}, and
+of their mirror images. It gives an age,
 a stage (Child below 12 years, Adolescent to 18, Adult above), a 90% prediction interval, the
 evidence on the film for the sex, and a map of where the age comes from. ONNX, graph sha256
 `{sha}`; it differs from the trained network by at most {parity} month on {parity_n} real films.
