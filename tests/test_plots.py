@@ -8,6 +8,7 @@ from PIL import Image
 
 from boneage.evaluate import evaluate_table
 from boneage.plots import (
+    plot_calibration,
     plot_confusion_matrix,
     plot_error_by_age,
     plot_heatmap,
@@ -132,7 +133,24 @@ def test_every_picture_says_research_use_only(table: pd.DataFrame) -> None:
 def test_without_an_age_head_only_the_stage_is_plotted(table: pd.DataFrame, tmp_path: Path) -> None:
     stage_only = table.assign(predicted_years=np.nan)
     save_report_plots(tmp_path, "test", stage_only, evaluate_table(stage_only, draws=0))
-    assert [p.name for p in tmp_path.iterdir()] == ["confusion_matrix_test.png"]
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "calibration_test.png",
+        "confusion_matrix_test.png",
+    }
+
+
+def test_intervals_are_plotted_beside_the_reliability(table: pd.DataFrame) -> None:
+    half = pd.Series(np.linspace(0.5, 2.0, len(table)))
+    ends = table.assign(
+        predicted_low_years=table["predicted_years"] - half,
+        predicted_high_years=table["predicted_years"] + half,
+    )
+    report = evaluate_table(ends, draws=0)
+    reliability, intervals = plot_calibration(ends, report).axes
+    assert f"{report['stage_calibration']['ece']:.3f}" in reliability.get_title()
+    assert f"coverage {report['intervals']['coverage']:.1%}" in intervals.get_title()
+    points = np.concatenate([c.get_offsets() for c in intervals.collections])
+    np.testing.assert_allclose(np.sort(points[:, 1]), 12 * half, atol=1e-9)
 
 
 def test_a_figure_is_written_whole(tmp_path: Path) -> None:
