@@ -52,7 +52,7 @@ def test_a_map_without_evidence_for_age_leaves_the_film_as_it_is() -> None:
 
 def test_a_picture_says_what_it_shows() -> None:
     picture = np.asarray(draw_overlay(Image.new("L", (600, 200), 100), np.zeros((3, 3))))
-    assert (picture[180:] == 255).any()
+    assert picture[180:].max() > 250
     assert (picture[180:] == 0).any()
 
 
