@@ -440,3 +440,11 @@ def test_the_orientation_head_is_fitted_last_and_kept(make_trainer: Make, recipe
     assert not torch.equal(kept, untrained)
     last = weights(trainer.output / "models/last.pt")["orientation_head.weight"]
     assert torch.equal(last, untrained)  # the epochs do not move it
+
+
+def test_compiling_without_a_compiler_is_refused(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler .* pass --no-compile"):
+        make_trainer(runtime=Runtime(device="cpu", workers=0, compile=True))

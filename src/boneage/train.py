@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -30,6 +31,7 @@ from boneage.stages import STAGES, stage_from_years
 logger = logging.getLogger(__name__)
 
 BEST, LAST = Path("models/best_model.pt"), Path("models/last.pt")
+COMPILERS = ("g++", "clang++", "cl")
 LOSSES = ("loss", "age_loss", "stage_loss")
 
 Batch = dict[str, Any]
@@ -80,6 +82,9 @@ class Trainer:
             among them is the baseline of the reports.
         tensorboard: Whether to write the history to `output/tensorboard` too.
 
+    Raises:
+        ConfigError: If the device is not there, or compiling is asked for without a compiler.
+
     Attributes:
         tables: The prediction table of each split's last evaluation.
         history: One row an epoch so far.
@@ -99,6 +104,11 @@ class Trainer:
         tensorboard: bool = False,
     ) -> None:
         self.device = pick_device(runtime.device)
+        if runtime.compile and not any(shutil.which(name) for name in COMPILERS):
+            raise ConfigError(
+                f"--compile needs a C++ compiler ({' or '.join(COMPILERS)}), and none was found. "
+                "Install one, or pass --no-compile."
+            )
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loaders = loaders
         self.recipe = recipe
