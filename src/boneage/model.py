@@ -61,6 +61,7 @@ class BoneAgePredictor(nn.Module):
         mirror_average: Whether, outside training, the features are the mean of those of a film
             and of its mirror image, and so are the answers, which are linear in them.
         zoom_average: Likewise the mean of a film reduced and magnified by this share.
+        drop_path: Chance that a residual block of a timm backbone is skipped in training.
         image_size: Side of the input in pixels; some backbones are built for one size.
         init: Initial weights, see `load_backbone`.
 
@@ -86,6 +87,7 @@ class BoneAgePredictor(nn.Module):
         orientation_head: bool = False,
         mirror_average: bool = False,
         zoom_average: float = 0.0,
+        drop_path: float = 0.0,
         image_size: int = 256,
         init: str = "none",
     ) -> None:
@@ -98,7 +100,7 @@ class BoneAgePredictor(nn.Module):
         self._zooms = [f"_zoom_{i}" for i in range(len(factors))]
         for name, factor in zip(self._zooms, factors, strict=True):
             self.register_buffer(name, _make_zoom(factor, image_size), persistent=False)
-        self.backbone, self.init_used = load_backbone(backbone, image_size, init)
+        self.backbone, self.init_used = load_backbone(backbone, image_size, init, drop_path)
         features = _count_features(self.backbone, backbone, image_size)
         layer = SexConditionedLinear if sex_input else nn.Linear
         heads = tasks.split(",")
@@ -119,6 +121,7 @@ class BoneAgePredictor(nn.Module):
             orientation_head=recipe.orientation_head,
             mirror_average=recipe.mirror_average,
             zoom_average=recipe.zoom_average,
+            drop_path=recipe.drop_path,
             image_size=recipe.image_size,
             init=init,
         )
@@ -179,7 +182,9 @@ def _make_zoom(factor: float, size: int) -> torch.Tensor:
     return nn.functional.affine_grid(theta, [1, 1, size, size], align_corners=False)
 
 
-def load_backbone(name: str, image_size: int, init: str) -> tuple[nn.Module, str]:
+def load_backbone(
+    name: str, image_size: int, init: str, drop_path: float = 0.0
+) -> tuple[nn.Module, str]:
     """Build a backbone without its classification layer.
 
     Args:
@@ -189,29 +194,36 @@ def load_backbone(name: str, image_size: int, init: str) -> tuple[nn.Module, str
             a path to a local weights file of that architecture (`.pth`, `.safetensors`);
             `auto` for ImageNet weights where they can be had and random ones, with a warning,
             where not.
+        drop_path: As for `BoneAgePredictor`.
 
     Returns:
         The backbone, which maps (B, 3, S, S) to (B, F), and what its weights are: "none",
         "imagenet" or the file's name.
     """
+
+    def build(*, pretrained: bool = False, weights: Path | None = None) -> nn.Module:
+        return _build(name, image_size, drop_path, pretrained=pretrained, weights=weights)
+
     if init == "none":
-        return _build(name, image_size, pretrained=False), "none"
+        return build(), "none"
     if init in ("imagenet", "auto"):
         try:
-            return _build(name, image_size, pretrained=True), "imagenet"
+            return build(pretrained=True), "imagenet"
         except CheckpointError as error:
             if init == "imagenet":
                 raise
             logger.warning("%s Starting from random weights instead, since init is auto.", error)
-            return _build(name, image_size, pretrained=False), "none"
-    return _build(name, image_size, pretrained=False, weights=Path(init)), Path(init).name
+            return build(), "none"
+    return build(weights=Path(init)), Path(init).name
 
 
 def _build(
-    name: str, image_size: int, *, pretrained: bool, weights: Path | None = None
+    name: str, image_size: int, drop_path: float, *, pretrained: bool, weights: Path | None
 ) -> nn.Module:
     if name.startswith(TIMM_PREFIX):
-        model = _create_timm(name.removeprefix(TIMM_PREFIX), pretrained)
+        model = _create_timm(name.removeprefix(TIMM_PREFIX), pretrained, drop_path)
+    elif drop_path:
+        raise ConfigError(f"drop_path is {drop_path}; {name} is no timm backbone, so expected 0.")
     else:
         model = _create_torchvision(name, image_size)
         if pretrained:
@@ -254,7 +266,7 @@ def _create_torchvision(name: str, image_size: int) -> nn.Module:
         raise ConfigError(f"backbone {name} cannot take {image_size}-px images: {error}") from None
 
 
-def _create_timm(name: str, pretrained: bool) -> nn.Module:
+def _create_timm(name: str, pretrained: bool, drop_path: float) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
@@ -262,8 +274,13 @@ def _create_timm(name: str, pretrained: bool) -> nn.Module:
             f"backbone {name!r} is not a timm model; try one of "
             f"{', '.join(_nearest(name, timm.list_models()))}."
         )
+    options = {"drop_path_rate": drop_path} if drop_path else {}
     try:
-        return timm.create_model(name, pretrained=pretrained)
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except TypeError:  # what the few architectures say whose blocks cannot be skipped
+        raise ConfigError(
+            f"drop_path is {drop_path}; {name} has no such option, so expected 0."
+        ) from None
     except RuntimeError as error:  # timm's word for a model that has no published weights
         raise CheckpointError(f"timm has no weights to download for {name} ({error}).") from None
     except OSError as error:  # the hub's and the connection's errors
