@@ -1,4 +1,5 @@
 import doctest
+import itertools
 import warnings
 from collections.abc import Iterator
 
@@ -10,18 +11,23 @@ import scipy.stats
 import sklearn.metrics
 import statsmodels.stats.contingency_tables
 import statsmodels.stats.multitest
+import statsmodels.stats.proportion
 
 import boneage.agreement
 from boneage.agreement import (
     age_columns,
     age_figures,
     holm,
+    mcnemar,
     mcnemar_p_value,
+    paired_mean,
     permutation_p_values,
     resample,
     stage_columns,
     stage_figures,
     weighted_median,
+    wilcoxon_p_value,
+    wilson,
     with_intervals,
 )
 
@@ -269,6 +275,70 @@ def test_mcnemars_test_is_statsmodels(counts: tuple[int, int]) -> None:
     table = [[7, counts[0]], [counts[1], 9]]
     theirs = statsmodels.stats.contingency_tables.mcnemar(table, exact=True).pvalue
     assert mcnemar_p_value(*counts) == pytest.approx(theirs)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_two_that_answered_the_same_cases_are_compared_as_statsmodels_does(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = rng.random(60) < 0.8, rng.random(60) < 0.6
+    table = [[(a & b).sum() for b in (second, ~second)] for a in (first, ~first)]
+    found = mcnemar(first, second)
+    assert (found["only_first_right"], found["only_second_right"]) == (table[0][1], table[1][0])
+    theirs = statsmodels.stats.contingency_tables.mcnemar(table, exact=True).pvalue
+    assert found["mcnemar_p"] == pytest.approx(theirs)
+    assert mcnemar(first, first)["mcnemar_p"] == 1.0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_signed_rank_test_is_the_share_of_all_signs(seed: int) -> None:
+    difference = np.random.default_rng(seed).normal(0.6, 1.0, 9)
+    ranks = scipy.stats.rankdata(np.abs(difference))
+    middle = ranks.sum() / 2
+    signs = np.array([*itertools.product([0, 1], repeat=9)])
+    apart = np.abs(signs @ ranks - middle)
+    expected = (apart >= abs(ranks[difference > 0].sum() - middle)).mean()
+    assert wilcoxon_p_value(difference) == pytest.approx(expected)
+    assert wilcoxon_p_value(difference) == scipy.stats.wilcoxon(difference).pvalue
+
+
+def test_movements_that_are_rounding_are_none() -> None:
+    difference = np.array([0.9, -0.4, 0.7, 1.4])
+    rounding = np.array([1e-5, -1e-9, 0.0])
+    padded = np.concatenate([difference, rounding])
+    assert wilcoxon_p_value(padded, 1e-3) == wilcoxon_p_value(difference) < 1.0
+    assert wilcoxon_p_value(rounding, 1e-3) == 1.0
+    assert wilcoxon_p_value(1e-6 * difference) == wilcoxon_p_value(difference)
+    assert wilcoxon_p_value(np.empty(0)) == wilcoxon_p_value(np.array([3.0])) == 1.0
+
+
+def test_the_interval_of_a_paired_mean_is_scipys_percentile_bootstrap() -> None:
+    difference = np.random.default_rng(3).exponential(2.0, 70)
+    found = paired_mean(difference, 9000)
+    low, high = scipy.stats.bootstrap(
+        (difference,), np.mean, method="percentile", rng=np.random.default_rng(8)
+    ).confidence_interval
+    assert found["value"] == pytest.approx(difference.mean())
+    assert found["low"] == pytest.approx(low, abs=0.04 * (high - low))
+    assert found["high"] == pytest.approx(high, abs=0.04 * (high - low))
+
+
+def test_a_paired_mean_of_no_case_or_one_or_without_draws_has_no_interval() -> None:
+    nothing = {"value": None, "low": None, "high": None}
+    assert paired_mean(np.empty(0), 9) == paired_mean(np.empty(0), 0) == nothing
+    assert paired_mean(np.array([2.5]), 9) == nothing | {"value": 2.5}
+    assert paired_mean(np.array([2.0, 3.0]), 0) == nothing | {"value": 2.5}
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 30), (30, 30), (3, 17), (900, 1667)])
+def test_wilsons_interval_is_statsmodels(k: int, n: int) -> None:
+    found = wilson(k, n)
+    low, high = statsmodels.stats.proportion.proportion_confint(k, n, method="wilson")
+    assert found == pytest.approx({"value": k / n, "low": low, "high": high}, abs=1e-7)
+    assert 0.0 <= float(found["low"] or 0) <= float(found["high"] or 0) <= 1.0
+
+
+def test_a_share_of_nothing_is_undefined() -> None:
+    assert wilson(0, 0) == {"value": None, "low": None, "high": None}
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:

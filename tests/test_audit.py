@@ -1,3 +1,4 @@
+import doctest
 import json
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import scipy.stats
 import statsmodels.stats.proportion
 
+import boneage.audit
 from boneage.audit import SMALL_GROUP, audit, flatten
 from boneage.errors import BoneAgeError
 from boneage.reference import classify, look_up, sd_score
@@ -316,7 +318,43 @@ def test_tables_of_other_cases_or_references_cannot_be_compared(tmp_path: Path) 
 
 def test_figures_become_columns() -> None:
     ends = {"value": 1.0, "low": None, "high": 2.0}
-    assert flatten({"mae": ends}) == {"mae": 1.0, "mae_low": None, "mae_high": 2.0}
+    flat = {"mae": 1.0, "mae_low": None, "mae_high": 2.0}
+    assert flatten({"mae": ends}) == flat
+    assert flatten({"figure": "mae", **ends}) == {"figure": "mae", **ends}
+    assert flatten({"n": 3, "figures": {"mae": ends}, "p": None}) == {"n": 3, **flat, "p": None}
+    assert flatten({"difference": {"mae": ends}}) == {f"difference_{k}": v for k, v in flat.items()}
+    assert flatten({"clinical": {"n": 2, "clean": ends, "ages": [4, 5]}}) == {
+        "clinical_n": 2, "clinical_clean": 1.0, "clinical_clean_low": None,
+        "clinical_clean_high": 2.0, "clinical_ages_0": 4, "clinical_ages_1": 5,
+    }  # fmt: skip
+    assert doctest.testmod(boneage.audit).failed == 0
+
+
+def test_difficult_cases_are_looked_at_from_four_sides(tmp_path: Path) -> None:
+    table = make_table(site=["a", "b", "c", "d"] * 100)
+    table.loc[:9, "predicted_months"] = table["reference_months"].head(10) + 60.0
+    table["site"] = np.where(np.arange(400) < 10, "bad", table["site"])
+    table["predicted_low_months"] = table["predicted_months"] - 20
+    table["predicted_high_months"] = table["predicted_months"] + np.arange(400) / 10
+    result = run(tmp_path, table, "site", draws=0)
+    assert {int(row["image_id"]) for row in result["difficult"][:10]} == set(range(10))
+    assert [int(row["image_id"]) for row in result["uncertain"]] == [*range(399, 379, -1)]
+    assert {int(row["image_id"]) for row in result["suspects"]} >= set(range(10))
+    worst = result["shared"][0]
+    assert (worst["by"], worst["group"], worst["n_failed"]) == ("site", "bad", 10)
+    assert worst["p_corrected"] < 1e-6
+    assert {"sex", "age", "sex and age", "site"} >= {row["by"] for row in result["shared"]}
+    assert result["robustness"] is result["regions"] is None
+
+
+@pytest.mark.parametrize("n", [1, 30])
+def test_errors_that_do_not_vary_leave_the_audit_without_infinities(tmp_path: Path, n: int) -> None:
+    table = make_table(n).assign(p_child=0.0, p_adolescent=0.0, p_adult=1.0)
+    table["predicted_months"] = table["reference_months"] = np.arange(60.0, 60.0 + n)
+    result = run(tmp_path, table, draws=9)
+    assert len(result["suspects"]) == min(n, 20)
+    assert result["suspects"][0]["error_in_half_widths"] == 0.0
+    assert result["shared"] == []
 
 
 def test_twelve_thousand_cases_take_seconds(tmp_path: Path) -> None:

@@ -9,22 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from boneage.audit import audit
-from boneage.audit_page import (
-    FIGURES,
-    describe_agreement,
-    describe_skill,
-    format_figure,
-    format_months,
-    format_p,
-    plot_agreement,
-    plot_groups,
-    plot_skill,
-    save_audit,
-)
+from boneage.audit_page import FIGURES, save_audit
+from boneage.audit_pictures import format_figure, format_p
 from boneage.tables import read_all
 
 EMPTY = {"meta", "link", "img", "br", "hr", "input"}
@@ -109,7 +98,8 @@ def result(page: Path) -> dict[str, Any]:
 
 def test_the_folder_holds_the_page_the_json_and_the_tables(page: Path) -> None:
     names = {path.name for path in page.parent.iterdir()}
-    assert names == {"report.html", "audit.json", "accuracy.csv", "groups.csv", "difficult.csv"}
+    tables = {"accuracy", "groups", "comparison", "difficult", "uncertain", "suspects", "shared"}
+    assert names == {"report.html", "audit.json", *(f"{name}.csv" for name in tables)}
 
 
 def test_the_page_is_whole_html_in_one_language_with_a_title(page: Path, parsed: Page) -> None:
@@ -189,10 +179,32 @@ def test_the_tables_hold_the_figures_of_the_json(page: Path, result: dict[str, A
     assert groups["group"].tolist() == [group["group"] for group in result["groups"]]
     expected = [group["figures"]["mae_months"]["high"] for group in result["groups"]]
     assert groups["mae_months_high"].tolist() == pytest.approx(expected)
-    difficult = pd.read_csv(page.with_name("difficult.csv"))
-    assert difficult["error_months"].tolist() == pytest.approx(
-        [case["error_months"] for case in result["difficult"]]
+    columns = {"difficult": "error_months", "uncertain": "interval_width_months",
+               "suspects": "error_in_half_widths", "shared": "p_corrected"}  # fmt: skip
+    for name, column in columns.items():
+        table = pd.read_csv(page.with_name(f"{name}.csv"))
+        assert table[column].tolist() == pytest.approx([row[column] for row in result[name]])
+    comparison = pd.read_csv(page.with_name("comparison.csv"))
+    (found,) = result["comparison"]
+    assert comparison["mae_months_1"].tolist() == pytest.approx([found["mae_months"][1]])
+    assert comparison["mae_difference_months_low"].tolist() == pytest.approx(
+        [found["mae_difference_months"]["low"]]
     )
+
+
+def test_the_page_shows_the_uncertain_the_suspects_and_what_failures_share(
+    parsed: Page, result: dict[str, Any], page: Path
+) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "The 20 widest intervals" in text
+    assert "Labels to look at again" in text
+    first = result["suspects"][0]
+    row = [row for row in parsed.rows if row and row[0] == first["image_id"]][-1]
+    assert row[5] == f"{first['error_in_half_widths']:.1f}"
+    shared = result["shared"][0]
+    row = parsed.row(f"{shared['by']}: {shared['group']}")
+    assert row[1:3] == [str(shared["n"]), format_figure(shared["failed"], -1)]
+    assert row[4] == format_p(shared["p_corrected"])
 
 
 def test_the_comparison_is_shown(parsed: Page, result: dict[str, Any]) -> None:
@@ -225,61 +237,3 @@ def test_cases_left_out_are_counted(tmp_path: Path) -> None:
     text = save(tmp_path, table.drop(columns="chronological_age_months")).read_text()
     assert "13 cases with a prediction and a reference; 4 more had no answer" in text
     assert "; 3 were answered but have no reference" in text
-
-
-@pytest.mark.parametrize(
-    ("ends", "digits", "text"),
-    [
-        ((1.234, 1.0, 2.0), 2, "1.23 [1.00, 2.00]"),
-        ((-0.04, -1.0, 0.04), 1, "0.0 [−1.0, 0.0]"),
-        ((0.5, 0.25, 1.0), -1, "50.0% [25.0%, 100.0%]"),
-        ((1.0, None, None), 1, "1.0"),
-        ((None, None, None), 1, "–"),
-    ],
-)
-def test_a_figure_is_shown_with_what_it_has(
-    ends: tuple[float | None, ...], digits: int, text: str
-) -> None:
-    assert format_figure(dict(zip(("value", "low", "high"), ends, strict=True)), digits) == text
-
-
-def test_p_values_and_months_are_short() -> None:
-    assert [format_p(p) for p in (None, 0.0005, 0.0123, 1.0)] == ["–", "< 0.001", "0.012", "1.000"]
-    assert [format_months(m) for m in (12.34, -0.01)] == ["12.3", "0.0"]
-    assert [format_months(m, True) for m in (12.34, -3.0)] == ["+12.3", "−3.0"]
-
-
-def axes_of(figure: Figure) -> Any:
-    return figure.axes[0]
-
-
-def test_the_first_picture_shows_the_error_beside_what_needs_no_film(
-    result: dict[str, Any],
-) -> None:
-    widths = [bar.get_width() for bar in axes_of(plot_skill(result)).containers[0]]
-    base, mae = result["baselines"], result["accuracy"]["mae_months"]["value"]
-    assert widths == [
-        base["constant_median_mae_months"], base["sex_median_mae_months"], mae
-    ]  # fmt: skip
-    assert f"Mean absolute error {mae:.2f} [" in describe_skill(result)
-
-
-def test_the_second_picture_shows_every_case_and_the_limits(result: dict[str, Any]) -> None:
-    table = make_table()
-    table["sex"] = table["sex"].replace("", None)
-    axes = axes_of(plot_agreement(table, result))
-    clouds = [dots.get_offsets() for dots in axes.collections]
-    points = np.concatenate([cloud for cloud in clouds if len(cloud) > 1])
-    reference, predicted = table["reference_months"], table["predicted_months"]
-    expected = np.stack([(predicted + reference) / 2, predicted - reference], axis=1)
-    assert sorted(map(tuple, points.round(6))) == sorted(map(tuple, expected.round(6)))
-    lines = [line.get_ydata()[0] for line in axes.lines]
-    names = ("bias_months", "loa_low_months", "loa_high_months")
-    assert lines == [result["accuracy"][name]["value"] for name in names]
-    assert format_figure(result["accuracy"]["bias_months"], 1) in describe_agreement(result)
-
-
-def test_the_third_picture_names_each_group_with_its_n(result: dict[str, Any]) -> None:
-    labels = [label.get_text() for label in axes_of(plot_groups(result)).get_yticklabels()]
-    assert len(labels) == len(result["groups"])
-    assert f"{EVIL} (n = 30, small)" in labels

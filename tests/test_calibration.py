@@ -120,6 +120,27 @@ def test_one_right_film_in_a_hundred_is_said_to_contradict_its_sex(fitted: Calib
     assert (p_other > fitted.sex_warning_above).mean() == pytest.approx(0.01, abs=0.007)
 
 
+def test_an_age_steps_into_its_stage_if_the_step_is_small(fitted: Calibration) -> None:
+    calibration = replace(fitted, bias_male_years=0.0)
+    years = np.array([11.7, 12.3, 11.7, 11.4, 17.8, 5.0])
+    chances = np.eye(3)[[1, 0, 0, 1, 2, 2]]
+    answers, low, high = calibration.apply(Answers(np.ones(6), years, chances))
+    np.testing.assert_allclose(answers.years, [12.0, 11.999, 11.7, 11.4, 18.001, 5.0])
+    assert np.all((low <= answers.years) & (answers.years <= high))
+    plain, low_plain, high_plain = calibration.apply(Answers(np.ones(6), years))
+    np.testing.assert_allclose(plain.years, years)
+    # The interval is about the age that was measured.
+    np.testing.assert_allclose((low + high)[:5] / 2, years[:5])
+    assert np.all(high_plain > low_plain)
+
+
+def test_an_age_leaves_no_interval_to_step_into_its_stage(fitted: Calibration) -> None:
+    narrow = Spread(fitted.known.coefficients, 1e-3)
+    calibration = replace(fitted, bias_male_years=0.0, known=narrow)
+    answers, _, _ = calibration.apply(Answers(np.ones(1), np.array([11.7]), np.eye(3)[[1]]))
+    np.testing.assert_allclose(answers.years, [11.7])
+
+
 def test_a_model_of_the_age_alone_is_calibrated_too() -> None:
     told, withheld, truth = _films(400)
     told, withheld = (replace(a, probabilities=None, p_male=None) for a in (told, withheld))

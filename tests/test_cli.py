@@ -19,6 +19,7 @@ from boneage.cli import app, main, option_names
 from boneage.config import Paths
 from boneage.labels import find_labels
 from boneage.predict import COLUMNS, Predictor
+from boneage.stress import STRESSES
 
 ROOT = Path(__file__).parents[1]
 ENV = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -553,6 +554,31 @@ def test_films_are_answered_and_audited_in_one_command(
     assert result["accuracy"]["coverage"]["value"] is not None
 
 
+def test_films_are_stressed_and_their_regions_measured_in_one_command(
+    exported: Path, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels, images, out = find_labels(raw), tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    ids = pd.read_csv(labels)["id"].head(2).tolist()
+    for image_id in ids:
+        shutil.copy(next(raw.rglob(f"{image_id}.png")), images)
+    boxes, site = tmp_path / "boxes.csv", tmp_path / "site.toml"
+    boxes.write_text(
+        "id,width,height,region,xmin,ymin,xmax,ymax\n"
+        + "".join(f"{image_id},100,100,wrist,30,60,70,95\n" for image_id in ids)
+    )
+    make_calibration(Predictor(exported).contract.graph_sha256).save(site)
+    command = ["audit", "--images", str(images), "--labels", str(labels), "--out", str(out),
+               "--model", str(exported), "--calibration", str(site), "--draws", "20",
+               "--workers", "1", "--stress", "--regions", str(boxes)]  # fmt: skip
+    assert main(command) == 0
+    assert f"report in {out / 'report.html'}" in capsys.readouterr().out
+    result = json.loads((out / "audit.json").read_text(), parse_constant=pytest.fail)
+    assert len(result["robustness"]["stresses"]) == len(STRESSES)
+    assert result["regions"]["groups"][1]["group"] == "wrist"
+    assert {"robustness.csv", "regions.csv"} <= {path.name for path in out.iterdir()}
+
+
 def test_an_audit_of_nothing_or_of_two_things_is_one_line(
     tables: tuple[str, str], exported: Path, raw: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -569,6 +595,9 @@ def test_an_audit_of_nothing_or_of_two_things_is_one_line(
         ([*images, "--labels", str(tmp_path / "sexes.csv")], 1, "sexes.csv has no bone age"),
         ([tables[0], tables[0]], 1, "answers.csv is given twice"),
         ([tables[0], "--by", "race"], 1, "has no column 'race'"),
+        ([tables[0], "--stress"], 1, "--stress and --regions need the films; pass --images with"),
+        ([tables[0], "--regions", "boxes.csv"], 1, "--stress and --regions need the films"),
+        (["--stress"], 1, either),
         ([tables[0], "--draws", "-1"], 2, "--draws"),
         ([str(tmp_path / "gone.csv")], 1, "gone.csv does not exist"),
     ):

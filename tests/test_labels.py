@@ -18,6 +18,8 @@ from boneage.labels import (
     find_images,
     find_labels,
     match_images,
+    read_further,
+    read_known,
     read_labels,
     split_samples,
     split_sha256,
@@ -806,3 +808,25 @@ def test_the_fingerprint_of_the_data_changes_with_every_label(column: str, value
     changed = _data()
     changed.loc[0, column] = value
     assert data_sha256(changed) != data_sha256(_data())
+
+
+def test_what_is_known_of_films_is_their_sex_and_their_age_in_years(csv: Path) -> None:
+    csv.write_text("Image ID,Sex,Bone Age (months)\n7.png,F,90\n8,U,132.6\n9,male,12\n")
+    assert read_known(csv) == {"7": ("F", 7.5), "8": (None, pytest.approx(11.05)), "9": ("M", 1.0)}
+    csv.write_text("id,male\n7,True\n8,\n")
+    assert read_known(csv) == {"7": ("M", None), "8": (None, None)}
+    assert read_known(None) == {}
+
+
+def test_further_columns_are_text_under_the_id_and_what_lacks_is_left(csv: Path) -> None:
+    csv.write_text("sex,site, Case ID,age\nF,north,7.png,007\n,,8,\n")
+    found = read_further(csv, ["site", "race", "age", "site"])
+    assert list(found.columns) == ["site", "age", "image_id"]
+    assert found.to_numpy().tolist() == [["north", "007", "7"], ["", "", "8"]]
+    assert list(read_further(csv, [])) == ["image_id"]
+
+
+def test_further_columns_of_ids_given_twice_are_refused(csv: Path) -> None:
+    csv.write_text("id,sex,site\n7,F,a\n7.png,F,b\n")
+    with pytest.raises(LabelError, match="line 3: id '7' was given on line 2 already"):
+        read_further(csv, ["site"])

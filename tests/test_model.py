@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
+from boneage.config import Recipe
 from boneage.errors import CheckpointError, ConfigError
 from boneage.model import (
     IMAGENET_MEAN,
@@ -136,6 +137,36 @@ def test_a_model_with_sex_input_refuses_to_guess_the_sex() -> None:
     model = BoneAgePredictor(sex_input=True, image_size=32)
     with pytest.raises(ValueError, match="pass sex"):
         model(torch.rand(1, 3, 32, 32))
+
+
+def test_blocks_are_skipped_in_training_alone_and_only_when_asked() -> None:
+    film = torch.rand(4, 3, 64, 64)
+    for drop_path in (0.0, 0.9):
+        recipe = Recipe(backbone="timm:tf_efficientnet_lite0", image_size=64, drop_path=drop_path)
+        torch.manual_seed(0)
+        model = BoneAgePredictor.from_recipe(recipe).train()
+        with torch.no_grad():
+            first, second = model.features(film), model.features(film)
+        assert torch.equal(first, second) == (drop_path == 0)
+        model.eval()
+        assert torch.equal(model.features(film), model.features(film))
+
+
+def test_skipping_blocks_does_not_change_the_names_of_the_weights() -> None:
+    plain, skipping = (
+        BoneAgePredictor("timm:test_resnet", image_size=64, drop_path=d) for d in (0.0, 0.2)
+    )
+    assert list(plain.state_dict()) == list(skipping.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("resnet18", "drop_path is 0.1; resnet18 is no timm backbone, so expected 0"),
+     ("timm:vgg11", "drop_path is 0.1; vgg11 has no such option, so expected 0")],
+)  # fmt: skip
+def test_backbones_whose_blocks_cannot_be_skipped_say_so(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        BoneAgePredictor(name, image_size=64, drop_path=0.1)
 
 
 def test_an_unknown_backbone_is_named_with_the_nearest_ones() -> None:

@@ -59,17 +59,16 @@ def test_turned_and_inverted_films_are_told_and_righted(
         plain = predictor.answer(film)
         for orientation in ORIENTATIONS[1:]:
             answer = predictor.answer(lay(film, orientation))
-            if answer.status != "warn":
+            if not any(f"lies {orientation.describe()}:" in r for r in answer.reasons):
                 continue
             righted += 1
-            assert f"the film lies {orientation.describe()}" in answer.reasons[0]
             assert answer.predicted_years == pytest.approx(plain.predicted_years, abs=1e-3)
             assert answer.age_map is not None
             assert plain.age_map is not None
             turned_map = np.rot90(plain.age_map, orientation.quarter_turns)
             np.testing.assert_allclose(answer.age_map, turned_map, atol=1e-4)
     # Even features that nobody trained tell most; those of a trained network tell nearly all.
-    assert righted > 0.6 * 7 * len(others)
+    assert righted > 0.8 * 7 * len(others)
 
 
 def test_a_model_without_the_head_has_nothing_to_fit(samples: pd.DataFrame) -> None:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import boneage.overlay
-from boneage.overlay import LARGEST_SIDE, draw_overlay, save_overlay, stretch_map
+from boneage.overlay import LARGEST_SIDE, colour_film, draw_overlay, save_overlay, stretch_map
 
 
 def test_a_map_is_stretched_smoothly_over_its_film() -> None:
@@ -35,6 +35,19 @@ def test_a_part_that_speaks_for_age_is_coloured_and_the_rest_stays_grey() -> Non
     assert picture[0, 0].min() > 150
     assert picture[60, 60, 0] > picture[60, 60, 2] + 30
     np.testing.assert_array_equal(picture[200, 350], [100, 100, 100])
+
+
+def test_a_film_is_coloured_at_its_own_size_and_without_a_word() -> None:
+    film = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (150, 1)))
+    age_map = np.zeros((3, 4))
+    age_map[0, 0] = 0.1
+    picture = colour_film(film, age_map)
+    assert (picture.mode, picture.size) == ("RGB", film.size)
+    colours = np.asarray(picture, float)
+    assert (colours[..., 0] - colours[..., 2]).max() > 50
+    np.testing.assert_array_equal(colours[100:], np.asarray(film)[100:, :, None].repeat(3, 2))
+    unmarked = np.asarray(colour_film(film, -age_map))
+    np.testing.assert_array_equal(unmarked, np.asarray(film)[..., None].repeat(3, 2))
 
 
 def test_the_strongest_evidence_is_of_one_colour_whatever_its_amount() -> None:

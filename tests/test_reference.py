@@ -1,7 +1,8 @@
 import numpy as np
+import pandas as pd
 import pytest
 
-from boneage.reference import BRUSH_MONTHS, classify, look_up, sd_score
+from boneage.reference import BRUSH_MONTHS, classify, classify_both, look_up, sd_score
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,21 @@ def test_the_score_is_above_zero_for_an_older_bone_age_than_the_mean_at_that_age
 def test_beyond_two_standard_deviations_maturation_is_delayed_or_advanced() -> None:
     scores = [-2.01, -2.0, 0.0, 2.0, 2.01, np.nan]
     assert classify(scores).tolist() == ["delayed", "normal", "normal", "normal", "advanced", ""]
+
+
+def test_reader_and_model_are_classed_at_the_same_chronological_age() -> None:
+    # Boys of 120 months: 125.68 (9.79), so normal is 106.1 to 145.26; girls of 60: 66.21 (11.65),
+    # so 42.91 to 89.51.
+    table = pd.DataFrame(
+        [("M", 120.0, 106.0, 107.0), ("M", 120.0, 120.0, 146.0), ("F", 60.0, 89.0, 42.0),
+         (None, 120.0, 120.0, 120.0), ("M", np.nan, 120.0, 120.0), ("F", 193.0, 190.0, 190.0)],
+        columns=["sex", "chronological_months", "reference_months", "predicted_months"],
+    ).astype({"sex": object})  # fmt: skip
+    found = classify_both(table)
+    assert found is not None
+    assert found[0].tolist() == ["delayed", "normal", "normal", "", "", ""]
+    assert found[1].tolist() == ["normal", "advanced", "delayed", "", "", ""]
+    assert classify_both(table.drop(columns="chronological_months")) is None
 
 
 @pytest.mark.parametrize("sex", ["M", "F"])

@@ -4,7 +4,7 @@ import pytest
 
 from boneage.errors import LabelError
 from boneage.predict import COLUMNS
-from boneage.tables import Predictions, read_all, read_predictions
+from boneage.tables import Predictions, name_age_band, read_all, read_predictions
 
 PLAIN = "image_id,sex,reference_years,predicted_years\n1,M,10,11\n2,F,12,11.5\n3,,5,5.5\n"
 HEADER = "image_id,sex,reference_years,predicted_years"
@@ -232,3 +232,15 @@ def test_only_the_first_table_needs_the_columns_of_groups(tmp_path: Path) -> Non
     second.write_text(PLAIN)
     groups = [list(table.groups) for table in read_all([first, second], ["site"])]
     assert groups == [["site"], []]
+
+
+@pytest.mark.parametrize(
+    ("years", "band"),
+    [(0.1, "0 to under 6 years"), (5.999, "0 to under 6 years"), (6.0, "6 to under 9 years"),
+     (11.999, "9 to under 12 years"), (12.0, "12 to under 15 years"), (15.0, "15 years and over"),
+     (25.0, "15 years and over")],
+)  # fmt: skip
+def test_a_band_of_ages_begins_at_its_first_age_and_ends_before_its_last(
+    years: float, band: str
+) -> None:
+    assert name_age_band(years) == band

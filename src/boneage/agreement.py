@@ -5,7 +5,9 @@ whether an error is small, ...). So its value, its 2,000 bootstrap draws and the
 group of cases are one matrix product, and 12,611 cases take seconds.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,12 @@ from boneage.metrics import classification_figures
 from boneage.stages import STAGES
 
 Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Ends = dict[str, float | None]
+"""A figure: its value, and the low and high end of its 95% interval; None where undefined."""
+
+DRAWS = 2000
+"""Bootstrap draws and permutations by default."""
 
 WITHIN_MONTHS = (6, 12, 18, 24)
 LIMITS_OF_AGREEMENT = 1.96
@@ -122,7 +130,7 @@ def weighted_median(values: Array, weights: Array) -> Array:
 
 
 def permutation_p_values(
-    size: Array, groups: Sequence[npt.NDArray[np.bool_]], permutations: int = 2000, seed: int = 0
+    size: Array, groups: Sequence[Mask], permutations: int = 2000, seed: int = 0
 ) -> list[float]:
     """Two-sided p-value of each group's mean differing from that of the cases outside it.
 
@@ -170,6 +178,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return result
 
 
+def mcnemar(first: Mask, second: Mask) -> dict[str, Any]:
+    """Compare two that answered the same cases by those that only one of them got right."""
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    return {
+        "only_first_right": only_first,
+        "only_second_right": only_second,
+        "mcnemar_p": mcnemar_p_value(only_first, only_second),
+    }
+
+
 def mcnemar_p_value(only_first: int, only_second: int) -> float:
     """Exact two-sided McNemar test from the cases that only one of two got right.
 
@@ -181,6 +199,21 @@ def mcnemar_p_value(only_first: int, only_second: int) -> float:
     return 1.0 if n == 0 else float(binomtest(only_first, n, 0.5).pvalue)
 
 
+def wilcoxon_p_value(difference: Array, least: float = 0.0) -> float:
+    """Two-sided Wilcoxon signed-rank test of paired differences (n,); 1 if all are zero.
+
+    Args:
+        difference: In any unit.
+        least: Size up to which a difference counts as zero.
+
+    Source: Wilcoxon, Biometrics Bulletin 1945.
+    """
+    from scipy.stats import wilcoxon
+
+    moved = difference[np.abs(difference) > least]
+    return 1.0 if moved.size == 0 else float(wilcoxon(moved).pvalue)
+
+
 def with_intervals(
     value: Mapping[str, Array], draws: Mapping[str, Array], level: float = 0.95
 ) -> dict[str, dict[str, float | None]]:
@@ -189,7 +222,7 @@ def with_intervals(
     Draws that are all the same, as of one case, give no interval: they say nothing.
     """
     tails = [(1 - level) / 2, (1 + level) / 2]
-    result: dict[str, dict[str, float | None]] = {}
+    result: dict[str, Ends] = {}
     for name, v in value.items():
         found = np.asarray(draws[name], float)
         found = found[~np.isnan(found)]
@@ -198,3 +231,27 @@ def with_intervals(
             low, high = map(float, np.quantile(found, tails))
         result[name] = {"value": None if np.isnan(v) else float(v), "low": low, "high": high}
     return result
+
+
+def paired_mean(difference: Array, draws: int) -> Ends:
+    """Mean of paired differences (n,) with its bootstrap interval; None without cases."""
+    n = len(difference)
+    if n == 0:
+        return {"value": None, "low": None, "high": None}
+    means = [weights.astype(np.float64) @ difference / n for weights in resample(n, draws)]
+    drawn = np.concatenate([np.empty(0), *means])
+    return with_intervals({"mean": difference.mean()}, {"mean": drawn})["mean"]
+
+
+def wilson(k: int, n: int) -> Ends:
+    """Share k of n with its 95% interval; None without cases.
+
+    Source: Wilson, JASA 1927.
+    """
+    if n == 0:
+        return {"value": None, "low": None, "high": None}
+    z = 1.959964
+    p, spread = k / n, z * z / n
+    centre = (p + spread / 2) / (1 + spread)
+    half = z * math.sqrt(p * (1 - p) / n + spread / (4 * n)) / (1 + spread)
+    return {"value": p, "low": max(0.0, centre - half), "high": min(1.0, centre + half)}

@@ -1,6 +1,5 @@
 """Prediction tables -> the evidence that a reviewer asks for, as plain numbers."""
 
-import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -9,44 +8,44 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from boneage.agreement import (
+    DRAWS,
+    Array,
+    Ends,
+    Mask,
     age_columns,
     age_figures,
     holm,
-    mcnemar_p_value,
+    mcnemar,
+    paired_mean,
     permutation_p_values,
     resample,
     stage_columns,
     stage_figures,
     weighted_median,
+    wilson,
     with_intervals,
 )
+from boneage.cases import find_shared, find_suspects, find_uncertain, find_worst
 from boneage.errors import BoneAgeError
 from boneage.metrics import expected_calibration_error, reliability_bins
-from boneage.reference import ADVANCED, DELAYED, NORMAL, classify, look_up, sd_score
+from boneage.reference import ADVANCED, DELAYED, NORMAL, Classes, Names, classify_both
 from boneage.stages import STAGES, stage_from_years
-from boneage.tables import INTERVAL, PROBABILITIES, Predictions
+from boneage.tables import INTERVAL, PROBABILITIES, Predictions, name_age_band
 
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
-Ends = dict[str, float | None]
 Figures = dict[str, Ends]
 
-DRAWS = 2000
 SMALL_GROUP = 50
 """Groups of fewer cases are shown, and marked: their figures say little."""
 
-AGE_BANDS_YEARS = (0.0, 6.0, 9.0, 12.0, 15.0, math.inf)
 NOISE_FLOOR_MONTHS = (5.6, 5.8)
 """MAE of a perfect answer against one clinical reading, as the RSNA training labels are.
 
 Source: derived from the spread of repeated readings, Halabi et al., Radiology 2019.
 """
 
-DIFFICULT = 20
 NOT_ASSESSABLE = {
     "race or ethnicity": ("race", "ethnicity"),
     "scanner or site": ("site", "scanner", "manufacturer", "hospital"),
@@ -88,7 +87,8 @@ def audit(predictions: Sequence[Predictions], *, draws: int = DRAWS) -> dict[str
     Returns:
         Plain values ready for JSON: `n`; `accuracy.<figure>.{value, low, high}`; `baselines`;
         `groups`, with differences and p-values; `stages`; `calibration`; `clinical`;
-        `comparison`; `difficult`. None is an undefined figure.
+        `comparison`; `difficult`, `uncertain`, `suspects` and `shared`; `robustness` and
+        `regions`, empty here, see `audit_films`. None is an undefined figure.
 
     Raises:
         BoneAgeError: If tables to be compared share no case, or differ in its reference.
@@ -98,7 +98,7 @@ def audit(predictions: Sequence[Predictions], *, draws: int = DRAWS) -> dict[str
     columns = _make_columns(table)
     names, masks = _make_groups(table, first.groups)
     values, drawn, medians = _bootstrap(columns, masks, draws, np.abs(_errors(table)))
-    classes = _classify(table)
+    classes = classify_both(table)
     figures = []
     for mask, v, d, m in zip(masks, values, drawn, medians, strict=True):
         median = np.median(np.abs(_errors(table))[mask])
@@ -133,7 +133,12 @@ def audit(predictions: Sequence[Predictions], *, draws: int = DRAWS) -> dict[str
         "clinical": _clinical(classes, figures[0]),
         "comparison": _compare(predictions, draws),
         "approaches": _approaches(first, draws),
-        "difficult": _difficult(table),
+        "difficult": find_worst(table),
+        "uncertain": find_uncertain(table),
+        "suspects": find_suspects(table),
+        "shared": find_shared(table, names[1:], masks[1:]),
+        "robustness": None,
+        "regions": None,
     }  # fmt: skip
 
 
@@ -162,7 +167,7 @@ def _make_groups(
 ) -> tuple[list[tuple[str, str]], list[Mask]]:
     """Everyone first, then each group as (kind, name) with its members."""
     sexes = [{"M": "male", "F": "female"}.get(sex, "unknown") for sex in table["sex"]]
-    bands = [_name_band(months / 12.0) for months in table["reference_months"]]
+    bands = [name_age_band(months / 12.0) for months in table["reference_months"]]
     both = [f"{sex}, {band}" for sex, band in zip(sexes, bands, strict=True)]
     kinds = [("sex", sexes), ("age", bands), ("sex and age", both)]
     kinds += [(str(name), further[name].tolist()) for name in further]
@@ -173,11 +178,6 @@ def _make_groups(
             names.append((kind, label))
             masks.append(members == label)
     return names, masks
-
-
-def _name_band(years: float) -> str:
-    low, high = next(ends for ends in itertools.pairwise(AGE_BANDS_YEARS) if years < ends[1])
-    return f"{low:g} years and over" if math.isinf(high) else f"{low:g} to under {high:g} years"
 
 
 def _first_number(text: str) -> int:
@@ -260,30 +260,13 @@ def _calibration(table: pd.DataFrame) -> dict[str, Any] | None:
     return {"ece": expected_calibration_error(bins), "bins": bins}
 
 
-def _classify(table: pd.DataFrame) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.str_]] | None:
-    """Delayed, normal, advanced by reference and by prediction, where the age is known at all."""
-    if "chronological_months" not in table:
-        return None
-    at = look_up(table["chronological_months"], table["sex"].to_numpy(dtype=object))
-    reader, model = (
-        classify(sd_score(table[f"{name}_months"], at)) for name in ("reference", "predicted")
-    )
-    return reader, model
-
-
-def _share_changed(reader: npt.NDArray[np.str_], model: npt.NDArray[np.str_], mask: Mask) -> Ends:
+def _share_changed(reader: Names, model: Names, mask: Mask) -> Ends:
     """Share of the cases in the reference tables whose class the error changes."""
     known = mask & (reader != "")
-    n, k = int(known.sum()), int((known & (reader != model)).sum())
-    if n == 0:
-        return {"value": None, "low": None, "high": None}
-    low, high = _wilson(k, n)
-    return {"value": k / n, "low": low, "high": high}
+    return wilson(int((known & (reader != model)).sum()), int(known.sum()))
 
 
-def _clinical(
-    classes: tuple[npt.NDArray[np.str_], npt.NDArray[np.str_]] | None, overall: Figures
-) -> dict[str, Any]:
+def _clinical(classes: Classes | None, overall: Figures) -> dict[str, Any]:
     """How often the error changes delayed, normal or advanced, if that can be told."""
     if classes is None:
         return {"is_assessable": False, "why": "the table has no chronological age"}
@@ -306,14 +289,6 @@ def _clinical(
             [int(((reader == row) & (model == column)).sum()) for column in kinds] for row in kinds
         ],
     }
-
-
-def _wilson(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """95% interval of a share. Source: Wilson, JASA 1927."""
-    p, spread = k / n, z * z / n
-    centre = (p + spread / 2) / (1 + spread)
-    half = z * math.sqrt(p * (1 - p) / n + spread / (4 * n)) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _compare(predictions: Sequence[Predictions], draws: int) -> list[dict[str, Any]]:
@@ -344,9 +319,9 @@ def _compare(predictions: Sequence[Predictions], draws: int) -> list[dict[str, A
                 "second": other.name,
                 "n": len(both),
                 "mae_months": [float(size.mean()) for size in sizes],
-                "mae_difference_months": _paired(sizes[0] - sizes[1], draws),
+                "mae_difference_months": paired_mean(sizes[0] - sizes[1], draws),
                 "stage_accuracy": [float(hit.mean()) for hit in hits],
-                **_mcnemar(hits[0], hits[1]),
+                **mcnemar(hits[0], hits[1]),
             }
         )
     return rows
@@ -364,44 +339,35 @@ def _approaches(first: Predictions, draws: int) -> dict[str, Any] | None:
     return {
         "direct_accuracy": float(direct.mean()),
         "threshold_accuracy": float(threshold.mean()),
-        "accuracy_difference": _paired(direct - threshold, draws),
-        **_mcnemar(direct > 0, threshold > 0),
+        "accuracy_difference": paired_mean(direct - threshold, draws),
+        **mcnemar(direct > 0, threshold > 0),
     }
-
-
-def _paired(difference: Array, draws: int) -> Ends:
-    """Mean paired difference with its bootstrap interval."""
-    n = len(difference)
-    means = [weights.astype(np.float64) @ difference / n for weights in resample(n, draws)]
-    drawn = np.concatenate([np.empty(0), *means])
-    return with_intervals({"mean": difference.mean()}, {"mean": drawn})["mean"]
-
-
-def _mcnemar(first: Mask, second: Mask) -> dict[str, Any]:
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    return {
-        "only_first_right": only_first,
-        "only_second_right": only_second,
-        "mcnemar_p": mcnemar_p_value(only_first, only_second),
-    }
-
-
-def _difficult(table: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = table[["image_id", "sex", "reference_months", "predicted_months"]]
-    rows = rows.assign(error_months=_errors(table))
-    worst = np.argsort(-rows["error_months"].abs().to_numpy(), kind="stable")[:DIFFICULT]
-    return [{str(name): value for name, value in row.items()}
-            for row in rows.iloc[worst].to_dict("records")]  # fmt: skip
 
 
 def _plain(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def flatten(figures: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Give figures as the columns of a CSV: `mae_months`, `mae_months_low`, `mae_months_high`."""
-    return {
-        name + ("" if end == "value" else f"_{end}"): value
-        for name, ends in figures.items()
-        for end, value in ends.items()
-    }
+def flatten(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a row of a result as the columns of a CSV.
+
+    A figure becomes `mae_months`, `mae_months_low`, `mae_months_high`; what lies in `figures` is
+    named by itself, what lies elsewhere by the way there, as in `difference_mae_months`.
+
+    Example:
+        >>> flatten({"n": 3, "clinical": {"clean": {"value": 0.5, "low": None, "high": None}}})
+        {'n': 3, 'clinical_clean': 0.5, 'clinical_clean_low': None, 'clinical_clean_high': None}
+    """
+    columns: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            before = "" if name == "figures" else name
+            for inner, held in flatten(value).items():
+                columns["_".join(w for w in (before, "" if inner == "value" else inner) if w)] = (
+                    held
+                )
+        elif isinstance(value, list):
+            columns |= {f"{name}_{i}": item for i, item in enumerate(value)}
+        else:
+            columns[name] = value
+    return columns

@@ -8,14 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from boneage.audit import flatten
+from boneage.audit_pictures import (
+    describe_agreement,
+    describe_regions,
+    describe_robustness,
+    describe_skill,
+    format_figure,
+    format_months,
+    format_p,
+    name_stress,
+    plot_agreement,
+    plot_groups,
+    plot_regions,
+    plot_reliability,
+    plot_robustness,
+    plot_skill,
+)
 from boneage.files import save_text
-from boneage.plots import BLUE, GREEN, GREY, ORANGE, RED, SEX_STYLE, UNKNOWN_STYLE
+from boneage.gallery import Case
 
 FIGURES = (
     ("mae_months", "mean absolute error, months", 2),
@@ -59,8 +73,8 @@ CHECKLIST = (
     ("CLAIM", "analysis of failures", "difficult"),
     ("CLAIM", "comparison with other models or readers, paired", "comparison"),
     ("CLAIM", "what an error means for a patient", "clinical"),
-    ("CLAIM", "robustness to changes of the image", None),
-    ("CLAIM", "where on the image the evidence lies", None),
+    ("CLAIM", "robustness to changes of the image", "robustness"),
+    ("CLAIM", "where on the image the evidence lies", "regions"),
     ("TRIPOD+AI, CLAIM", "how and on what the model was trained", None),
     ("TRIPOD+AI", "model, code and data that others can use", None),
 )
@@ -70,43 +84,58 @@ Source: Collins et al., BMJ 2024 (TRIPOD+AI); Tejani et al., Radiology AI 2024 (
 """
 
 
-def save_audit(out: Path, result: Mapping[str, Any], table: pd.DataFrame) -> Path:
-    """Write `report.html`, `audit.json`, `accuracy.csv`, `groups.csv` and `difficult.csv`.
+def save_audit(
+    out: Path, result: Mapping[str, Any], table: pd.DataFrame, gallery: Sequence[Case] = ()
+) -> Path:
+    """Write `report.html`, `audit.json`, and each of the tables in them as CSV.
 
     Args:
         out: Folder; made if missing.
         result: Of `audit`.
         table: The audited cases, for the pictures.
+        gallery: Films to show among the difficult cases.
 
     Returns:
         The page.
     """
     save_text(out / "audit.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
-    accuracy = [{"figure": name, **ends} for name, ends in result["accuracy"].items()]
-    groups = [
-        {"by": g["by"], "group": g["group"], "n": g["n"], "is_small": g["is_small"],
-         **flatten(g["figures"]),
-         **{f"difference_{k}": v for k, v in flatten(g["difference"]).items()},
-         "p": g["p"], "p_corrected": g["p_corrected"]}
-        for g in result["groups"]
-    ]  # fmt: skip
-    for name, rows in (("accuracy", accuracy), ("groups", groups),
-                       ("difficult", result["difficult"])):  # fmt: skip
-        text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
-        save_text(out / f"{name}.csv", text)
+    tables = {
+        "accuracy": [{"figure": name, **ends} for name, ends in result["accuracy"].items()],
+        "groups": result["groups"],
+        "comparison": result["comparison"],
+        "robustness": (result["robustness"] or {}).get("stresses", []),
+        "regions": (result["regions"] or {}).get("groups", []),
+        **{name: result[name] for name in ("difficult", "uncertain", "suspects", "shared")},
+    }
+    for name, rows in tables.items():
+        path = out / f"{name}.csv"
+        path.unlink(missing_ok=True)  # of an earlier audit, which this one replaces
+        if rows:
+            text = pd.DataFrame(map(flatten, rows)).to_csv(index=False, lineterminator="\n")
+            save_text(path, text)
     page = out / "report.html"
-    save_text(page, make_page(result, table))
+    save_text(page, make_page(result, table, gallery))
     return page
 
 
-def make_page(result: Mapping[str, Any], table: pd.DataFrame) -> str:
+def make_page(
+    result: Mapping[str, Any],
+    table: pd.DataFrame,
+    gallery: Sequence[Case] = (),
+    gallery_note: str = "",
+) -> str:
     """Render the page: no script, no network, pictures inside."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("boneage", "pages"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"figure": format_figure, "p": format_p, "months": format_months}
+    environment.filters |= {
+        "figure": format_figure,
+        "p": format_p,
+        "months": format_months,
+        "stress": name_stress,
+    }
     pictures = {
         "skill": (plot_skill(result), describe_skill(result)),
         "agreement": (plot_agreement(table, result), describe_agreement(result)),
@@ -119,146 +148,21 @@ def make_page(result: Mapping[str, Any], table: pd.DataFrame) -> str:
             plot_reliability(result),
             f"Share of right stages by their probability; expected calibration error {ece:.3f}.",
         )
+    if result["robustness"] is not None:
+        robustness = result["robustness"]
+        pictures["robustness"] = (plot_robustness(robustness), describe_robustness(robustness))
+    if result["regions"] is not None:
+        regions = result["regions"]
+        pictures["regions"] = (plot_regions(regions), describe_regions(regions))
     return environment.get_template("audit.html").render(
         result=result,
+        gallery=gallery,
+        gallery_note=gallery_note,
         figures=[row for row in FIGURES if row[0] in result["accuracy"]],
         checklist=CHECKLIST,
         pictures={name: {"data": _encode(figure), "alt": alt}
                   for name, (figure, alt) in pictures.items()},
     )  # fmt: skip
-
-
-def format_figure(ends: Mapping[str, float | None], digits: int) -> str:
-    """Format a figure with its interval, or a dash where it is undefined."""
-    texts = [None if ends[end] is None else _number(ends[end], digits)  # type: ignore[arg-type]
-             for end in ("value", "low", "high")]  # fmt: skip
-    if texts[0] is None:
-        return "–"
-    return texts[0] if None in texts else f"{texts[0]} [{texts[1]}, {texts[2]}]"
-
-
-def _number(value: float, digits: int) -> str:
-    if digits < 0:
-        return f"{100 * value:.1f}%"
-    return f"{value:z.{digits}f}".replace("-", "−")
-
-
-def format_p(value: float | None) -> str:
-    """Format a p-value."""
-    if value is None:
-        return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def format_months(value: float, sign: bool = False) -> str:
-    """Format months."""
-    return f"{value:{'+' if sign else ''}z.1f}".replace("-", "−")
-
-
-def describe_skill(result: Mapping[str, Any]) -> str:
-    """Say in words what the first picture shows."""
-    base = result["baselines"]
-    low, high = result["noise_floor_months"]
-    return (
-        f"Mean absolute error {format_figure(result['accuracy']['mae_months'], 2)} months, beside "
-        f"the noise of single readings ({low} to {high}) and answers that need no film: "
-        f"{base['sex_median_mae_months']:.1f} for the median of each sex, "
-        f"{base['constant_median_mae_months']:.1f} for one constant."
-    )
-
-
-def describe_agreement(result: Mapping[str, Any]) -> str:
-    """Say in words what the second picture shows."""
-    accuracy = result["accuracy"]
-    return (
-        f"Bland-Altman plot: bias {format_figure(accuracy['bias_months'], 1)} months, limits of "
-        f"agreement {format_figure(accuracy['loa_low_months'], 1)} to "
-        f"{format_figure(accuracy['loa_high_months'], 1)} months."
-    )
-
-
-def plot_skill(result: Mapping[str, Any]) -> Figure:
-    """The error beside what needs no skill and what no model can beat."""
-    figure = Figure(figsize=(7.2, 2.3), layout="constrained")
-    axes = figure.subplots()
-    base, mae = result["baselines"], result["accuracy"]["mae_months"]
-    names = ["one constant", "median of each sex", "this"]
-    values = [base["constant_median_mae_months"], base["sex_median_mae_months"], mae["value"]]
-    axes.barh(names, values, color=[GREY, GREY, BLUE], height=0.6)
-    if mae["low"] is not None:
-        axes.errorbar(mae["value"], 2, xerr=_arms(mae), color="black", capsize=4)
-    low, high = result["noise_floor_months"]
-    axes.axvspan(low, high, color=GREEN, alpha=0.4, label="noise of single readings")
-    axes.set_xlabel("mean absolute error (months)")
-    axes.legend(loc="upper right", fontsize=8)
-    return figure
-
-
-def plot_agreement(table: pd.DataFrame, result: Mapping[str, Any]) -> Figure:
-    """Bland-Altman: error against the mean of reference and prediction."""
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    axes = figure.subplots()
-    error = table["predicted_months"] - table["reference_months"]
-    mean = (table["predicted_months"] + table["reference_months"]) / 2
-    for sex, (name, colour, marker) in (SEX_STYLE | {None: UNKNOWN_STYLE}).items():
-        rows = table["sex"] == sex if sex else table["sex"].isna()
-        if rows.any():
-            axes.scatter(mean[rows], error[rows], s=10, alpha=0.4, c=colour, marker=marker,
-                         linewidths=0, label=f"{name} (n = {rows.sum()})")  # fmt: skip
-    for name, style in (("bias_months", "-"), ("loa_low_months", "--"), ("loa_high_months", "--")):
-        ends = result["accuracy"][name]
-        if ends["value"] is None:
-            continue
-        axes.axhline(ends["value"], color=RED, ls=style, lw=1.3)
-        if ends["low"] is not None:
-            axes.axhspan(ends["low"], ends["high"], color=RED, alpha=0.12, linewidth=0)
-    axes.set(xlabel="mean of reference and prediction (months)",
-             ylabel="prediction − reference (months)")  # fmt: skip
-    axes.legend(fontsize=8)
-    return figure
-
-
-def plot_groups(result: Mapping[str, Any]) -> Figure:
-    """Forest plot of the error by group."""
-    groups: Sequence[Mapping[str, Any]] = result["groups"]
-    figure = Figure(figsize=(7.2, 0.8 + 0.27 * len(groups)), layout="constrained")
-    axes = figure.subplots()
-    overall = result["accuracy"]["mae_months"]
-    axes.axvline(overall["value"], color=GREY, lw=1)
-    if overall["low"] is not None:
-        axes.axvspan(overall["low"], overall["high"], color=GREY, alpha=0.2, linewidth=0)
-    for i, group in enumerate(groups):
-        ends = group["figures"]["mae_months"]
-        if ends["value"] is not None:
-            colour = ORANGE if group["is_small"] else BLUE
-            arms = None if ends["low"] is None else _arms(ends)
-            axes.errorbar(ends["value"], i, xerr=arms, fmt="o", ms=4, color=colour, capsize=2)
-    labels = [f"{g['group']} (n = {g['n']}{', small' * g['is_small']})" for g in groups]
-    _name_rows(axes, labels)
-    axes.set_xlabel("mean absolute error (months)")
-    return figure
-
-
-def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
-    axes.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-
-
-def plot_reliability(result: Mapping[str, Any]) -> Figure:
-    """Right answers against the probability they were given."""
-    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
-    axes = figure.subplots()
-    bins = pd.DataFrame(result["calibration"]["bins"])
-    axes.plot([0, 1], [0, 1], "--", color=RED, lw=1.2)
-    axes.plot(bins["confidence"], bins["accuracy"], color=BLUE, marker="o")
-    axes.set(xlim=(0.3, 1.02), ylim=(0, 1.02), xlabel="probability of the stage answered",
-             ylabel="share of right answers")  # fmt: skip
-    return figure
-
-
-def _arms(ends: Mapping[str, Any]) -> list[list[float]]:
-    arms = np.array([[ends["value"] - ends["low"]], [ends["high"] - ends["value"]]])
-    return arms.clip(min=0.0).tolist()
 
 
 def _encode(figure: Figure) -> str:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from boneage.calibration import Answers, Calibration, fit_calibration, join_answers
 from boneage.dicomfile import is_dicom
 from boneage.errors import BoneAgeError, ImageError
-from boneage.files import IMAGE_SUFFIXES, cut_suffix, save_text
+from boneage.files import IMAGE_SUFFIXES, cut_suffix, name_path, save_text
 from boneage.overlay import save_overlay
 from boneage.predict import COLUMNS, Prediction, Predictor, unreadable
 from boneage.radiograph import read_radiograph
@@ -267,7 +267,7 @@ class PredictionsFile:
         self._path = path
         self._with_reference = with_reference
         self._header = _line(COLUMNS if with_reference else COLUMNS[:-2])
-        known = {_text(film.path): film for film in films}
+        known = {name_path(film.path): film for film in films}
         rows = self._read() if path.exists() else []
         kept = [row for row in rows if row["path"] not in known or _is_of(row, known[row["path"]])]
         self._check(kept, answer)
@@ -332,11 +332,6 @@ def _is_near(now: object, then: str) -> bool:
         return abs(float(str(now)) - float(then)) <= 12.0 * TOLERANCE_YEARS
     except ValueError:  # somebody has edited the file
         return False
-
-
-def _text(path: Path) -> str:
-    """Give a path as a predictions file has it, where a name need not be valid text."""
-    return str(path).encode("utf-8", _ODD_NAMES).decode("utf-8")
 
 
 def to_plain_row(prediction: Prediction, *, with_reference: bool) -> dict[str, object]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from boneage.errors import ConfigError
 from boneage.files import save_text
-from boneage.stages import stage_from_years
+from boneage.stages import nearest_of_stage, stage_from_years
 
 LEVEL = 0.9
 """Share of films whose reference lies in the interval."""
@@ -32,6 +32,9 @@ MIN_FILMS_SPREAD = 300
 KNOTS_YEARS = (2.0, 5.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0)
 FOLDS = 5
 RIDGE = 10.0
+RECONCILED_WITHIN_YEARS = 0.5
+"""Largest step of an age into the stage that was answered with it."""
+
 SEX_WARNING_RATE = 0.01
 """Share of films of rightly entered sex that are said to look like the other sex's."""
 
@@ -107,7 +110,12 @@ class Calibration:
     unknown: Spread
 
     def apply(self, raw: Answers) -> tuple[Answers, Array, Array]:
-        """Correct raw answers and give the ends of their intervals, in years, none below 0."""
+        """Correct raw answers and give the ends of their intervals, in years, none below 0.
+
+        An age that contradicts the likeliest stage by no more than `RECONCILED_WITHIN_YEARS`, and
+        has that stage in its interval, steps into it: the stage head tells the sides of a
+        threshold apart better, and a film is not answered with two different stages.
+        """
         bias = np.select(
             [raw.sex > 0, raw.sex < 0],
             [self.bias_male_years, self.bias_female_years],
@@ -122,8 +130,12 @@ class Calibration:
         if probabilities is not None:
             probabilities = _temper(probabilities, self.temperature)
         years = years.clip(min=0.0)
-        calibrated = Answers(raw.sex, years, probabilities, raw.p_male)
-        return calibrated, (years - half).clip(min=0.0), years + half
+        low, high = (years - half).clip(min=0.0), years + half
+        if probabilities is not None:
+            of_stage = nearest_of_stage(years, probabilities.argmax(axis=1))
+            step = np.abs(of_stage - years)
+            years = np.where(step <= np.minimum(RECONCILED_WITHIN_YEARS, half), of_stage, years)
+        return Answers(raw.sex, years, probabilities, raw.p_male), low, high
 
     def save(self, path: Path) -> None:
         """Write the calibration as TOML, whole or not at all."""

@@ -114,7 +114,7 @@ class Recipe(Films):
     zoom_average: float = 0.0
     """Answer with the mean of a film reduced and magnified by this share; 0 for the film itself."""
     drop_path: float = 0.0
-    """Chance that a block of a timm backbone is skipped in a step (stochastic depth, Huang 2016)."""
+    """Chance that a step skips a block of a timm backbone (stochastic depth, Huang 2016)."""
     age_bias: Literal["zero", "mean"] = "zero"
     """Start of the age head's bias: zero, or the mean age of the training films."""
     epochs: int = 10

@@ -37,3 +37,8 @@ def save_text(path: Path, text: str) -> None:
     """Write a text file, whole, with the line ends that `text` has."""
     with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
+
+
+def name_path(path: Path) -> str:
+    """Give a path as a CSV has it, where a file's name need not be valid text."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -90,6 +90,25 @@ def read_labels(
             raise LabelError(f"{path} has no row with a known sex; expected M or F.")
     order = sorted(range(len(table)), key=[_natural(i) for i in table["image_id"]].__getitem__)
     return table.iloc[order].reset_index(drop=True)
+
+
+def read_known(path: Path | None) -> dict[str, tuple[str | None, float | None]]:
+    """Read the sex ("M", "F" or None) and the age in years, where known, by image id."""
+    if path is None:
+        return {}
+    labels = read_labels(path, unknown_sex="keep", require_age=False)
+    ages = labels["age_years"] if "age_years" in labels else [None] * len(labels)
+    return {
+        image_id: (sex, None if years is None else float(years))
+        for image_id, sex, years in zip(labels["image_id"], labels["sex"], ages, strict=True)
+    }
+
+
+def read_further(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read further columns of a label table as text, under `image_id`; those it lacks are left."""
+    raw = read_csv(path)
+    ids = _read_ids(path, raw[_find_columns(path, list(raw.columns), False)["image_id"]])
+    return raw[[name for name in dict.fromkeys(columns) if name in raw]].assign(image_id=ids)
 
 
 def read_csv(path: Path, expected: str = "a label CSV") -> pd.DataFrame:

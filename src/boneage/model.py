@@ -274,10 +274,12 @@ def _create_timm(name: str, pretrained: bool, drop_path: float) -> nn.Module:
             f"backbone {name!r} is not a timm model; try one of "
             f"{', '.join(_nearest(name, timm.list_models()))}."
         )
-    options = {"drop_path_rate": drop_path} if drop_path else {}
+    options: Any = {"drop_path_rate": drop_path} if drop_path else {}
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
     except TypeError:  # what the few architectures say whose blocks cannot be skipped
+        if not drop_path:
+            raise
         raise ConfigError(
             f"drop_path is {drop_path}; {name} has no such option, so expected 0."
         ) from None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 TURNS = 4
 _TURNED = ("", "turned by 90° to the left", "turned by 180°", "turned by 90° to the right")
@@ -48,3 +49,31 @@ ORIENTATIONS = tuple(
 """All eight, upright first, in the order of an orientation head's answers."""
 
 UPRIGHT = ORIENTATIONS[0]
+
+
+def find_orientation(chances: npt.NDArray[np.floating]) -> Orientation:
+    """Tell how a film lies from what was found of it in each of the four turns.
+
+    The four findings must agree: a film that lies on its side lies upright after one turn, upside
+    down after two, and so on. That tells far more films right than one look does.
+
+    Args:
+        chances: (4, 8), row r the probabilities of `ORIENTATIONS` for the film after r quarter
+            turns to the left.
+
+    Returns:
+        How the film lies before any turn; upright if no way is likelier than all others together.
+    """
+    logs = np.log(chances.clip(min=1e-9))
+    total = np.array(
+        [
+            sum(
+                logs[r, Orientation((o.quarter_turns + r) % TURNS, o.is_inverted).code]
+                for r in range(TURNS)
+            )
+            for o in ORIENTATIONS
+        ]
+    )
+    agreed = np.exp(total - total.max())
+    best = int(agreed.argmax())
+    return ORIENTATIONS[best] if agreed[best] > agreed.sum() / 2 else UPRIGHT

@@ -11,7 +11,7 @@ from boneage.errors import BoneAgeError
 from boneage.model import IMAGENET_MEAN, IMAGENET_STD, BoneAgePredictor
 from boneage.orientation import ORIENTATIONS
 
-FILMS = 1500
+FILMS = 3000
 """Films that it is fitted on, each laid in all eight ways."""
 
 _BATCH = 16
@@ -44,7 +44,7 @@ def fit_orientation_head(
     generator = torch.Generator().manual_seed(seed)
     n = len(films)  # type: ignore[arg-type]
     chosen = torch.randperm(n, generator=generator)[:FILMS].tolist()
-    features, codes = _collect(model, films, chosen)
+    features, codes = _collect(model, films, chosen, generator)
     mean, spread = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
     scaled = (features - mean) / spread
     head = nn.Linear(features.shape[1], len(ORIENTATIONS)).to(features.device)
@@ -65,9 +65,16 @@ def fit_orientation_head(
 
 @torch.no_grad()
 def _collect(
-    model: BoneAgePredictor, films: Dataset[dict[str, Any]], chosen: list[int]
+    model: BoneAgePredictor,
+    films: Dataset[dict[str, Any]],
+    chosen: list[int],
+    generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of the chosen films in every orientation, and which one each shows."""
+    """Features of the chosen films in every orientation, and which one each shows.
+
+    Each batch is seen in one of the views whose features the network averages: the head is linear
+    in their mean, and more films can be seen in the same time.
+    """
     device = next(model.parameters()).device
     mean, std = (torch.tensor(v)[:, None, None].to(device) for v in (IMAGENET_MEAN, IMAGENET_STD))
     model.eval()
@@ -79,6 +86,8 @@ def _collect(
             laid = torch.rot90(batch, orientation.quarter_turns, dims=(2, 3))
             if orientation.is_inverted:
                 laid = (1.0 - (laid * std + mean) - mean) / std
-            features.append(model.features(laid.contiguous(memory_format=torch.channels_last)))
+            views = model.views(laid)
+            view, _ = views[int(torch.randint(len(views), (1,), generator=generator))]
+            features.append(model.backbone(view.contiguous(memory_format=torch.channels_last)))
             codes.append(torch.full((len(rows),), orientation.code, device=device))
     return torch.cat(features), torch.cat(codes)

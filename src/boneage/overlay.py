@@ -23,7 +23,7 @@ def stretch_map(heatmap: Map, size: tuple[int, int]) -> npt.NDArray[np.float32]:
     return np.asarray(small.resize(size, Image.Resampling.BICUBIC)).clip(0.0, 1.0)
 
 
-def draw_overlay(film: Image.Image, age_map: Map) -> Image.Image:
+def colour_film(film: Image.Image, age_map: Map) -> Image.Image:
     """Colour a film by where the evidence for a higher age lies.
 
     Args:
@@ -31,17 +31,22 @@ def draw_overlay(film: Image.Image, age_map: Map) -> Image.Image:
         age_map: (h, w), the share of each part in the age; what speaks for a lower age is dark.
 
     Returns:
-        RGB, its longest side at most `LARGEST_SIDE`.
+        RGB of the same size.
     """
-    scale = min(1.0, LARGEST_SIDE / max(film.size))
-    size = (max(1, round(film.width * scale)), max(1, round(film.height * scale)))
-    grey = np.asarray(film.resize(size, Image.Resampling.BILINEAR), dtype=np.float32)[..., None]
+    grey = np.asarray(film, dtype=np.float32)[..., None]
     evidence = age_map.clip(min=0.0)
-    heat = stretch_map(evidence / max(float(evidence.max()), 1e-9), size)[..., None]
+    heat = stretch_map(evidence / max(float(evidence.max()), 1e-9), film.size)[..., None]
     # From black over red and yellow to white.
     colour = 255.0 * (3.0 * heat - np.arange(3.0)).clip(0.0, 1.0)
     alpha = OPACITY * heat
-    image = Image.fromarray((grey * (1.0 - alpha) + colour * alpha).astype(np.uint8))
+    return Image.fromarray(np.rint(grey * (1.0 - alpha) + colour * alpha).astype(np.uint8))
+
+
+def draw_overlay(film: Image.Image, age_map: Map) -> Image.Image:
+    """Colour a film as `colour_film` does, reduced to `LARGEST_SIDE`, and say what is seen."""
+    scale = min(1.0, LARGEST_SIDE / max(film.size))
+    size = (max(1, round(film.width * scale)), max(1, round(film.height * scale)))
+    image = colour_film(film.resize(size, Image.Resampling.BILINEAR), age_map)
     rows, columns = age_map.shape
     text = f"evidence for a higher age, {rows} by {columns} cells. {NOTE}."
     ImageDraw.Draw(image).text((4, size[1] - 16), text, fill="white", stroke_width=1,

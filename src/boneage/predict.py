@@ -12,7 +12,7 @@ import numpy.typing as npt
 from boneage.calibration import Answers, Calibration, load_calibration
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError, ImageError
 from boneage.files import cut_suffix
-from boneage.orientation import ORIENTATIONS, UPRIGHT, Orientation
+from boneage.orientation import TURNS, UPRIGHT, Orientation, find_orientation
 from boneage.preprocess import Preprocessing
 from boneage.radiograph import Radiograph, read_radiograph
 from boneage.stages import STAGES, stage_from_years
@@ -35,8 +35,8 @@ PHASES = ((-0.375, -0.125), (-0.125, 0.375), (0.125, -0.375), (0.375, 0.125))
 Each row and each column of a 4 x 4 grid of shifts has one of them.
 """
 
-ORIENTATION_ABOVE = 0.5
-"""Probability above which a film is taken to be turned or inverted."""
+SURE_UPRIGHT = 0.97
+"""Probability above which a film is taken to lie upright at first sight."""
 
 SMALLEST_SIDE = 50
 """Films with a shorter side, in pixels, are rejected: half of what the shipped model samples."""
@@ -312,30 +312,40 @@ class Predictor:
     ) -> Look:
         """Give the network's raw answer, not calibrated, averaged over samples of the film.
 
-        A film that the network finds turned or inverted is brought upright and answered again;
-        the first answer stands if the network does not find it upright then.
+        A film that the network does not at once find upright is looked at in all four turns; if it
+        was turned or inverted, the answer is that to the film brought upright.
 
         Args:
             radiograph: A film.
             sex: What to tell the network.
             phases: Samples of a film that is larger than the network's, see `sample`.
         """
-        first = self._look_once(radiograph, sex, phases)
-        found = first.orientation
+        first, chances = self._look_once(radiograph, sex, phases)
+        if chances is None or chances[UPRIGHT.code] >= SURE_UPRIGHT:
+            return first
+        looks: list[Look] = [first]
+        seen: list[Any] = [chances]
+        for turns in range(1, TURNS):
+            turned = _with(radiograph, np.rot90(radiograph.pixels, turns))
+            look, chances = self._look_once(turned, sex, phases)
+            looks.append(look)
+            seen.append(chances)
+        found = find_orientation(np.array(seen))
         if found == UPRIGHT:
             return first
-        upright = replace(radiograph, pixels=np.ascontiguousarray(found.undo(radiograph.pixels)))
-        second = self._look_once(upright, sex, phases)
-        if second.orientation != UPRIGHT:
-            return replace(first, orientation=UPRIGHT)
-        age_map = second.age_map
+        upright = looks[-found.quarter_turns % TURNS]
+        if found.is_inverted:
+            righted = _with(radiograph, found.undo(radiograph.pixels))
+            upright, _ = self._look_once(righted, sex, phases)
+        age_map = upright.age_map
         if age_map is not None:
             age_map = np.rot90(age_map, found.quarter_turns)  # as the film in the file lies
-        return replace(second, age_map=age_map, orientation=found)
+        return replace(upright, age_map=age_map, orientation=found)
 
     def _look_once(
         self, radiograph: Radiograph, sex: Sex | None, phases: Sequence[tuple[float, float]]
-    ) -> Look:
+    ) -> tuple[Look, npt.NDArray[np.float32] | None]:
+        """Answer a film as it lies, and tell how it seems to lie: probabilities (8,)."""
         preprocessing = self.contract.preprocessing
         film = radiograph.to_image()
         size = preprocessing.sampled_size
@@ -353,10 +363,8 @@ class Predictor:
                 for name in ("stage_probabilities", "p_male")
             ),
         )
-        orientation = UPRIGHT
-        if "orientation" in mean and mean["orientation"][0].max() >= ORIENTATION_ABOVE:
-            orientation = ORIENTATIONS[int(mean["orientation"][0].argmax())]
-        return Look(raw, mean["age_map"][0] if "age_map" in mean else None, orientation)
+        age_map, chances = (mean[n][0] if n in mean else None for n in ("age_map", "orientation"))
+        return Look(raw, age_map, UPRIGHT), chances
 
     def run(
         self, images: npt.NDArray[np.float32], sexes: Sequence[str | None]
@@ -395,6 +403,10 @@ class Predictor:
         if p_other > self.calibration.sex_warning_above:
             told, other = ("F", "boy") if raw.sex[0] < 0 else ("M", "girl")
             yield f"sex was entered as {told}, but the film looks like a {other}'s ({p_other:.0%})"
+
+
+def _with(radiograph: Radiograph, pixels: npt.NDArray[np.float32]) -> Radiograph:
+    return replace(radiograph, pixels=np.ascontiguousarray(pixels))
 
 
 def load(model: Path | str | None = None, *, calibration: Path | str | None = None) -> Predictor:

@@ -4,8 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 Array = npt.NDArray[np.float64]
+Names = npt.NDArray[np.str_]
+Classes = tuple[Names, Names]
 
 BRUSH_MONTHS: dict[str, tuple[tuple[float, float, float], ...]] = {
     "M": (
@@ -71,7 +74,7 @@ def sd_score(bone_age_months: npt.ArrayLike, reference: Reference) -> Array:
     return (np.asarray(bone_age_months, float) - reference.mean_months) / reference.sd_months
 
 
-def classify(scores: npt.ArrayLike) -> npt.NDArray[np.str_]:
+def classify(scores: npt.ArrayLike) -> Names:
     """Delayed, normal or advanced by the 2-SD rule; empty where there is no score."""
     values = np.asarray(scores, float)
     return np.select(
@@ -79,3 +82,22 @@ def classify(scores: npt.ArrayLike) -> npt.NDArray[np.str_]:
         ["", DELAYED, ADVANCED],
         NORMAL,
     )
+
+
+def classify_both(table: pd.DataFrame) -> Classes | None:
+    """Classify each case by its reference and by its prediction.
+
+    Args:
+        table: `sex`, `reference_months`, `predicted_months` and, where known,
+            `chronological_months`.
+
+    Returns:
+        Two arrays (n,), empty text where there is no score; None without chronological ages.
+    """
+    if "chronological_months" not in table:
+        return None
+    at = look_up(table["chronological_months"], table["sex"].to_numpy(dtype=object))
+    reader, model = (
+        classify(sd_score(table[f"{name}_months"], at)) for name in ("reference", "predicted")
+    )
+    return reader, model

@@ -35,3 +35,21 @@ def stage_from_years(years: npt.ArrayLike) -> npt.NDArray[np.int64]:
     if np.isnan(ages).any():
         raise ValueError("an age is NaN and has no stage")
     return (ages >= ADOLESCENT_FROM_YEARS).astype(np.int64) + (ages > ADULT_ABOVE_YEARS)
+
+
+def nearest_of_stage(years: npt.ArrayLike, stages: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Give the age of a stage that is nearest to each age, a thousandth of a year inside it.
+
+    Args:
+        years: Ages in years, (n,).
+        stages: Codes, (n,).
+
+    Example:
+        >>> nearest_of_stage([11.9, 12.5, 12.5], [1, 1, 0]).tolist()
+        [12.0, 12.5, 11.999]
+    """
+    hair = 1e-3  # so that neither rounding nor a change of unit takes it to the other side
+    lowest = np.array([-np.inf, ADOLESCENT_FROM_YEARS, ADULT_ABOVE_YEARS + hair])
+    highest = np.array([ADOLESCENT_FROM_YEARS - hair, ADULT_ABOVE_YEARS, np.inf])
+    codes = np.asarray(stages)
+    return np.clip(np.asarray(years, dtype=np.float64), lowest[codes], highest[codes])

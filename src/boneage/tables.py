@@ -1,5 +1,7 @@
 """Anyone's table of predictions -> one checked table in months, ready to be audited."""
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ LARGEST_RATIO = 5.0
 
 MOST_GROUPS = 50
 """Most values of a column that names groups."""
+
+AGE_BANDS_YEARS = (0.0, 6.0, 9.0, 12.0, 15.0, math.inf)
 
 # Ages must lie above these. A model may answer an infant with a little less than nothing; an
 # age of -1 year, or of -999, stands for a missing one.
@@ -333,3 +337,14 @@ def _read_group(path: Path, raw: pd.DataFrame, column: str) -> pd.Series:
             "name groups. Put them into wider classes."
         )
     return values
+
+
+def name_age_band(years: float) -> str:
+    """Name the band of `AGE_BANDS_YEARS` that an age lies in.
+
+    Example:
+        >>> name_age_band(6.0)
+        '6 to under 9 years'
+    """
+    low, high = next(ends for ends in itertools.pairwise(AGE_BANDS_YEARS) if years < ends[1])
+    return f"{low:g} years and over" if math.isinf(high) else f"{low:g} to under {high:g} years"

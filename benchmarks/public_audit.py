@@ -1,0 +1,61 @@
+"""The public audit of the shipped model: docs/audit_boneage.html, without any patient's film.
+
+    python benchmarks/public_audit.py DATA --split RUN/split.csv --regions REGIONS
+
+DATA is the raw folder of the films; those of the test split are audited with every test. Single
+cases are left out of the page, and drawn films stand in for them. An interrupted run goes on.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from boneage.audit_films import audit_films
+from boneage.audit_page import make_page
+from boneage.files import save_text
+from boneage.labels import find_images, find_labels
+from boneage.phantom import write_cohort
+
+DOCS = Path(__file__).parent.parent / "docs"
+DRAWN_FILMS, DRAWN_SEED = 100, 5
+NOTE = (
+    "These are drawings of the synthetic cohort: they stand in for the patients' films of this "
+    "audit, which cannot be shown. The figures above are of the patients' films."
+)
+
+
+def main() -> None:
+    """Audit the test films, and drawn ones for the gallery."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--split", type=Path, default=Path("output/boneage/split.csv"))
+    parser.add_argument("--regions", type=Path, default=None)
+    parser.add_argument("--output", type=Path, default=Path("output/audit"))
+    arguments = parser.parse_args()
+    split = pd.read_csv(arguments.split, dtype=str)
+    films = find_images(arguments.data)
+    folder = arguments.output / "films" / "boneage, RSNA test split"
+    folder.mkdir(parents=True, exist_ok=True)
+    for image_id in split.loc[split["split"] == "test", "image_id"]:
+        link = folder / films[image_id].name
+        if not link.exists():
+            link.symlink_to(films[image_id].resolve())
+    labels = find_labels(arguments.data)
+    result, table, _ = audit_films(
+        folder, labels, arguments.output, stress=True, regions=arguments.regions
+    )
+    # What follows is published: no row of the data is.
+    result |= {"difficult": [], "uncertain": [], "suspects": []}
+    cohort = arguments.output / "drawn"
+    write_cohort(cohort, DRAWN_FILMS, DRAWN_SEED)
+    _, _, gallery = audit_films(
+        cohort, find_labels(cohort), arguments.output / "drawn_audit", draws=0
+    )
+    save_text(DOCS / "audit_boneage.html", make_page(result, table, gallery, NOTE))
+    save_text(DOCS / "results" / "audit.json", json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Where the shipped model looks, in figures: docs/experiments.md, "Where it looks".
+
+    python benchmarks/where_it_looks.py DATA REGIONS
+
+DATA is the raw folder of the films, REGIONS the CSV of boxes drawn on some of them (their sources
+are in docs/experiments.md). The same is measured on drawn films against their growth plates, and
+all of it again with the network's weights shuffled: what is left then is not the model's knowledge.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from boneage.batch import describe_films, find_films
+from boneage.files import save_text
+from boneage.labels import find_labels, read_known
+from boneage.phantom import write_cohort
+from boneage.predict import WEIGHTS, Predictor
+from boneage.regions import measure_films, read_regions, summarise_regions
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results" / "regions.json"
+DRAWN_FILMS, DRAWN_SEED, DRAWN_HEIGHT = 200, 7, 400
+DRAWS = 2000
+
+
+def main() -> None:
+    """Measure four times, and write what was found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("regions", type=Path)
+    arguments = parser.parse_args()
+    result = {}
+    with TemporaryDirectory() as folder:
+        shuffled = Path(folder) / "shuffled.onnx"
+        shuffle_weights(WEIGHTS, shuffled)
+        cohort = Path(folder) / "drawn"
+        write_cohort(cohort, DRAWN_FILMS, DRAWN_SEED, DRAWN_HEIGHT, masks=True)
+        for what, data, regions in (
+            ("real films", arguments.data, arguments.regions),
+            ("drawn films", cohort, cohort / "masks"),
+        ):
+            drawn = read_regions(regions)
+            paths, _ = find_films([data])
+            films = describe_films(
+                [path for path in paths if path.stem in drawn], None, read_known(find_labels(data))
+            )
+            for model in (WEIGHTS, shuffled):
+                found = measure_films(Predictor(model, threads=1), films, drawn)
+                name = what if model == WEIGHTS else f"{what}, weights shuffled"
+                result[name] = summarise_regions(found, draws=DRAWS)
+                print(name, json.dumps(result[name]["groups"][0]))
+    save_text(RESULTS, json.dumps(result, indent=1) + "\n")
+
+
+def shuffle_weights(model: Path, out: Path, seed: int = 0) -> None:
+    """Copy an exported model with the weights of each convolution shuffled."""
+    graph = onnx.load(model)
+    rng = np.random.default_rng(seed)
+    for tensor in graph.graph.initializer:
+        weights = numpy_helper.to_array(tensor)
+        if weights.ndim == 4:
+            mixed = rng.permutation(weights.ravel()).reshape(weights.shape)
+            tensor.CopyFrom(numpy_helper.from_array(mixed, tensor.name))
+    onnx.save(graph, out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""A model and labelled films -> everything that an audit shows of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from boneage.agreement import DRAWS
+from boneage.audit import audit
+from boneage.batch import Film, PredictionsFile, describe_films, find_films, predict_films
+from boneage.errors import BoneAgeError, LabelError
+from boneage.files import cut_suffix, name_path, save_text
+from boneage.gallery import LOOKS, Case, describe_looks, make_gallery
+from boneage.labels import read_csv, read_further, read_known
+from boneage.predict import COLUMNS, Predictor
+from boneage.regions import measure_films, read_regions, summarise_regions
+from boneage.robustness import summarise_stress
+from boneage.stress import stress_films
+from boneage.tables import read_predictions
+
+PREDICTIONS, AUDITED = "predictions.csv", "audited.csv"
+STRESS, REGIONS = "stress_answers.csv", "region_measures.csv"
+_CHRONOLOGICAL = ("chronological_age_years", "chronological_age_months")
+
+
+def audit_films(
+    images: Path,
+    labels: Path,
+    out: Path,
+    *,
+    by: Sequence[str] = (),
+    model: Path | None = None,
+    calibration: Path | None = None,
+    stress: bool = False,
+    regions: Path | None = None,
+    draws: int = DRAWS,
+    workers: int | None = None,
+) -> tuple[dict[str, Any], pd.DataFrame, list[Case]]:
+    """Answer films and audit the answers; an interrupted run goes on where it stopped.
+
+    Args:
+        images: Folder of films.
+        labels: CSV with id, bone age in months and sex; its columns of chronological age and
+            those named in `by` are taken as well.
+        out: Folder; answers are kept there.
+        by: Columns that name further groups.
+        model: File of `boneage export`; by default the model in the package.
+        calibration: File of `boneage calibrate`.
+        stress: Whether to answer the films again under every one of `STRESSES`.
+        regions: Regions to measure the model's maps against, see `read_regions`.
+        draws: Bootstrap draws and permutations.
+        workers: Threads; by default one a core.
+
+    Returns:
+        The result of `audit`, with `robustness` and `regions` where tested; the audited cases;
+        pictures of the difficult ones.
+
+    Raises:
+        BoneAgeError: If there are no films or no references, or a table has faults.
+    """
+    known = read_known(labels)
+    if all(age is None for _, age in known.values()):
+        raise BoneAgeError(f"{labels} has no bone age; without it there is nothing to audit.")
+    if regions is not None and regions.is_file() and regions.resolve().parent == out.resolve():
+        raise BoneAgeError(f"{regions} lies among the tables to be written. Pass another --out.")
+    further = _read_further(labels, by)
+    drawn = None if regions is None else read_regions(regions)
+    paths, _ = find_films([images])
+    films = describe_films(paths, None, known)
+    predictor = Predictor(model, calibration=calibration, threads=1)
+    _answer(predictor, films, out / PREDICTIONS, workers)
+    _join(out, films, [further, describe_looks(films, workers)])
+    predictions = read_predictions(out / AUDITED, [*by, *LOOKS], name=images.resolve().name)
+    table = predictions.table
+    result = audit([predictions], draws=draws)
+    audited = set(table["image_id"])
+    films = [film for film in films if cut_suffix(film.path.name) in audited]
+    if drawn is not None:
+        measured = measure_films(predictor, films, drawn, workers)
+        save_text(out / REGIONS, measured.to_csv(index=False, lineterminator="\n"))
+        result["regions"] = summarise_regions(measured, draws=draws)
+    if stress:
+        answers = stress_films(predictor, films, out / STRESS, workers=workers)
+        ages: Mapping[str, float] = (
+            dict(table.set_index("image_id")["chronological_months"].dropna())
+            if "chronological_months" in table
+            else {}
+        )
+        result["robustness"] = {
+            "n": int(answers["path"].nunique()),
+            "stresses": summarise_stress(answers, draws=draws, chronological_months=ages),
+        }
+    gallery = make_gallery(predictor, films, table, result["difficult"], result["uncertain"])
+    return result, table, gallery
+
+
+def _read_further(labels: Path, by: Sequence[str]) -> pd.DataFrame:
+    further = read_further(labels, [*_CHRONOLOGICAL, *by])
+    for name in by:
+        if name not in (*further, *COLUMNS, *LOOKS):
+            found = ", ".join(read_csv(labels).columns)
+            raise LabelError(f"{labels} has no column {name!r} to group by; found: {found}.")
+    return further
+
+
+def _answer(predictor: Predictor, films: Sequence[Film], out: Path, workers: int | None) -> None:
+    """Answer the films that an earlier run has not, row by row."""
+    file = PredictionsFile(
+        out, films, with_reference=True,
+        answer=lambda film: next(predict_films(predictor, [film], 1)),
+    )  # fmt: skip
+    answers = predict_films(predictor, file.missing, workers)
+    for prediction in tqdm(answers, total=len(file.missing), desc="predict", unit="film"):
+        file.append(prediction)
+
+
+def _join(out: Path, films: Sequence[Film], tables: Sequence[pd.DataFrame]) -> None:
+    """Write the predictions of these films, in their order, with what else is known of each."""
+    table = pd.read_csv(out / PREDICTIONS, dtype=str, keep_default_na=False)
+    # Films of an earlier run may be there as well.
+    table = table.set_index("path").loc[[name_path(film.path) for film in films]].reset_index()
+    for more in tables:
+        table = table.merge(more, on="image_id", how="left", suffixes=("", "_of_labels"))
+    save_text(out / AUDITED, table.to_csv(index=False, lineterminator="\n"))

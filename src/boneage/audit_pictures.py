@@ -1,0 +1,237 @@
+"""An audit in pictures, each with its text for those who do not see it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from boneage.plots import BLUE, GREEN, GREY, ORANGE, RED, SEX_STYLE, UNKNOWN_STYLE
+
+HARMFUL_MONTHS = 0.5
+"""Rise of the mean error that the profile marks."""
+
+
+def format_figure(ends: Mapping[str, float | None], digits: int) -> str:
+    """Format a figure with its interval, or a dash where it is undefined."""
+    texts = [None if ends[end] is None else _number(ends[end], digits)  # type: ignore[arg-type]
+             for end in ("value", "low", "high")]  # fmt: skip
+    if texts[0] is None:
+        return "–"
+    return texts[0] if None in texts else f"{texts[0]} [{texts[1]}, {texts[2]}]"
+
+
+def _number(value: float, digits: int) -> str:
+    text = f"{100 * value:z.1f}%" if digits < 0 else f"{value:z.{digits}f}"
+    return text.replace("-", "−")
+
+
+def format_p(value: float | None) -> str:
+    """Format a p-value."""
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def format_months(value: float, sign: bool = False) -> str:
+    """Format months."""
+    return f"{value:{'+' if sign else ''}z.1f}".replace("-", "−")
+
+
+def describe_skill(result: Mapping[str, Any]) -> str:
+    """Say in words what the first picture shows."""
+    base = result["baselines"]
+    low, high = result["noise_floor_months"]
+    return (
+        f"Mean absolute error {format_figure(result['accuracy']['mae_months'], 2)} months, beside "
+        f"the noise of single readings ({low} to {high}) and answers that need no film: "
+        f"{base['sex_median_mae_months']:.1f} for the median of each sex, "
+        f"{base['constant_median_mae_months']:.1f} for one constant."
+    )
+
+
+def describe_agreement(result: Mapping[str, Any]) -> str:
+    """Say in words what the second picture shows."""
+    accuracy = result["accuracy"]
+    return (
+        f"Bland-Altman plot: bias {format_figure(accuracy['bias_months'], 1)} months, limits of "
+        f"agreement {format_figure(accuracy['loa_low_months'], 1)} to "
+        f"{format_figure(accuracy['loa_high_months'], 1)} months."
+    )
+
+
+def plot_skill(result: Mapping[str, Any]) -> Figure:
+    """The error beside what needs no skill and what no model can beat."""
+    figure = Figure(figsize=(7.2, 2.3), layout="constrained")
+    axes = figure.subplots()
+    base, mae = result["baselines"], result["accuracy"]["mae_months"]
+    names = ["one constant", "median of each sex", "this"]
+    values = [base["constant_median_mae_months"], base["sex_median_mae_months"], mae["value"]]
+    axes.barh(names, values, color=[GREY, GREY, BLUE], height=0.6)
+    if mae["low"] is not None:
+        axes.errorbar(mae["value"], 2, xerr=_arms(mae), color="black", capsize=4)
+    low, high = result["noise_floor_months"]
+    axes.axvspan(low, high, color=GREEN, alpha=0.4, label="noise of single readings")
+    axes.set_xlabel("mean absolute error (months)")
+    axes.legend(loc="upper right", fontsize=8)
+    return figure
+
+
+def plot_agreement(table: pd.DataFrame, result: Mapping[str, Any]) -> Figure:
+    """Bland-Altman: error against the mean of reference and prediction."""
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    error = table["predicted_months"] - table["reference_months"]
+    mean = (table["predicted_months"] + table["reference_months"]) / 2
+    for sex, (name, colour, marker) in (SEX_STYLE | {None: UNKNOWN_STYLE}).items():
+        rows = table["sex"] == sex if sex else table["sex"].isna()
+        if rows.any():
+            axes.scatter(mean[rows], error[rows], s=10, alpha=0.4, c=colour, marker=marker,
+                         linewidths=0, label=f"{name} (n = {rows.sum()})")  # fmt: skip
+    for name, style in (("bias_months", "-"), ("loa_low_months", "--"), ("loa_high_months", "--")):
+        ends = result["accuracy"][name]
+        if ends["value"] is None:
+            continue
+        axes.axhline(ends["value"], color=RED, ls=style, lw=1.3)
+        if ends["low"] is not None:
+            axes.axhspan(ends["low"], ends["high"], color=RED, alpha=0.12, linewidth=0)
+    axes.set(xlabel="mean of reference and prediction (months)",
+             ylabel="prediction − reference (months)")  # fmt: skip
+    axes.legend(fontsize=8)
+    return figure
+
+
+def plot_groups(result: Mapping[str, Any]) -> Figure:
+    """Forest plot of the error by group."""
+    groups: Sequence[Mapping[str, Any]] = result["groups"]
+    figure = Figure(figsize=(7.2, 0.8 + 0.27 * len(groups)), layout="constrained")
+    axes = figure.subplots()
+    overall = result["accuracy"]["mae_months"]
+    axes.axvline(overall["value"], color=GREY, lw=1)
+    if overall["low"] is not None:
+        axes.axvspan(overall["low"], overall["high"], color=GREY, alpha=0.2, linewidth=0)
+    for i, group in enumerate(groups):
+        ends = group["figures"]["mae_months"]
+        if ends["value"] is not None:
+            colour = ORANGE if group["is_small"] else BLUE
+            arms = None if ends["low"] is None else _arms(ends)
+            axes.errorbar(ends["value"], i, xerr=arms, fmt="o", ms=4, color=colour, capsize=2)
+    labels = [f"{_name_group(g)} (n = {g['n']}{', small' * g['is_small']})" for g in groups]
+    _name_rows(axes, labels)
+    axes.set_xlabel("mean absolute error (months)")
+    return figure
+
+
+def _name_group(group: Mapping[str, Any]) -> str:
+    speaks = group["by"] in ("sex", "age", "sex and age", "region")  # others need their kind
+    return str(group["group"]) if speaks else f"{group['by']}: {group['group']}"
+
+
+def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
+    axes.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+
+
+def plot_reliability(result: Mapping[str, Any]) -> Figure:
+    """Right answers against the probability they were given."""
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    bins = pd.DataFrame(result["calibration"]["bins"])
+    axes.plot([0, 1], [0, 1], "--", color=RED, lw=1.2)
+    axes.plot(bins["confidence"], bins["accuracy"], color=BLUE, marker="o")
+    axes.set(xlim=(0.3, 1.02), ylim=(0, 1.02), xlabel="probability of the stage answered",
+             ylabel="share of right answers")  # fmt: skip
+    return figure
+
+
+def _arms(ends: Mapping[str, Any]) -> list[list[float]]:
+    arms = np.array([[ends["value"] - ends["low"]], [ends["high"] - ends["value"]]])
+    return arms.clip(min=0.0).tolist()
+
+
+def describe_robustness(robustness: Mapping[str, Any]) -> str:
+    """Say in words what the robustness profile shows."""
+    stresses = robustness["stresses"]
+    worst = max(stresses, key=_get_change)
+    harmful = sum(_get_change(row) > HARMFUL_MONTHS for row in stresses)
+    return (
+        f"How the mean absolute error of {robustness['n']} films changes under {len(stresses)} "
+        f"changes of the film: {harmful} raise it by more than {HARMFUL_MONTHS:g} months. The "
+        f"worst is {name_stress(worst)}: {format_figure(worst['mae_change_months'], 1)} months. "
+        "On the right, the share of films whose stage becomes another."
+    )
+
+
+def _get_change(row: Mapping[str, Any]) -> float:
+    return float(row["mae_change_months"]["value"] or 0.0)
+
+
+def name_stress(row: Mapping[str, Any]) -> str:
+    """Name a stress: "rotation +20°"."""
+    return f"{row['family']} {row['level']}".strip()
+
+
+def plot_robustness(robustness: Mapping[str, Any]) -> Figure:
+    """The whole profile: each change of the film, what it adds to the error, and to the stage."""
+    stresses: Sequence[Mapping[str, Any]] = robustness["stresses"]
+    figure = Figure(figsize=(7.6, 0.9 + 0.2 * len(stresses)), layout="constrained")
+    errors, stages = figure.subplots(1, 2, sharey=True, width_ratios=(2.4, 1))
+    errors.axvline(0.0, color=GREY, lw=1)
+    errors.axvspan(-HARMFUL_MONTHS, HARMFUL_MONTHS, color=GREEN, alpha=0.18, linewidth=0)
+    # Linear where most lie, logarithmic beyond: the worst are fifty times the usual ones.
+    errors.set_xscale("symlog", linthresh=2.0, linscale=1.5)
+    families = list(dict.fromkeys(row["family"] for row in stresses))
+    for i, row in enumerate(stresses):
+        if families.index(row["family"]) % 2:
+            for axes in (errors, stages):
+                axes.axhspan(i - 0.5, i + 0.5, color=GREY, alpha=0.1, linewidth=0)
+        ends = row["mae_change_months"]
+        colour = RED if _get_change(row) > HARMFUL_MONTHS else BLUE
+        if ends["value"] is not None:
+            arms = None if ends["low"] is None else _arms(ends)
+            errors.errorbar(ends["value"], i, xerr=arms, fmt="o", ms=4, color=colour, capsize=2)
+        stages.barh(i, 100.0 * (row["stage_changed"]["value"] or 0.0), color=colour, height=0.6)
+    _name_rows(errors, [name_stress(row) for row in stresses])
+    ticks = [-20, -5, -1, 0, 1, 2, 5, 10, 20, 50]
+    errors.set_xticks(ticks, [f"{tick:+d}".replace("-", "−") if tick else "0" for tick in ticks])
+    errors.minorticks_off()
+    changes = [_get_change(row) for row in stresses]
+    errors.set_xlim(min(-1.5, 1.6 * min(changes)), max(3.0, 1.6 * max(changes)))
+    errors.set_xlabel("change of the mean absolute error (months)")
+    stages.set_xlabel("stage changed (%)")
+    return figure
+
+
+def describe_regions(regions: Mapping[str, Any]) -> str:
+    """Say in words what the picture of the regions shows."""
+    whole = regions["groups"][0]
+    return (
+        f"On {regions['n']} films, {format_figure(whole['energy'], -1)} of the map lies in the "
+        f"regions, and {format_figure(whole['energy_shifted'], -1)} in the same regions at random "
+        f"places in the hand; its peak lies in one in {format_figure(whole['hit'], -1)} of films, "
+        f"and {format_figure(whole['hit_shifted'], -1)} at random."
+    )
+
+
+def plot_regions(regions: Mapping[str, Any]) -> Figure:
+    """Share of the map in each group of regions, beside chance."""
+    groups: Sequence[Mapping[str, Any]] = regions["groups"]
+    figure = Figure(figsize=(7.6, 1.0 + 0.27 * len(groups)), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    labels = {"energy": "share of the map in the regions (%)", "hit": "peak in the regions (%)"}
+    for panel, (kind, label) in zip(axes, labels.items(), strict=True):
+        for name, colour, marker in ((f"{kind}_shifted", GREY, "s"), (kind, BLUE, "o")):
+            for i, group in enumerate(groups):
+                ends = {end: None if v is None else 100.0 * v for end, v in group[name].items()}
+                arms = None if ends["low"] is None else _arms(ends)
+                text = ("at random places" if name != kind else "where drawn") if i == 0 else None
+                panel.errorbar(ends["value"], i, xerr=arms, fmt=marker, ms=4, color=colour,
+                               capsize=2, label=text)  # fmt: skip
+        panel.set_xlabel(label)
+        panel.set_xlim(left=0.0)
+    names = [f"{_name_group(g)} (n = {g['n']})" for g in groups]
+    _name_rows(axes[0], names)
+    axes[0].legend(fontsize=8)
+    return figure
