@@ -98,6 +98,7 @@ def build(paths: Paths, recipe: Recipe) -> None:
         "test_unknown_sex": answer(predictor, test, sex="unknown"),
         "test_wrong_sex": answer(predictor, test, sex="wrong"),
         "val_chosen_on": answer(predictor, chosen_on),
+        "test_not_calibrated": answer(Predictor(plain, threads=1), test),
     }
     reports = {
         name: evaluate_table(table.assign(split=name), baseline_years=median)
@@ -129,6 +130,7 @@ def build(paths: Paths, recipe: Recipe) -> None:
     trained = load_checkpoint(paths.output / BEST)
     parity = measure_parity(trained, predictor, list(test["path"].iloc[:PARITY_FILMS]))
     result["parity"] = asdict(parity)
+    result["parameters"] = sum(p.numel() for p in trained.model.parameters())
     figures = reports["test"]
     facts = {
         "name": "boneage",
@@ -136,7 +138,7 @@ def build(paths: Paths, recipe: Recipe) -> None:
         "terms": TERMS,
         "use": "Research use only, not a medical device.",
         "label_scaling": "none: the network answers years",
-        "sex": "+1 male, -1 female, 0 withheld; withheld is trained for",
+        "sex": "+1 male, -1 female, 0 withheld: the film's own evidence stands for it",
         "test": {
             "n": figures["n"],
             "mae_months": figures["regression"]["mae_months"],

@@ -2,9 +2,9 @@
 
     python benchmarks/mitigation.py DATA --output RUN
 
-DATA is the raw folder of the films, RUN the folder of a finished training. Heads are fitted to the
-training films' features, the correction by sex to the half of the validation films that the
-package's calibration uses; all figures are of the other half. The test films are not touched.
+DATA is the raw folder of the films, RUN the folder of a finished training. Its heads are fitted
+further on the training films' features, the correction by sex on the half of the validation films
+that the package's calibration uses; all figures are of the other half. No test film is touched.
 """
 
 import argparse
@@ -26,7 +26,6 @@ from boneage.mitigation import (
     correct_by_sex,
     extract_features,
     fit_heads,
-    standardise,
 )
 from boneage.run import load_trained
 from boneage.train import BEST
@@ -53,17 +52,17 @@ def main() -> None:
     ]
     transform = get_transforms("val", recipe)
     model = load_checkpoint(paths.output / BEST).model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train, fitted, judged = standardise(
-        *(extract_features(model, BoneAgeDataset(part, transform, trained.preprocessing))
-          for part in parts)
-    )  # fmt: skip
+    train, fitted, judged = (
+        extract_features(model, BoneAgeDataset(part, transform, trained.preprocessing))
+        for part in parts
+    )
     truth, sex = judged.years.numpy() * 12.0, judged.sex.numpy()
     stage = judged.stage.numpy()
     errors: dict[str, list[Any]] = {method: [] for method in METHODS}
     hits: dict[str, list[Any]] = {method: [] for method in METHODS}
     for seed in range(SEEDS):
         for method in METHODS:
-            heads = fit_heads(train, method, seed)
+            heads = fit_heads(model, train, method, seed)
             years, stages = answer(heads, judged)
             if method == "correction by sex":
                 lines = correct_by_sex(

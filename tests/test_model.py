@@ -7,7 +7,6 @@ import torch
 import torchvision
 from torch import nn
 
-from boneage.config import Recipe
 from boneage.errors import CheckpointError, ConfigError
 from boneage.model import (
     IMAGENET_MEAN,
@@ -106,6 +105,26 @@ def test_a_film_s_own_evidence_moves_the_answer_without_the_sex() -> None:
     torch.testing.assert_close(unknown, (male + female) / 2 + evidence)
 
 
+def test_where_the_sex_is_withheld_a_sex_head_stands_for_it() -> None:
+    torch.manual_seed(0)
+    model = BoneAgePredictor(sex_input=True, sex_head=True, image_size=32).eval()
+    assert model.age_head is not None
+    assert model.sex_head is not None
+    nn.init.normal_(model.age_head.sex_weight)  # type: ignore[arg-type]
+    features = torch.rand(3, 512)
+    told = torch.tensor([1.0, -1.0, 0.0])
+    odds = model.sex_head(features).squeeze(1)
+    resolved = model.resolve_sex(features, told)
+    assert resolved is not None
+    torch.testing.assert_close(resolved, torch.stack([told[0], told[1], odds[2].tanh()]))
+    # That is the mean of both sexes' answers, weighted by the chances at doubled odds.
+    answers = [model.answer(features, torch.full((3,), s))[0] for s in (1.0, -1.0, 0.0)]
+    male, female, unknown = (a for a in answers if a is not None)
+    p = (2.0 * odds).sigmoid()
+    torch.testing.assert_close(unknown, p * male + (1.0 - p) * female)
+    assert not hasattr(model.age_head, "unknown_weight")
+
+
 def test_a_film_and_its_mirror_image_are_answered_alike_when_asked() -> None:
     film = torch.rand(2, 3, 64, 64)
     for mirror_average in (False, True):
@@ -137,36 +156,6 @@ def test_a_model_with_sex_input_refuses_to_guess_the_sex() -> None:
     model = BoneAgePredictor(sex_input=True, image_size=32)
     with pytest.raises(ValueError, match="pass sex"):
         model(torch.rand(1, 3, 32, 32))
-
-
-def test_blocks_are_skipped_in_training_alone_and_only_when_asked() -> None:
-    film = torch.rand(4, 3, 64, 64)
-    for drop_path in (0.0, 0.9):
-        recipe = Recipe(backbone="timm:tf_efficientnet_lite0", image_size=64, drop_path=drop_path)
-        torch.manual_seed(0)
-        model = BoneAgePredictor.from_recipe(recipe).train()
-        with torch.no_grad():
-            first, second = model.features(film), model.features(film)
-        assert torch.equal(first, second) == (drop_path == 0)
-        model.eval()
-        assert torch.equal(model.features(film), model.features(film))
-
-
-def test_skipping_blocks_does_not_change_the_names_of_the_weights() -> None:
-    plain, skipping = (
-        BoneAgePredictor("timm:test_resnet", image_size=64, drop_path=d) for d in (0.0, 0.2)
-    )
-    assert list(plain.state_dict()) == list(skipping.state_dict())
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("resnet18", "drop_path is 0.1; resnet18 is no timm backbone, so expected 0"),
-     ("timm:vgg11", "drop_path is 0.1; vgg11 has no such option, so expected 0")],
-)  # fmt: skip
-def test_backbones_whose_blocks_cannot_be_skipped_say_so(name: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        BoneAgePredictor(name, image_size=64, drop_path=0.1)
 
 
 def test_an_unknown_backbone_is_named_with_the_nearest_ones() -> None:

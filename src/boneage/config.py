@@ -113,8 +113,6 @@ class Recipe(Films):
     """Answer with the mean of a film and its mirror image."""
     zoom_average: float = 0.0
     """Answer with the mean of a film reduced and magnified by this share; 0 for the film itself."""
-    drop_path: float = 0.0
-    """Chance that a step skips a block of a timm backbone (stochastic depth, Huang 2016)."""
     age_bias: Literal["zero", "mean"] = "zero"
     """Start of the age head's bias: zero, or the mean age of the training films."""
     epochs: int = 10
@@ -159,7 +157,7 @@ class Recipe(Films):
         for name in ("rotation", "weight_decay", "seed", "drawn_films", "unknown_sex_weight",
                      "sex_weight"):  # fmt: skip
             _require(self, name, "0 or more", getattr(self, name) >= 0)
-        for name in ("zoom", "shift", "brightness", "averaging", "zoom_average", "drop_path"):
+        for name in ("zoom", "shift", "brightness", "averaging", "zoom_average"):
             _require(self, name, "0 or more and below 1", 0 <= getattr(self, name) < 1)
         withheld = self.unknown_sex_weight == 0 or self.sex_input
         _require(self, "unknown_sex_weight", "0 without --sex-input", withheld)

@@ -92,7 +92,9 @@ class GradCAM:
             place speaks for the target.
         """
         views = self._model.views(image)
-        evidence = [self._weigh(view, sex, target) for view, _ in views]
+        with torch.no_grad():
+            told = self._model.resolve_sex(self._model.features(image), sex)
+        evidence = [self._weigh(view, told, target) for view, _ in views]
         upright = [e.flip(2) if is_mirrored else e
                    for e, (_, is_mirrored) in zip(evidence, views, strict=True)]  # fmt: skip
         maps = torch.stack(upright).mean(dim=0).relu()
@@ -100,7 +102,7 @@ class GradCAM:
         heat = torch.where(tops > 0, maps / tops.clamp_min(torch.finfo(maps.dtype).tiny), 0.0)
         return heat.float().cpu().numpy()
 
-    def _weigh(self, image: torch.Tensor, sex: torch.Tensor, target: Target) -> torch.Tensor:
+    def _weigh(self, image: torch.Tensor, sex: torch.Tensor | None, target: Target) -> torch.Tensor:
         """Sum the feature map over its channels, weighted by their mean gradients: (B, h, w)."""
         with torch.enable_grad():
             answers = self._model.answer(self._model.backbone(image), sex)

@@ -90,6 +90,7 @@ class _Graph(nn.Module):
                 [c.flip(3) if is_mirrored else c
                  for (_, c), (_, is_mirrored) in zip(looks, views, strict=True) if c is not None]
             ).mean(dim=0)  # fmt: skip
+        sex = self.model.resolve_sex(features, sex)
         age, logits = self.model.answer(features, sex)
         answers = {
             "age_years": age,

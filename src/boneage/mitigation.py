@@ -4,6 +4,7 @@ The network is frozen: only its heads are fitted again, in seconds, so that each
 with several seeds.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from boneage.errors import ConfigError
-from boneage.model import BoneAgePredictor, SexConditionedLinear
+from boneage.model import BoneAgePredictor
 from boneage.stages import STAGES
 
 Array = npt.NDArray[np.float64]
@@ -30,7 +32,7 @@ METHODS = (
 )
 """What `fit_heads` and `correct_by_sex` do; the first is what the others are compared with."""
 
-EPOCHS = 30
+EPOCHS = 20
 _BATCH = 256
 _STEP_SIZE = 1e-3
 _WEIGHT_DECAY = 0.01
@@ -43,7 +45,7 @@ class Features:
     """Films as a frozen network sees them.
 
     Attributes:
-        vectors: (n, F), standardised by `standardise`.
+        vectors: (n, F).
         sex: (n,), +1 male, -1 female.
         years: (n,), reference age.
         stage: (n,), reference stage.
@@ -66,10 +68,9 @@ def extract_features(model: BoneAgePredictor, films: Dataset[dict[str, Any]]) ->
     device = next(model.parameters()).device
     model.eval()
     n = len(films)  # type: ignore[arg-type]
-    items = ([films[i] for i in range(start, min(start + _EXTRACTED_AT_ONCE, n))]
-             for start in range(0, n, _EXTRACTED_AT_ONCE))  # fmt: skip
     vectors, rest = [], []
-    for batch in items:
+    for start in tqdm(range(0, n, _EXTRACTED_AT_ONCE), desc="features", unit="batch"):
+        batch = [films[i] for i in range(start, min(start + _EXTRACTED_AT_ONCE, n))]
         images = torch.stack([item["image"] for item in batch]).to(device)
         vectors.append(model.features(images.contiguous(memory_format=torch.channels_last)).cpu())
         rest += [(float(i["sex"]), float(i["age_years"]), int(i["stage"])) for i in batch]
@@ -79,26 +80,16 @@ def extract_features(model: BoneAgePredictor, films: Dataset[dict[str, Any]]) ->
     )  # fmt: skip
 
 
-def standardise(train: Features, *others: Features) -> list[Features]:
-    """Give each feature mean 0 and deviation 1 over the first films."""
-    mean, spread = train.vectors.mean(dim=0), train.vectors.std(dim=0).clamp_min(1e-6)
-    return [
-        Features((part.vectors - mean) / spread, part.sex, part.years, part.stage)
-        for part in (train, *others)
-    ]
-
-
 class Heads(nn.Module):
-    """Age and stage, read off features with weights that depend on sex, as in the network."""
+    """A network's own heads, copied to be fitted on."""
 
-    def __init__(self, n_features: int, mean_years: float) -> None:
+    def __init__(self, model: BoneAgePredictor) -> None:
         super().__init__()
-        self.age = SexConditionedLinear(n_features, 1)
-        self.stage = SexConditionedLinear(n_features, len(STAGES))
+        if model.age_head is None or model.stage_head is None or not model.sex_input:
+            raise ConfigError("mitigation needs a model with both heads and the sex as input.")
+        self.age, self.stage = deepcopy(model.age_head), deepcopy(model.stage_head)
         # Logarithms of the two losses' variances (Kendall et al., CVPR 2018).
         self.log_variances = nn.Parameter(torch.zeros(2))
-        with torch.no_grad():
-            self.age.bias.fill_(mean_years)
 
     def forward(
         self, vectors: torch.Tensor, sex: torch.Tensor
@@ -107,8 +98,10 @@ class Heads(nn.Module):
         return self.age(vectors, sex).squeeze(1), self.stage(vectors, sex)
 
 
-def fit_heads(train: Features, method: str, seed: int, epochs: int = EPOCHS) -> Heads:
-    """Fit both heads to L1 on the age and cross-entropy on the stage, in one of `METHODS`.
+def fit_heads(
+    model: BoneAgePredictor, train: Features, method: str, seed: int, epochs: int = EPOCHS
+) -> Heads:
+    """Fit both heads further to L1 on the age and cross-entropy on the stage, in one of `METHODS`.
 
     - balanced sampling: every group of sex and stage is drawn equally often;
     - loss reweighting: films of rarer groups weigh more, by the inverse of the group's size,
@@ -119,20 +112,21 @@ def fit_heads(train: Features, method: str, seed: int, epochs: int = EPOCHS) -> 
     - "as trained" and "correction by sex": neither; the latter is `correct_by_sex` afterwards.
 
     Args:
-        train: Standardised.
+        model: Whose heads to start from; it is left as it is.
+        train: Its training films.
         method: Which.
-        seed: Of initial weights and shuffling.
+        seed: Of the shuffling.
         epochs: Passes over the films.
 
     Raises:
-        ConfigError: If the method is none of those.
+        ConfigError: If the method is none of those, or the model lacks a head or the sex.
     """
     if method not in METHODS:
         raise ConfigError(f"method is {method!r}; expected one of {', '.join(METHODS)}.")
     torch.manual_seed(seed)
     n = len(train.years)
     weights = _inverse_sizes(train.group)
-    heads = Heads(train.vectors.shape[1], float(train.years.mean()))
+    heads = Heads(model).train()
     optimizer = torch.optim.AdamW(heads.parameters(), lr=_STEP_SIZE, weight_decay=_WEIGHT_DECAY)
     steps = epochs * -(-n // _BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _STEP_SIZE, total_steps=steps)

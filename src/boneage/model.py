@@ -25,24 +25,32 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class SexConditionedLinear(nn.Linear):
     """A linear layer whose weights depend on sex: `(W + s V) x + (b + s c)`.
 
-    s is +1 for male, -1 for female and 0 for unknown, where `U x + d` is added: features that
-    tell the sex let an answer without it be better than the mean of both. V, c, U and d start at
-    zero. For a given sex the output stays linear in the features.
+    s is +1 for male, -1 for female, between them for a film that tells its sex in part, and 0 for
+    unknown, where `U x + d` is added if there are such weights: features that tell the sex let an
+    answer without it be better than the mean of both. V, c, U and d start at zero. For a given s
+    the output stays linear in the features.
     """
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, *, unknown_weights: bool = True
+    ) -> None:
         super().__init__(in_features, out_features)
         self.sex_weight = nn.Parameter(torch.zeros(out_features, in_features))
         self.sex_bias = nn.Parameter(torch.zeros(out_features))
-        self.unknown_weight = nn.Parameter(torch.zeros(out_features, in_features))
-        self.unknown_bias = nn.Parameter(torch.zeros(out_features))
+        self.has_unknown_weights = unknown_weights
+        if unknown_weights:
+            self.unknown_weight = nn.Parameter(torch.zeros(out_features, in_features))
+            self.unknown_bias = nn.Parameter(torch.zeros(out_features))
 
     def forward(self, features: torch.Tensor, sex: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Map features (B, in) and sex (B,) to (B, out)."""
         sex = sex[:, None]
         by_sex = nn.functional.linear(features, self.sex_weight, self.sex_bias)
-        unknown = nn.functional.linear(features, self.unknown_weight, self.unknown_bias)
-        return super().forward(features) + sex * by_sex + (1.0 - sex.abs()) * unknown
+        answer = super().forward(features) + sex * by_sex
+        if self.has_unknown_weights:
+            unknown = nn.functional.linear(features, self.unknown_weight, self.unknown_bias)
+            answer = answer + (1.0 - sex.abs()) * unknown
+        return answer
 
 
 class BoneAgePredictor(nn.Module):
@@ -56,12 +64,12 @@ class BoneAgePredictor(nn.Module):
             `timm:NAME` for one of timm's.
         tasks: "age,stage", "age" or "stage"; the head of a task left out does not exist.
         sex_input: Whether the heads' weights depend on sex (`SexConditionedLinear`).
-        sex_head: Whether a `Linear(F, 1)` reads the sex off the film.
+        sex_head: Whether a `Linear(F, 1)` reads the sex off the film, which then stands for it
+            where it is withheld.
         orientation_head: Whether a `Linear(F, 8)` tells how the film lies (`ORIENTATIONS`).
         mirror_average: Whether, outside training, the features are the mean of those of a film
             and of its mirror image, and so are the answers, which are linear in them.
         zoom_average: Likewise the mean of a film reduced and magnified by this share.
-        drop_path: Chance that a residual block of a timm backbone is skipped in training.
         image_size: Side of the input in pixels; some backbones are built for one size.
         init: Initial weights, see `load_backbone`.
 
@@ -87,7 +95,6 @@ class BoneAgePredictor(nn.Module):
         orientation_head: bool = False,
         mirror_average: bool = False,
         zoom_average: float = 0.0,
-        drop_path: float = 0.0,
         image_size: int = 256,
         init: str = "none",
     ) -> None:
@@ -100,12 +107,17 @@ class BoneAgePredictor(nn.Module):
         self._zooms = [f"_zoom_{i}" for i in range(len(factors))]
         for name, factor in zip(self._zooms, factors, strict=True):
             self.register_buffer(name, _make_zoom(factor, image_size), persistent=False)
-        self.backbone, self.init_used = load_backbone(backbone, image_size, init, drop_path)
+        self.backbone, self.init_used = load_backbone(backbone, image_size, init)
         features = _count_features(self.backbone, backbone, image_size)
-        layer = SexConditionedLinear if sex_input else nn.Linear
+
+        def make_head(n: int) -> nn.Linear:
+            if not sex_input:
+                return nn.Linear(features, n)
+            return SexConditionedLinear(features, n, unknown_weights=not sex_head)
+
         heads = tasks.split(",")
-        self.age_head = layer(features, 1) if "age" in heads else None
-        self.stage_head = layer(features, len(STAGES)) if "stage" in heads else None
+        self.age_head = make_head(1) if "age" in heads else None
+        self.stage_head = make_head(len(STAGES)) if "stage" in heads else None
         self.sex_head = nn.Linear(features, 1) if sex_head else None
         n = len(ORIENTATIONS)
         self.orientation_head = nn.Linear(features, n) if orientation_head else None
@@ -121,7 +133,6 @@ class BoneAgePredictor(nn.Module):
             orientation_head=recipe.orientation_head,
             mirror_average=recipe.mirror_average,
             zoom_average=recipe.zoom_average,
-            drop_path=recipe.drop_path,
             image_size=recipe.image_size,
             init=init,
         )
@@ -166,10 +177,24 @@ class BoneAgePredictor(nn.Module):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Read age and stage off features (B, F); see the class for shapes."""
         self._require_sex(sex)
-        extra = (sex,) if self.sex_input else ()
+        extra = (self.resolve_sex(features, sex),) if self.sex_input else ()
         age = None if self.age_head is None else self.age_head(features, *extra).squeeze(1)
         logits = None if self.stage_head is None else self.stage_head(features, *extra)
         return age, logits
+
+    def resolve_sex(self, features: torch.Tensor, sex: torch.Tensor | None) -> torch.Tensor | None:
+        """Put the film's own evidence in the place of a sex that is withheld (0).
+
+        The evidence is tanh of the head's log-odds, from -1 to 1: nearer to the likelier sex than
+        the chances themselves, as the answer of the smallest absolute error is.
+
+        Args:
+            features: (B, F).
+            sex: (B,).
+        """
+        if sex is None or self.sex_head is None:
+            return sex
+        return torch.where(sex == 0, self.sex_head(features).squeeze(1).tanh(), sex)
 
     def _require_sex(self, sex: torch.Tensor | None) -> None:
         if self.sex_input and sex is None:
@@ -182,9 +207,7 @@ def _make_zoom(factor: float, size: int) -> torch.Tensor:
     return nn.functional.affine_grid(theta, [1, 1, size, size], align_corners=False)
 
 
-def load_backbone(
-    name: str, image_size: int, init: str, drop_path: float = 0.0
-) -> tuple[nn.Module, str]:
+def load_backbone(name: str, image_size: int, init: str) -> tuple[nn.Module, str]:
     """Build a backbone without its classification layer.
 
     Args:
@@ -194,36 +217,29 @@ def load_backbone(
             a path to a local weights file of that architecture (`.pth`, `.safetensors`);
             `auto` for ImageNet weights where they can be had and random ones, with a warning,
             where not.
-        drop_path: As for `BoneAgePredictor`.
 
     Returns:
         The backbone, which maps (B, 3, S, S) to (B, F), and what its weights are: "none",
         "imagenet" or the file's name.
     """
-
-    def build(*, pretrained: bool = False, weights: Path | None = None) -> nn.Module:
-        return _build(name, image_size, drop_path, pretrained=pretrained, weights=weights)
-
     if init == "none":
-        return build(), "none"
+        return _build(name, image_size, pretrained=False), "none"
     if init in ("imagenet", "auto"):
         try:
-            return build(pretrained=True), "imagenet"
+            return _build(name, image_size, pretrained=True), "imagenet"
         except CheckpointError as error:
             if init == "imagenet":
                 raise
             logger.warning("%s Starting from random weights instead, since init is auto.", error)
-            return build(), "none"
-    return build(weights=Path(init)), Path(init).name
+            return _build(name, image_size, pretrained=False), "none"
+    return _build(name, image_size, pretrained=False, weights=Path(init)), Path(init).name
 
 
 def _build(
-    name: str, image_size: int, drop_path: float, *, pretrained: bool, weights: Path | None
+    name: str, image_size: int, *, pretrained: bool, weights: Path | None = None
 ) -> nn.Module:
     if name.startswith(TIMM_PREFIX):
-        model = _create_timm(name.removeprefix(TIMM_PREFIX), pretrained, drop_path)
-    elif drop_path:
-        raise ConfigError(f"drop_path is {drop_path}; {name} is no timm backbone, so expected 0.")
+        model = _create_timm(name.removeprefix(TIMM_PREFIX), pretrained)
     else:
         model = _create_torchvision(name, image_size)
         if pretrained:
@@ -266,7 +282,7 @@ def _create_torchvision(name: str, image_size: int) -> nn.Module:
         raise ConfigError(f"backbone {name} cannot take {image_size}-px images: {error}") from None
 
 
-def _create_timm(name: str, pretrained: bool, drop_path: float) -> nn.Module:
+def _create_timm(name: str, pretrained: bool) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
@@ -274,15 +290,8 @@ def _create_timm(name: str, pretrained: bool, drop_path: float) -> nn.Module:
             f"backbone {name!r} is not a timm model; try one of "
             f"{', '.join(_nearest(name, timm.list_models()))}."
         )
-    options: Any = {"drop_path_rate": drop_path} if drop_path else {}
     try:
-        return timm.create_model(name, pretrained=pretrained, **options)
-    except TypeError:  # what the few architectures say whose blocks cannot be skipped
-        if not drop_path:
-            raise
-        raise ConfigError(
-            f"drop_path is {drop_path}; {name} has no such option, so expected 0."
-        ) from None
+        return timm.create_model(name, pretrained=pretrained)
     except RuntimeError as error:  # timm's word for a model that has no published weights
         raise CheckpointError(f"timm has no weights to download for {name} ({error}).") from None
     except OSError as error:  # the hub's and the connection's errors
