@@ -815,7 +815,6 @@ def test_what_is_known_of_films_is_their_sex_and_their_age_in_years(csv: Path) -
     assert read_known(csv) == {"7": ("F", 7.5), "8": (None, pytest.approx(11.05)), "9": ("M", 1.0)}
     csv.write_text("id,male\n7,True\n8,\n")
     assert read_known(csv) == {"7": ("M", None), "8": (None, None)}
-    assert read_known(None) == {}
 
 
 def test_further_columns_are_text_under_the_id_and_what_lacks_is_left(csv: Path) -> None:

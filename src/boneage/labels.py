@@ -92,10 +92,8 @@ def read_labels(
     return table.iloc[order].reset_index(drop=True)
 
 
-def read_known(path: Path | None) -> dict[str, tuple[str | None, float | None]]:
+def read_known(path: Path) -> dict[str, tuple[str | None, float | None]]:
     """Read the sex ("M", "F" or None) and the age in years, where known, by image id."""
-    if path is None:
-        return {}
     labels = read_labels(path, unknown_sex="keep", require_age=False)
     ages = labels["age_years"] if "age_years" in labels else [None] * len(labels)
     return {

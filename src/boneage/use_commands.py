@@ -104,13 +104,17 @@ def predict(
         predict_films,
     )
     from boneage.describe import Counts, describe_prediction
-    from boneage.labels import read_known
     from boneage.predict import Predictor
 
     if heatmap is not None:
         check_heatmaps(heatmap, path)
     paths, others = find_films(path)
-    films = describe_films(paths, sex, read_known(table), heatmap)
+    known = {}
+    if table is not None:
+        from boneage.labels import read_known  # and with it pandas, which one film does not need
+
+        known = read_known(table)
+    films = describe_films(paths, sex, known, heatmap)
     predictor = Predictor(model, calibration=calibration, threads=int(len(films) > 1))
     with_reference = any(film.reference_years is not None for film in films)
     counts = Counts(others)
