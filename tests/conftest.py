@@ -1,5 +1,6 @@
 """The synthetic cohort is the fixture: small films, drawn once a test session."""
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,18 @@ from boneage.model import BoneAgePredictor
 from boneage.phantom import write_cohort
 from boneage.preprocess import Preprocessing, preprocess_folder
 
+ROOT = Path(__file__).parents[1]
 TINY = {"image_size": 48, "init": "none", "batch_size": 16, "epochs": 2, "learning_rate": 1e-3}
+
+
+def load_script(path: str) -> Any:
+    """Load a script of the repository that is no part of the package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -1,42 +1,31 @@
-import importlib.util
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
+from conftest import ROOT, load_script
 
 import boneage
 from boneage.cli import app, option_names
 from boneage.config import load_config
 from boneage.phantom import contact_sheet
 
-ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
 
 
-def load_script(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_command_line_page_is_what_the_commands_say() -> None:
-    module = load_script("make_cli")
+    module = load_script("docs/make_cli.py")
     assert module.PAGE.read_text() == module.make_page(), "stale: run `make docs`"
 
 
 def test_the_model_card_is_what_the_results_say() -> None:
-    module = load_script("make_card")
+    module = load_script("docs/make_card.py")
     assert module.CARD.read_text() == module.make_card(), "stale: run `make docs`"
 
 
 def test_every_command_has_its_place_on_the_page() -> None:
     commands = {name for name in app if not name.startswith("-")}
-    assert commands == set(load_script("make_cli").COMMANDS) - {""}
+    assert commands == set(load_script("docs/make_cli.py").COMMANDS) - {""}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

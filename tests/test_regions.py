@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import pandas as pd
 import pytest
-from onnx import numpy_helper
+from conftest import load_script
 from PIL import Image
 
 from boneage.batch import Film, describe_films
@@ -301,23 +300,11 @@ def bones(cohort: Path) -> dict[str, list[Region]]:
     return found
 
 
-def shuffle_weights(model: Path, out: Path) -> Path:
-    """Copy an exported model with the weights of each convolution in another order."""
-    graph = onnx.load(model)
-    rng = np.random.default_rng(0)
-    for tensor in graph.graph.initializer:
-        weights = numpy_helper.to_array(tensor)
-        if weights.ndim == 4:
-            mixed = rng.permutation(weights.ravel()).reshape(weights.shape)
-            tensor.CopyFrom(numpy_helper.from_array(mixed, tensor.name))
-    onnx.save(graph, out)
-    return out
-
-
 def test_the_model_in_the_package_looks_at_the_bones_and_a_shuffled_one_anywhere(
     films: list[Film], bones: dict[str, list[Region]], tmp_path: Path
 ) -> None:
-    shuffled = shuffle_weights(WEIGHTS, tmp_path / "shuffled.onnx")
+    shuffled = tmp_path / "shuffled.onnx"
+    load_script("benchmarks/where_it_looks.py").shuffle_weights(WEIGHTS, shuffled)
     ours, theirs = (
         measure_films(Predictor(model, threads=1), films, bones, 1).query(f"region == {ALL!r}")
         for model in (WEIGHTS, shuffled)

