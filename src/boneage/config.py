@@ -90,6 +90,8 @@ class Recipe(Films):
     """Mirror half of the training films at random."""
     rotation: float = 10.0
     """Largest random rotation of a training film, in degrees either way."""
+    early_rotation: float = 0.0
+    """Share of training films turned before they are enlarged as well, which blurs small films."""
     zoom: float = 0.0
     """Largest random magnification or reduction of a training film, as a share of its size."""
     shift: float = 0.0
@@ -157,7 +159,7 @@ class Recipe(Films):
         for name in ("rotation", "weight_decay", "seed", "drawn_films", "unknown_sex_weight",
                      "sex_weight"):  # fmt: skip
             _require(self, name, "0 or more", getattr(self, name) >= 0)
-        for name in ("zoom", "shift", "brightness", "averaging", "zoom_average"):
+        for name in ("early_rotation", "zoom", "shift", "brightness", "averaging", "zoom_average"):
             _require(self, name, "0 or more and below 1", 0 <= getattr(self, name) < 1)
         withheld = self.unknown_sex_weight == 0 or self.sex_input
         _require(self, "unknown_sex_weight", "0 without --sex-input", withheld)

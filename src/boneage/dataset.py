@@ -25,7 +25,11 @@ def get_transforms(split: str, recipe: Recipe) -> v2.Compose:
         recipe: Gives the size and what is varied: mirroring, rotation, zoom, shift, brightness.
     """
     size = recipe.image_size
+    bilinear = v2.InterpolationMode.BILINEAR
     steps: list[Any] = [v2.Lambda(stretch_grey)] if recipe.stretch_grey else []
+    if split == "train" and recipe.early_rotation:
+        turn = v2.RandomRotation(recipe.rotation, interpolation=bilinear)
+        steps.append(v2.RandomApply([turn], p=recipe.early_rotation))
     steps.append(v2.Resize((size, size), antialias=True))
     if split == "train":
         if recipe.horizontal_flip:
@@ -36,7 +40,7 @@ def get_transforms(split: str, recipe: Recipe) -> v2.Compose:
                     recipe.rotation,
                     translate=(recipe.shift, recipe.shift),
                     scale=(1.0 - recipe.zoom, 1.0 + recipe.zoom),
-                    interpolation=v2.InterpolationMode.BILINEAR,
+                    interpolation=bilinear,
                 )
             )
         if recipe.brightness:
