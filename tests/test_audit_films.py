@@ -285,11 +285,15 @@ def test_what_cannot_be_audited_is_refused_before_a_film_is_answered(
     out = tmp_path / "out"
     (tmp_path / "sexes.csv").write_text("id,sex\n900001,M\n")
     (tmp_path / "strangers.csv").write_text("id,sex,boneage\n1,M,90\n")
+    (tmp_path / "status.csv").write_text("id,sex,boneage,status\n900001,M,90,insured\n")
     (tmp_path / "boxes.csv").write_text("id,width,height,region\n900001,9,9,a\n")
     for options, kind, message in (
         ({"labels": tmp_path / "sexes.csv"}, BoneAgeError, "has no bone age"),
         ({"labels": tmp_path / "strangers.csv"}, BoneAgeError, "none of the 12 films is in the t"),
         ({"by": ["race"]}, LabelError, "has no column 'race' to group by; found: id, boneage"),
+        ({"by": ["sex"]}, LabelError, "every figure is given by sex already"),
+        ({"by": ["status"], "labels": tmp_path / "status.csv"}, LabelError,
+         "has a column 'status', and so have the answers. Rename it there."),
         ({"regions": tmp_path / "boxes.csv"}, LabelError, "has no column 'xmin'"),
         ({"regions": tmp_path / "gone.csv"}, LabelError, "does not exist; expected a CSV of regi"),
     ):  # fmt: skip

@@ -18,7 +18,7 @@ from boneage.predict import COLUMNS, Predictor
 from boneage.regions import measure_films, read_regions, summarise_regions
 from boneage.robustness import summarise_stress
 from boneage.stress import stress_films
-from boneage.tables import read_predictions
+from boneage.tables import read_predictions, refuse_sex
 
 PREDICTIONS, AUDITED = "predictions.csv", "audited.csv"
 STRESS, REGIONS = "stress_answers.csv", "region_measures.csv"
@@ -71,7 +71,8 @@ def audit_films(
     films = describe_films(paths, None, known)
     predictor = Predictor(model, calibration=calibration, threads=1)
     _answer(predictor, films, out / PREDICTIONS, workers)
-    _join(out, films, [further, describe_looks(films, workers)])
+    looks = describe_looks(films, workers, predictor.contract.preprocessing.invert)
+    _join(out, films, [further, looks])
     predictions = read_predictions(out / AUDITED, [*by, *LOOKS], name=images.resolve().name)
     table = predictions.table
     result = audit([predictions], draws=draws)
@@ -97,11 +98,17 @@ def audit_films(
 
 
 def _read_further(labels: Path, by: Sequence[str]) -> pd.DataFrame:
+    refuse_sex(by)
     further = read_further(labels, [*_CHRONOLOGICAL, *by])
     for name in by:
-        if name not in (*further, *COLUMNS, *LOOKS):
+        is_ours = name in (*COLUMNS, *LOOKS)
+        if not is_ours and name not in further:
             found = ", ".join(read_csv(labels).columns)
             raise LabelError(f"{labels} has no column {name!r} to group by; found: {found}.")
+        if is_ours and name in further:
+            raise LabelError(
+                f"{labels} has a column {name!r}, and so have the answers. Rename it there."
+            )
     return further
 
 
@@ -122,5 +129,5 @@ def _join(out: Path, films: Sequence[Film], tables: Sequence[pd.DataFrame]) -> N
     # Films of an earlier run may be there as well.
     table = table.set_index("path").loc[[name_path(film.path) for film in films]].reset_index()
     for more in tables:
-        table = table.merge(more, on="image_id", how="left", suffixes=("", "_of_labels"))
+        table = table.merge(more, on="image_id", how="left")
     save_text(out / AUDITED, table.to_csv(index=False, lineterminator="\n"))

@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from boneage.batch import Film
+from boneage.config import Invert
 from boneage.errors import ImageError
 from boneage.files import cut_suffix
 from boneage.overlay import colour_film
@@ -39,7 +40,9 @@ _HEIGHT = 240
 _QUALITY = 80
 
 
-def describe_looks(films: Sequence[Film], workers: int | None = None) -> pd.DataFrame:
+def describe_looks(
+    films: Sequence[Film], workers: int | None = None, invert: Invert = "auto"
+) -> pd.DataFrame:
     """Say of each film how it was taken.
 
     Exposure is the median grey of the hand, contrast the range of the film's grey values between
@@ -50,6 +53,7 @@ def describe_looks(films: Sequence[Film], workers: int | None = None) -> pd.Data
     Args:
         films: The films; unreadable ones are left out.
         workers: Threads; by default one a core.
+        invert: How films with dark bones are treated.
 
     Returns:
         `image_id` and `LOOKS`, as text, a row a film.
@@ -57,7 +61,7 @@ def describe_looks(films: Sequence[Film], workers: int | None = None) -> pd.Data
 
     def measure(film: Film) -> dict[str, Any] | None:
         try:
-            pixels = read_radiograph(film.path).pixels
+            pixels = read_radiograph(film.path, invert).pixels
         except ImageError:
             return None
         return {"image_id": cut_suffix(film.path.name), **_measure_look(pixels)}
@@ -116,7 +120,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Case:
-    """A difficult case: why it is shown, its film, and films of its sex and nearest age."""
+    """A difficult case: why it is shown, its film, films of its sex (if known) and nearest age."""
 
     why: str
     film: Shown
@@ -152,7 +156,8 @@ def make_gallery(
     gallery = []
     for image_id, why in tqdm(chosen.items(), desc="gallery", unit="case"):
         row = cases.loc[image_id]
-        others = cases[(cases["sex"] == row["sex"]) & (cases.index != image_id)]
+        is_alike = cases["sex"] == row["sex"] if row["sex"] in ("M", "F") else True
+        others = cases[is_alike & (cases.index != image_id)]
         apart = (others["reference_months"] - row["reference_months"]).abs()
         nearest = apart.sort_values(kind="stable").index[:_NEIGHBOURS]
         gallery.append(Case(why, show(image_id), [show(str(other)) for other in nearest]))

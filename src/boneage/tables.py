@@ -156,6 +156,11 @@ def _check_header(path: Path, header: list[str], by: Sequence[str]) -> None:
     for name in ("image_id", "sex", *by):
         if name not in header:
             raise LabelError(f"{path} has no column {name!r}; found: {', '.join(header)}.")
+    refuse_sex(by)
+
+
+def refuse_sex(by: Sequence[str]) -> None:
+    """Refuse to group by sex once more."""
     if "sex" in by:
         raise LabelError("--by sex: every figure is given by sex already. Leave it out.")
 
