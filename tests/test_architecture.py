@@ -16,8 +16,8 @@ FLOW = [
     {"errors", "stages", "metrics", "files", "orientation"},
     {"config", "anatomy", "dicomfile", "calibration", "overlay"},
     {"labels", "radiograph", "bones", "agreement", "reference"},
-    {"preprocess", "skeleton", "tables"},
-    {"film"},
+    {"preprocess", "prediction", "skeleton", "tables"},
+    {"film", "contract"},
     {"phantom", "download", "predict"},
     {"model", "evaluate", "batch", "describe", "cases"},
     {"dataset", "audit", "regions", "stress"},
@@ -31,8 +31,9 @@ FLOW = [
 ]
 WITHOUT_TORCH = ["errors", "files", "stages", "config", "metrics", "labels", "radiograph",
                  "preprocess", "phantom", "evaluate", "summary", "plots", "cli",
-                 "download", "predict", "batch", "describe", "calibration", "overlay",
-                 "dicomfile", "orientation", "tables", "agreement", "reference", "audit",
+                 "download", "contract", "prediction", "predict", "batch", "describe",
+                 "calibration", "overlay", "dicomfile", "orientation", "tables", "agreement",
+                 "reference", "audit",
                  "audit_page", "audit_pictures", "audit_films", "cases", "gallery", "regions",
                  "stress", "robustness", "use_commands", "train_commands"]  # fmt: skip
 

@@ -26,7 +26,8 @@ from boneage.batch import (
     to_plain_row,
 )
 from boneage.errors import BoneAgeError, ConfigError
-from boneage.predict import COLUMNS, Prediction, Predictor
+from boneage.predict import Predictor
+from boneage.prediction import COLUMNS, Prediction
 
 WINDOW = {"WindowCenter": 3040.5, "WindowWidth": 4081}
 

@@ -18,7 +18,8 @@ from pydicom.uid import RLELossless
 from boneage.cli import app, main, option_names
 from boneage.config import Paths
 from boneage.labels import find_labels
-from boneage.predict import COLUMNS, Predictor
+from boneage.predict import Predictor
+from boneage.prediction import COLUMNS
 from boneage.stress import STRESSES
 
 ROOT = Path(__file__).parents[1]

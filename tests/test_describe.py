@@ -5,7 +5,7 @@ import pytest
 from conftest import make_calibration
 
 from boneage.describe import Counts, describe_calibration, describe_prediction, format_age
-from boneage.predict import Prediction
+from boneage.prediction import Prediction
 
 WHOLE = Prediction(
     "7", Path("films/7.png"), "F", 10.46, 9.0, 12.04, 125.52, "Child", 0.75, 0.24, 0.01

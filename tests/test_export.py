@@ -10,6 +10,7 @@ from conftest import make_checkpoint
 
 from boneage.calibration import Answers, fit_calibration
 from boneage.config import Runtime
+from boneage.contract import OUTPUTS
 from boneage.dataset import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -21,7 +22,7 @@ from boneage.errors import BoneAgeError, CheckpointError, ConfigError
 from boneage.explain import GradCAM, predicted_age
 from boneage.export import export_onnx, load_exported, measure_parity
 from boneage.model import BoneAgePredictor
-from boneage.predict import OUTPUTS, Predictor
+from boneage.predict import Predictor
 from boneage.train import Trainer
 
 MEAN, STD = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))

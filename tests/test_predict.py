@@ -14,7 +14,8 @@ from boneage import load
 from boneage.calibration import load_calibration
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError, ImageError
 from boneage.export import export_onnx
-from boneage.predict import COLUMNS, PHASES, SMALLEST_SIDE, Prediction, Predictor
+from boneage.predict import PHASES, SMALLEST_SIDE, Predictor
+from boneage.prediction import COLUMNS, Prediction
 from boneage.radiograph import read_radiograph
 
 

@@ -16,7 +16,8 @@ from boneage.batch import Film, describe_films
 from boneage.errors import BoneAgeError
 from boneage.labels import find_images, find_labels, read_known
 from boneage.phantom import draw_film
-from boneage.predict import Prediction, Predictor
+from boneage.predict import Predictor
+from boneage.prediction import Prediction
 from boneage.radiograph import Radiograph
 from boneage.robustness import summarise_stress
 from boneage.stress import CLEAN, COLUMNS, STRESSES, Stress, stress_films

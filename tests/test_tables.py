@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from boneage.errors import LabelError
-from boneage.predict import COLUMNS
+from boneage.prediction import COLUMNS
 from boneage.tables import Predictions, name_age_band, read_all, read_predictions
 
 PLAIN = "image_id,sex,reference_years,predicted_years\n1,M,10,11\n2,F,12,11.5\n3,,5,5.5\n"

@@ -15,10 +15,11 @@ from PIL import Image
 
 import boneage
 from boneage.config import Paths, Recipe, Runtime
+from boneage.contract import OUTPUTS
 from boneage.errors import ConfigError
 from boneage.labels import find_images, find_labels, match_images, read_labels
 from boneage.phantom import write_cohort
-from boneage.predict import OUTPUTS, WEIGHTS, Predictor
+from boneage.predict import WEIGHTS, Predictor
 from boneage.run import take_over, train_model
 
 RESULTS = json.loads(

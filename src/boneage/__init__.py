@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from boneage.labels import read_labels, split_samples
     from boneage.model import BoneAgePredictor
     from boneage.plots import plot_confusion_matrix, plot_scatter
-    from boneage.predict import Prediction, Predictor, load
+    from boneage.predict import Predictor, load
+    from boneage.prediction import Prediction
     from boneage.radiograph import read_radiograph
     from boneage.run import evaluate_model, explain_model, train_model
     from boneage.stages import STAGES, stage_from_years
@@ -32,7 +33,7 @@ _HOMES = {
     "BoneAgePredictor": "model",
     "GradCAM": "explain",
     "Paths": "config",
-    "Prediction": "predict",
+    "Prediction": "prediction",
     "Predictor": "predict",
     "Recipe": "config",
     "Runtime": "config",

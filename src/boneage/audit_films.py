@@ -14,7 +14,8 @@ from boneage.errors import BoneAgeError, LabelError
 from boneage.files import cut_suffix, name_path, save_text
 from boneage.gallery import LOOKS, Case, describe_looks, make_gallery
 from boneage.labels import read_csv, read_further, read_known
-from boneage.predict import COLUMNS, Predictor
+from boneage.predict import Predictor
+from boneage.prediction import COLUMNS
 from boneage.regions import measure_films, read_regions, summarise_regions
 from boneage.robustness import summarise_stress
 from boneage.stress import stress_films

@@ -18,7 +18,8 @@ from boneage.dicomfile import is_dicom
 from boneage.errors import BoneAgeError, ImageError
 from boneage.files import IMAGE_SUFFIXES, cut_suffix, name_path, save_text
 from boneage.overlay import save_overlay
-from boneage.predict import COLUMNS, Prediction, Predictor, unreadable
+from boneage.predict import Predictor
+from boneage.prediction import COLUMNS, Prediction, unreadable
 from boneage.radiograph import read_radiograph
 
 TOLERANCE_YEARS = 2e-4

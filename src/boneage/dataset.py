@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from boneage.config import Recipe
+from boneage.contract import SEX_CODE
 from boneage.model import IMAGENET_MEAN, IMAGENET_STD
-from boneage.predict import SEX_CODE
 from boneage.preprocess import Preprocessing, stretch_grey
 
 

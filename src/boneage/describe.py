@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from boneage.calibration import Calibration
-from boneage.predict import Prediction
+from boneage.prediction import Prediction
 from boneage.stages import STAGES
 
 NOTE = "Research use only, not a medical device."

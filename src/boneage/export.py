@@ -14,11 +14,12 @@ from torch import nn
 
 from boneage.calibration import Calibration
 from boneage.checkpoint import Checkpoint
+from boneage.contract import CONTRACT_KEY, OUTPUTS, SEX_CODE, Contract
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
 from boneage.explain import last_feature_map
 from boneage.files import replacing
 from boneage.model import IMAGENET_MEAN, IMAGENET_STD, BoneAgePredictor
-from boneage.predict import CONTRACT_KEY, OUTPUTS, SEX_CODE, Contract, Predictor
+from boneage.predict import Predictor
 
 MAX_MONTHS = 0.01
 """Largest difference of an age allowed between torch and ONNX Runtime, in months."""

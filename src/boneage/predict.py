@@ -1,33 +1,24 @@
 """`Predictor`: the inference path for users, ONNX Runtime without torch."""
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from boneage.calibration import Answers, Calibration, load_calibration
-from boneage.errors import BoneAgeError, CheckpointError, ConfigError, ImageError
+from boneage.calibration import Answers, load_calibration
+from boneage.contract import SEX_CODE, read_contract
+from boneage.errors import BoneAgeError, CheckpointError, ConfigError
 from boneage.files import cut_suffix
 from boneage.orientation import TURNS, UPRIGHT, Orientation, find_orientation
-from boneage.preprocess import Preprocessing
+from boneage.prediction import Prediction, Sex
 from boneage.radiograph import Radiograph, read_radiograph
 from boneage.stages import STAGES, stage_from_years
 
 WEIGHTS = Path(__file__).with_name("weights") / "boneage.onnx"
 """The model in the package."""
-
-CONTRACT_KEY = "boneage"
-"""Name of the metadata entry of an ONNX file that holds its contract."""
-
-OUTPUTS = ("age_years", "stage_probabilities", "p_male", "age_map", "orientation")
-"""Outputs that a model may have, in their order."""
-
-SEX_CODE: dict[str | None, float] = {"M": 1.0, "F": -1.0, None: 0.0}
-"""What a network is told of the sex; unknown is neither."""
 
 PHASES = ((-0.375, -0.125), (-0.125, 0.375), (0.125, -0.375), (0.375, 0.125))
 """Samples of a full-size film whose answers are averaged, as shifts in cells; see `sample`.
@@ -40,139 +31,6 @@ SURE_UPRIGHT = 0.97
 
 SMALLEST_SIDE = 50
 """Films with a shorter side, in pixels, are rejected: half of what the shipped model samples."""
-
-COLUMNS = (
-    "image_id", "path", "sex", "predicted_years", "predicted_low_years", "predicted_high_years",
-    "predicted_months", "predicted_stage", "p_child", "p_adolescent", "p_adult", "status",
-    "reasons", "reference_years", "reference_stage",
-)  # fmt: skip
-"""Columns of a predictions file; the last two only where references are known."""
-
-Sex = Literal["M", "F"]
-Status = Literal["ok", "warn", "reject", "error"]
-
-
-@dataclass(frozen=True)
-class Contract:
-    """What an exported model expects and gives; it travels inside the model's file.
-
-    Attributes:
-        preprocessing: How a film becomes the network's image.
-        sex_input: Whether the answer depends on the sex given (+1 male, -1 female, 0 unknown).
-        outputs: Names of the file's outputs, in order, out of `OUTPUTS`; ages in years.
-        recipe: Settings that the model was trained with.
-        provenance: Where the model comes from, as in its checkpoint, and `graph_sha256`, the
-            fingerprint of the file without its metadata.
-        calibration: Bias, intervals and temperature, or None if none were fitted.
-        facts: What else is to be known: training data, figures, terms.
-    """
-
-    preprocessing: Preprocessing
-    sex_input: bool
-    outputs: tuple[str, ...]
-    recipe: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
-    calibration: Calibration | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the file's inputs, in order."""
-        return ("image", "sex") if self.sex_input else ("image",)
-
-    @property
-    def has_age(self) -> bool:
-        """Whether the model answers an age."""
-        return "age_years" in self.outputs
-
-    @property
-    def has_stage(self) -> bool:
-        """Whether the model answers a stage of its own."""
-        return "stage_probabilities" in self.outputs
-
-    @property
-    def graph_sha256(self) -> str:
-        """Fingerprint of the network, by which a calibration knows it."""
-        return str(self.provenance.get("graph_sha256", ""))
-
-    def to_json(self) -> str:
-        """Write the contract as text."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Contract":
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: If it is not that.
-        """
-        values = json.loads(text)
-        try:
-            values["preprocessing"] = Preprocessing(**values["preprocessing"])
-            values["outputs"] = tuple(values["outputs"])
-            if values.get("calibration") is not None:
-                values["calibration"] = Calibration.from_values(values["calibration"])
-            return cls(**values)
-        except (TypeError, KeyError) as error:
-            raise ValueError(str(error)) from None
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer to one film. Research use only, not a medical device.
-
-    Attributes:
-        image_id: The file's name without its image suffix.
-        path: The file.
-        sex: The sex that the model was told; None for unknown.
-        predicted_years: Bone age in years; None if there is no answer or the model gives no age.
-        predicted_low_years: Lower end of the 90% prediction interval; None without calibration.
-        predicted_high_years: Its upper end.
-        predicted_months: Bone age in months.
-        predicted_stage: By the stage head, or by threshold on the age where there is none.
-        p_child: Probability of each stage; None without a stage head.
-        p_adolescent: As `p_child`.
-        p_adult: As `p_child`.
-        status: `ok`; `warn`: read the reasons; `reject`: no film to answer; `error`: unreadable.
-        reasons: Why the status is not `ok`.
-        reference_years: Reference age, where a table gave one.
-        reference_stage: Its stage.
-        age_map: float32 (h, w), the share of each part of the film in the age, in years; None if
-            the model gives none.
-    """
-
-    image_id: str
-    path: Path
-    sex: Sex | None = None
-    predicted_years: float | None = None
-    predicted_low_years: float | None = None
-    predicted_high_years: float | None = None
-    predicted_months: float | None = None
-    predicted_stage: str | None = None
-    p_child: float | None = None
-    p_adolescent: float | None = None
-    p_adult: float | None = None
-    status: Status = "ok"
-    reasons: tuple[str, ...] = ()
-    reference_years: float | None = None
-    reference_stage: str | None = None
-    age_map: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def has_reference(self) -> bool:
-        """Whether the reference age is known."""
-        return self.reference_years is not None
-
-    def with_reference(self, years: float) -> "Prediction":
-        """Add the reference age, in years."""
-        stage = STAGES[int(stage_from_years(years))]
-        return replace(self, reference_years=years, reference_stage=stage)
-
-    def to_row(self, *, with_reference: bool) -> dict[str, Any]:
-        """Give the columns of a predictions file, `COLUMNS`, as plain values."""
-        names = COLUMNS if with_reference else COLUMNS[:-2]
-        values = {name: getattr(self, name) for name in names}
-        return {**values, "path": str(self.path), "reasons": "; ".join(self.reasons)}
 
 
 @dataclass(frozen=True)
@@ -230,7 +88,7 @@ class Predictor:
         except Exception as error:  # ONNX Runtime raises whatever the bytes provoke
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{path} is not a readable ONNX model: {reason}") from None
-        self.contract = _read_contract(path, self._session)
+        self.contract = read_contract(path, self._session)
         self.calibration = self.contract.calibration
         if calibration is not None:
             self.calibration = load_calibration(Path(calibration))
@@ -422,11 +280,6 @@ def load(model: Path | str | None = None, *, calibration: Path | str | None = No
     return Predictor(model, calibration=calibration)
 
 
-def unreadable(path: Path, error: ImageError) -> Prediction:
-    """Give the row of a film that could not be read."""
-    return Prediction(cut_suffix(path.name), path, status="error", reasons=(str(error),))
-
-
 def check_sex(sex: object) -> None:
     """Hold a sex to the words that `Predictor.predict` takes.
 
@@ -435,20 +288,3 @@ def check_sex(sex: object) -> None:
     """
     if sex not in ("M", "F", "unknown", None):
         raise BoneAgeError(f"sex is {sex!r}; expected M, F or unknown.")
-
-
-def _read_contract(path: Path, session: Any) -> Contract:
-    text = session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY)
-    if text is None:
-        raise CheckpointError(f"{path} has no contract; expected a file of `boneage export`.")
-    try:
-        contract = Contract.from_json(text)
-    except ValueError as error:
-        raise CheckpointError(f"{path} does not fit this version of boneage: {error}") from None
-    found = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
-    if found != (list(contract.inputs), list(contract.outputs)):
-        raise CheckpointError(
-            f"{path} takes {', '.join(found[0])} and gives {', '.join(found[1])}; its contract "
-            f"says {', '.join(contract.inputs)} and {', '.join(contract.outputs)}."
-        )
-    return contract

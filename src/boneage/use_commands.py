@@ -12,7 +12,7 @@ from boneage.errors import BoneAgeError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from boneage.predict import Prediction
+    from boneage.prediction import Prediction
 
 Workers = Annotated[int | None, Parameter(validator=Number(gte=1))]
 

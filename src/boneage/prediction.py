@@ -1,0 +1,85 @@
+"""`Prediction`: the answer to one film, and its row in a predictions file."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from boneage.errors import ImageError
+from boneage.files import cut_suffix
+from boneage.stages import STAGES, stage_from_years
+
+COLUMNS = (
+    "image_id", "path", "sex", "predicted_years", "predicted_low_years", "predicted_high_years",
+    "predicted_months", "predicted_stage", "p_child", "p_adolescent", "p_adult", "status",
+    "reasons", "reference_years", "reference_stage",
+)  # fmt: skip
+"""Columns of a predictions file; the last two only where references are known."""
+
+Sex = Literal["M", "F"]
+Status = Literal["ok", "warn", "reject", "error"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one film. Research use only, not a medical device.
+
+    Attributes:
+        image_id: The file's name without its image suffix.
+        path: The file.
+        sex: The sex that the model was told; None for unknown.
+        predicted_years: Bone age in years; None if there is no answer or the model gives no age.
+        predicted_low_years: Lower end of the 90% prediction interval; None without calibration.
+        predicted_high_years: Its upper end.
+        predicted_months: Bone age in months.
+        predicted_stage: By the stage head, or by threshold on the age where there is none.
+        p_child: Probability of each stage; None without a stage head.
+        p_adolescent: As `p_child`.
+        p_adult: As `p_child`.
+        status: `ok`; `warn`: read the reasons; `reject`: no film to answer; `error`: unreadable.
+        reasons: Why the status is not `ok`.
+        reference_years: Reference age, where a table gave one.
+        reference_stage: Its stage.
+        age_map: float32 (h, w), the share of each part of the film in the age, in years; None if
+            the model gives none.
+    """
+
+    image_id: str
+    path: Path
+    sex: Sex | None = None
+    predicted_years: float | None = None
+    predicted_low_years: float | None = None
+    predicted_high_years: float | None = None
+    predicted_months: float | None = None
+    predicted_stage: str | None = None
+    p_child: float | None = None
+    p_adolescent: float | None = None
+    p_adult: float | None = None
+    status: Status = "ok"
+    reasons: tuple[str, ...] = ()
+    reference_years: float | None = None
+    reference_stage: str | None = None
+    age_map: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the reference age is known."""
+        return self.reference_years is not None
+
+    def with_reference(self, years: float) -> "Prediction":
+        """Add the reference age, in years."""
+        stage = STAGES[int(stage_from_years(years))]
+        return replace(self, reference_years=years, reference_stage=stage)
+
+    def to_row(self, *, with_reference: bool) -> dict[str, Any]:
+        """Give the columns of a predictions file, `COLUMNS`, as plain values."""
+        names = COLUMNS if with_reference else COLUMNS[:-2]
+        values = {name: getattr(self, name) for name in names}
+        return {**values, "path": str(self.path), "reasons": "; ".join(self.reasons)}
+
+
+def unreadable(path: Path, error: ImageError) -> Prediction:
+    """Give the row of a film that could not be read."""
+    return Prediction(cut_suffix(path.name), path, status="error", reasons=(str(error),))
