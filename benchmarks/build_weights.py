@@ -25,14 +25,14 @@ from boneage.batch import Film, calibrate, predict_films
 from boneage.checkpoint import load_checkpoint
 from boneage.config import Paths, Recipe, Runtime
 from boneage.evaluate import evaluate_table
-from boneage.export import measure_parity
+from boneage.export import export_onnx
 from boneage.files import save_text
 from boneage.labels import find_images, find_labels, match_images, read_labels
 from boneage.phantom import write_cohort
 from boneage.plots import plot_calibration, plot_confusion_matrix, plot_scatter, save_figure
 from boneage.predict import WEIGHTS, Predictor
 from boneage.preprocess import preprocess_folder
-from boneage.run import export_model, load_samples, train_model
+from boneage.run import load_samples, train_model
 from boneage.train import BEST, LAST
 
 ROOT = Path(__file__).parent.parent
@@ -71,7 +71,10 @@ def main() -> None:
     )
     recipe = Recipe(**settings, init=arguments.init)
     preprocess_folder(find_images(paths.data), paths.processed, recipe)
-    if not (paths.output / "metrics_test.json").is_file():
+    if (paths.output / "metrics_test.json").is_file():
+        if load_checkpoint(paths.output / BEST).recipe != recipe:
+            raise SystemExit(f"{paths.output} holds a run of another recipe; pass another --output")
+    else:
         train_model(paths, recipe, runtime, resume=(paths.output / LAST).is_file())
     build(paths, recipe)
 
@@ -85,7 +88,9 @@ def build(paths: Paths, recipe: Recipe) -> None:
     chosen_on, calibrated_on = val.iloc[::2], val.iloc[1::2]
 
     plain, site = paths.output / "plain.onnx", paths.output / "calibration.toml"
-    export_model(paths, plain)
+    trained = load_checkpoint(paths.output / BEST)
+    real_films = list(test["path"].iloc[:PARITY_FILMS])
+    parity = export_onnx(trained, plain, real_films)
     calibration, broken = calibrate(Predictor(plain, threads=1), make_films(calibrated_on))
     if broken:
         raise SystemExit(f"{len(broken)} films could not be read, the first: {broken.popitem()}")
@@ -127,8 +132,6 @@ def build(paths: Paths, recipe: Recipe) -> None:
         "recipe": predictor.contract.recipe,
         **reports,
     }  # fmt: skip
-    trained = load_checkpoint(paths.output / BEST)
-    parity = measure_parity(trained, predictor, list(test["path"].iloc[:PARITY_FILMS]))
     result["parity"] = asdict(parity)
     result["parameters"] = sum(p.numel() for p in trained.model.parameters())
     figures = reports["test"]
@@ -147,7 +150,7 @@ def build(paths: Paths, recipe: Recipe) -> None:
             "coverage": figures["intervals"]["coverage"],
         },
     }
-    export_model(paths, WEIGHTS, calibration=site, facts=facts)
+    export_onnx(trained, WEIGHTS, real_films, calibration, facts)
     save_text(RESULTS, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     for name, figure in (
         ("scatter", plot_scatter(tables["test"], figures)),

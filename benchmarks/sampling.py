@@ -66,7 +66,8 @@ def main(data: Path, originals: Path, enhanced: Path | None = None) -> None:
             row["error"] = row["phases"] - float(labels.at[image_id, "months"])
             row["twin_error"] = row["twin"] - float(labels.at[image_id, "months"])
             rows.append(row)
-    result = {kind: summarise([row for row in rows if row["kind"] == kind]) for kind in folders}
+    result: dict[str, Any] = {"graph_sha256": predictor.contract.graph_sha256}
+    result |= {kind: summarise([row for row in rows if row["kind"] == kind]) for kind in folders}
     result["both"] = summarise(rows)
     save_text(RESULTS, json.dumps(result, indent=1) + "\n")
     sys.stdout.write(json.dumps(result, indent=1) + "\n")

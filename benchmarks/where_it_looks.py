@@ -11,6 +11,7 @@ import argparse
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("regions", type=Path)
     arguments = parser.parse_args()
-    result = {}
+    result: dict[str, Any] = {"graph_sha256": Predictor().contract.graph_sha256}
     with TemporaryDirectory() as folder:
         shuffled = Path(folder) / "shuffled.onnx"
         shuffle_weights(WEIGHTS, shuffled)

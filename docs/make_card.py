@@ -79,10 +79,10 @@ def figure(
     return report[part][name], report[part][f"{name}_ci"]
 
 
-def number(value: float, interval: list[float], digits: int = 2) -> str:
+def number(value: float, interval: list[float], digits: int = 2, sign: str = "") -> str:
     """Format a figure with its interval."""
-    low, high = interval
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    low, high = (f"{end:{sign}.{digits}f}" for end in interval)
+    return f"{value:{sign}.{digits}f} [{low}, {high}]".replace("-", "−")
 
 
 def share(value: float, interval: list[float]) -> str:
@@ -133,8 +133,9 @@ def by_sex(test: dict[str, Any]) -> str:
         age = test["gender_bias"]["regression"][sex]
         stage = test["gender_bias"]["classification"][sex]
         lines.append(
-            f"| {sex} | {age['n']} | {age['mae_months']:.2f} | {age['signed_error_months']:+.2f} | "
-            f"{stage['accuracy']:.1%} |"
+            f"| {sex} | {age['n']} | {number(age['mae_months'], age['mae_months_ci'])} | "
+            f"{number(age['signed_error_months'], age['signed_error_months_ci'], sign='+')} | "
+            f"{share(stage['accuracy'], stage['accuracy_ci'])} |"
         )
     return "\n".join(lines)
 
@@ -143,8 +144,8 @@ def by_age(test: dict[str, Any]) -> str:
     """Figures by age."""
     lines = ["| reference age | n | MAE | signed error |", "|---|---|---|---|"]
     lines += [
-        f"| {row['group']} | {row['n']} | {row['mae_months']:.1f} | "
-        f"{row['signed_error_months']:+.1f} |"
+        f"| {row['group']} | {row['n']} | {number(row['mae_months'], row['mae_months_ci'], 1)} | "
+        f"{number(row['signed_error_months'], row['signed_error_months_ci'], 1, '+')} |"
         for row in test["by_age"]
     ]
     return "\n".join(lines)
@@ -155,10 +156,12 @@ def intervals(test: dict[str, Any]) -> str:
     lines = ["| group | n | coverage | mean width, months |", "|---|---|---|---|"]
     for row in test["intervals"]["by_sex_and_stage"]:
         sex = {"M": "male", "F": "female"}[row["sex"]]
-        lines.append(f"| {sex}, {row['stage']} | {row['n']} | {row['coverage']:.1%} | "
+        lines.append(f"| {sex}, {row['stage']} | {row['n']} | "
+                     f"{share(row['coverage'], row['coverage_ci'])} | "
                      f"{row['mean_width_months']:.1f} |")  # fmt: skip
     for row in test["intervals"]["by_width"]:
-        lines.append(f"| {row['group']} by width | {row['n']} | {row['coverage']:.1%} | "
+        lines.append(f"| {row['group']} by width | {row['n']} | "
+                     f"{share(row['coverage'], row['coverage_ci'])} | "
                      f"{row['mean_width_months']:.1f} |")  # fmt: skip
     return "\n".join(lines)
 

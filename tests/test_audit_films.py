@@ -16,7 +16,7 @@ from test_audit_page import Page
 
 import boneage.stress
 from boneage.audit_films import AUDITED, PREDICTIONS, REGIONS, STRESS, audit_films
-from boneage.audit_page import save_audit
+from boneage.audit_page import CHECKLIST, save_audit
 from boneage.errors import BoneAgeError, LabelError
 from boneage.gallery import LOOKS, Case
 from boneage.labels import find_images, find_labels
@@ -169,7 +169,9 @@ def test_the_gallery_shows_the_worst_and_the_most_uncertain(audited: Audited) ->
 
 def test_the_json_is_strict_and_is_the_result(audited: Audited, out: Path) -> None:
     text = (out / "audit.json").read_text(encoding="utf-8")
-    assert json.loads(text, parse_constant=pytest.fail) == json.loads(json.dumps(audited[0]))
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert len(found.pop("checklist")) == len(CHECKLIST)
+    assert found == json.loads(json.dumps(audited[0]))
 
 
 def test_the_page_has_every_section_and_asks_the_network_for_nothing(
@@ -309,9 +311,24 @@ def test_regions_that_the_report_would_overwrite_are_refused(
 ) -> None:
     boxes = tmp_path / "regions.csv"
     boxes.write_text("id,width,height,region,xmin,ymin,xmax,ymax\n900001,100,100,a,5,5,50,50\n")
-    with pytest.raises(BoneAgeError, match="lies among the tables to be written"):
-        run(exported, folder, tmp_path, regions=boxes)
+    for options in ({"regions": boxes}, {"labels": boxes}):
+        with pytest.raises(BoneAgeError, match="lies among the tables to be written"):
+            run(exported, folder, tmp_path, **options)
     assert [path.name for path in tmp_path.iterdir()] == ["regions.csv"]
+
+
+def test_two_films_of_one_name_are_refused_before_one_is_answered(
+    exported: Path, folder: Path, tmp_path: Path
+) -> None:
+    films, out = Path(shutil.copytree(folder, tmp_path / "films")), tmp_path / "out"
+    film = films / "images" / "900001.png"
+    (films / "images" / "twin").mkdir()
+    twin = Path(shutil.copy(film, films / "images" / "twin"))
+    with pytest.raises(BoneAgeError) as caught:
+        run(exported, films, out)
+    assert str(film) in str(caught.value)
+    assert str(twin) in str(caught.value)
+    assert not out.exists()
 
 
 def test_regions_of_other_films_are_refused_before_the_stresses(

@@ -98,7 +98,10 @@ def result(page: Path) -> dict[str, Any]:
 
 def test_the_folder_holds_the_page_the_json_and_the_tables(page: Path) -> None:
     names = {path.name for path in page.parent.iterdir()}
-    tables = {"accuracy", "groups", "comparison", "difficult", "uncertain", "suspects", "shared"}
+    tables = {
+        "accuracy", "baselines", "stages", "approaches", "calibration", "clinical", "groups",
+        "comparison", "difficult", "uncertain", "suspects", "shared", "checklist",
+    }  # fmt: skip
     assert names == {"report.html", "audit.json", *(f"{name}.csv" for name in tables)}
 
 
@@ -179,6 +182,17 @@ def test_the_tables_hold_the_figures_of_the_json(page: Path, result: dict[str, A
     assert groups["group"].tolist() == [group["group"] for group in result["groups"]]
     expected = [group["figures"]["mae_months"]["high"] for group in result["groups"]]
     assert groups["mae_months_high"].tolist() == pytest.approx(expected)
+    for name, rows in (("stages", result["stages"]), ("clinical", result["clinical"])):
+        cells = pd.read_csv(page.with_name(f"{name}.csv"), index_col="reference")
+        assert cells.to_numpy().tolist() == rows["confusion_matrix"]
+    bins = pd.read_csv(page.with_name("calibration.csv"))
+    expected = [row["accuracy"]["low"] for row in result["calibration"]["bins"]]
+    assert bins["accuracy_low"].tolist() == pytest.approx(expected)
+    (approaches,) = pd.read_csv(page.with_name("approaches.csv")).to_dict("records")
+    assert approaches["mcnemar_p"] == pytest.approx(result["approaches"]["mcnemar_p"])
+    assert approaches["direct_accuracy"] == pytest.approx(
+        result["approaches"]["direct_accuracy"]["value"]
+    )
     columns = {"difficult": "error_months", "uncertain": "interval_width_months",
                "suspects": "error_in_half_widths", "shared": "p_corrected"}  # fmt: skip
     for name, column in columns.items():
@@ -186,7 +200,9 @@ def test_the_tables_hold_the_figures_of_the_json(page: Path, result: dict[str, A
         assert table[column].tolist() == pytest.approx([row[column] for row in result[name]])
     comparison = pd.read_csv(page.with_name("comparison.csv"))
     (found,) = result["comparison"]
-    assert comparison["mae_months_1"].tolist() == pytest.approx([found["mae_months"][1]])
+    assert comparison["mae_months_second"].tolist() == pytest.approx(
+        [found["mae_months"]["second"]["value"]]
+    )
     assert comparison["mae_difference_months_low"].tolist() == pytest.approx(
         [found["mae_difference_months"]["low"]]
     )

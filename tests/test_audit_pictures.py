@@ -66,7 +66,7 @@ def test_the_first_picture_shows_the_error_beside_what_needs_no_film(
     widths = [bar.get_width() for bar in axes_of(plot_skill(result)).containers[0]]
     base, mae = result["baselines"], result["accuracy"]["mae_months"]["value"]
     assert widths == [
-        base["constant_median_mae_months"], base["sex_median_mae_months"], mae
+        base["constant_median_mae_months"]["value"], base["sex_median_mae_months"]["value"], mae
     ]  # fmt: skip
     assert f"Mean absolute error {mae:.2f} [" in describe_skill(result)
 
@@ -95,9 +95,13 @@ def test_the_third_picture_names_each_group_with_its_n(result: dict[str, Any]) -
 
 def test_the_picture_of_the_calibration_shows_each_bin(result: dict[str, Any]) -> None:
     bins = result["calibration"]["bins"]
-    _, found = axes_of(plot_reliability(result)).lines
+    (found, _, (arms,)) = axes_of(plot_reliability(result)).containers[0]
     assert found.get_xdata().tolist() == pytest.approx([b["confidence"] for b in bins])
-    assert found.get_ydata().tolist() == pytest.approx([b["accuracy"] for b in bins])
+    assert found.get_ydata().tolist() == pytest.approx([b["accuracy"]["value"] for b in bins])
+    ends = [segment[:, 1].tolist() for segment in arms.get_segments()]
+    assert np.concatenate(ends) == pytest.approx(
+        np.concatenate([[b["accuracy"]["low"], b["accuracy"]["high"]] for b in bins])
+    )
 
 
 def make_ends(value: float | None, arm: float | None = None) -> dict[str, float | None]:

@@ -340,6 +340,28 @@ def test_a_dicom_film_s_own_sex_needs_no_second_answer(
     assert _fill(out, predictor, [film]).missing == []
 
 
+def test_a_dicom_film_answered_with_a_sex_entered_is_answered_anew_with_its_own(
+    predictor: Predictor, grey: npt.NDArray[np.int64], out: Path, tmp_path: Path
+) -> None:
+    film = Film(save_dicom(tmp_path / "a.dcm", grey.astype(np.uint8), PatientSex="F"))
+    _fill(out, predictor, [replace(film, sex="M")])
+    assert _fill(out, predictor, [film]).missing == [film]
+    assert [row["sex"] for row in _rows(out)] == ["F"]
+    _fill(out, predictor, [replace(film, sex="unknown")])
+    assert _fill(out, predictor, [film]).missing == [film]
+
+
+def test_a_film_whose_heat_map_is_missing_is_answered_anew(
+    predictor: Predictor, films: list[Film], out: Path, tmp_path: Path
+) -> None:
+    _fill(out, predictor, films[:3])
+    drawn = [replace(film, heatmap=tmp_path / f"{film.path.stem}.png") for film in films[:3]]
+    assert _fill(out, predictor, drawn).missing == drawn
+    assert all(film.heatmap is not None and film.heatmap.is_file() for film in drawn)
+    assert len(_rows(out)) == 3
+    assert _fill(out, predictor, drawn).missing == []
+
+
 def test_a_film_of_another_reference_by_now_is_answered_anew(
     predictor: Predictor, films: list[Film], out: Path
 ) -> None:

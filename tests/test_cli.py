@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 from conftest import make_calibration, save_dicom
@@ -17,6 +19,7 @@ from pydicom.uid import RLELossless
 
 from boneage.cli import app, main, option_names
 from boneage.config import Paths
+from boneage.contract import CONTRACT_KEY, Contract
 from boneage.labels import find_labels
 from boneage.predict import Predictor
 from boneage.prediction import COLUMNS
@@ -414,6 +417,32 @@ def test_heat_maps_are_written_on_request(exported: Path, films: Path, tmp_path:
     assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["1.png", "2.png", "3.png"]
 
 
+def test_answers_are_printed_beside_the_progress_and_not_into_it(
+    exported: Path, films: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(exported, films) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 3
+    assert not [line for line in lines if "film/s" in line]
+
+
+def test_a_model_without_a_map_draws_none(
+    tmp_path: Path, exported: Path, films: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mute = Path(shutil.copy(exported, tmp_path / "mute.onnx"))
+    model = onnx.load(mute)
+    (place,) = (i for i, output in enumerate(model.graph.output) if output.name == "age_map")
+    del model.graph.output[place]
+    (entry,) = (entry for entry in model.metadata_props if entry.key == CONTRACT_KEY)
+    contract = Contract.from_json(entry.value)
+    outputs = tuple(name for name in contract.outputs if name != "age_map")
+    entry.value = replace(contract, outputs=outputs).to_json()
+    onnx.save(model, mute)
+    assert predict(mute, films, "--heatmap", tmp_path / "maps") == 1
+    assert f"{mute} gives no map of the age. Leave --heatmap out." in capsys.readouterr().err
+    assert not (tmp_path / "maps").exists()
+
+
 def test_what_cannot_be_predicted_is_one_line(
     exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -607,6 +636,18 @@ def test_an_audit_of_nothing_or_of_two_things_is_one_line(
         assert message in error
         assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_an_audit_does_not_write_over_what_it_reads(
+    tables: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = Path(shutil.copy(tables[0], tmp_path / "groups.csv"))
+    before = table.read_bytes()
+    for inputs in ([str(table)], [tables[1], str(table)]):
+        assert main(["audit", *inputs, "--out", str(tmp_path), "--draws", "0"]) == 1
+        assert "groups.csv lies among the tables to be written" in capsys.readouterr().err
+    assert table.read_bytes() == before
+    assert [path.name for path in tmp_path.glob("*.*")] == ["groups.csv"]
 
 
 def test_an_audit_without_its_libraries_names_the_extra_that_brings_them(

@@ -149,6 +149,8 @@ def test_by_default_an_interval_has_2000_draws() -> None:
 
 def test_no_draws_leave_the_intervals_out_and_all_else_as_it_is() -> None:
     def without_intervals(value: Any) -> Any:
+        if isinstance(value, list):
+            return [without_intervals(item) for item in value]
         if not isinstance(value, dict):
             return value
         return {k: without_intervals(v) for k, v in value.items() if not k.endswith("_ci")}
@@ -377,6 +379,24 @@ def test_errors_of_a_group_stand_in_months_beside_the_years() -> None:
             12.0 * row["mae_years"],
             12.0 * row["signed_error_years"],
         )
+
+
+def test_groups_have_the_intervals_of_their_own_resampling() -> None:
+    rng = np.random.default_rng(2)
+    reference = rng.uniform(1.0, 11.9, 300)
+    table = _table(list(reference), list(reference + rng.normal(0.3, 1.0, 300)))
+    report = evaluate_table(table)
+    size = (table["predicted_years"] - table["reference_years"]).abs()
+    sexes = report["gender_bias"]["regression"]
+    rows = [(sexes["male"], table["sex"] == "M"), (report["by_stage"][0], size >= 0)]
+    for row, members in rows:
+        spread = 1.96 * size[members].std() / np.sqrt(members.sum())
+        expected = [row["mae_years"] - spread, row["mae_years"] + spread]
+        assert row["mae_years_ci"] == pytest.approx(expected, abs=0.02)
+        assert row["mae_months_ci"] == pytest.approx(np.multiply(12.0, row["mae_years_ci"]))
+    low, high = report["gender_bias"]["classification"]["female"]["accuracy_ci"]
+    assert low < report["gender_bias"]["classification"]["female"]["accuracy"] < high
+    assert "mae_years_ci" not in evaluate_table(table, draws=0)["by_age"][0]
 
 
 def test_ages_are_binned_by_two_years_in_order() -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,7 +23,10 @@ from boneage.errors import BoneAgeError, CheckpointError, ConfigError
 from boneage.explain import GradCAM, predicted_age
 from boneage.export import export_onnx, load_exported, measure_parity
 from boneage.model import BoneAgePredictor
+from boneage.orientation import UPRIGHT
 from boneage.predict import Predictor
+from boneage.preprocess import Preprocessing, sample
+from boneage.radiograph import read_radiograph
 from boneage.train import Trainer
 
 MEAN, STD = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
@@ -186,11 +190,34 @@ def test_without_films_nothing_is_exported(tmp_path: Path) -> None:
         export_onnx(make_checkpoint(), tmp_path / "model.onnx", [])
 
 
-@pytest.mark.parametrize("sex_input", [False, True])
+SHIPPED = {
+    "sex_input": True, "sex_weight": 0.1, "mirror_average": True, "zoom_average": 0.07,
+    "orientation_head": True, "sampled_size": 64, "stretch_grey": True,
+    "backbone": "timm:test_efficientnet",
+}  # fmt: skip
+"""Every switch of the recipe of the weights in the package."""
+
+
+def sample_films(samples: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Write the films as training has them, sampled once: serving samples a whole one often."""
+    paths = [folder / path.name for path in samples["path"]]
+    for path, source in zip(paths, samples["path"], strict=True):
+        sample(read_radiograph(source).to_image(), 64).save(path)
+    return samples.assign(path=paths)
+
+
+@pytest.mark.parametrize("settings", [{}, {"sex_input": True}, SHIPPED], ids=str)
 def test_the_trainer_s_table_is_the_predictor_s(
-    samples: pd.DataFrame, tmp_path: Path, sex_input: bool
+    samples: pd.DataFrame, tmp_path: Path, settings: dict[str, object]
 ) -> None:
-    checkpoint = make_checkpoint(sex_input=sex_input)
+    checkpoint = make_checkpoint(**settings)
+    if settings is SHIPPED:
+        preprocessing = Preprocessing(48, None, "auto", 64, stretch_grey=True)
+        checkpoint = replace(checkpoint, preprocessing=preprocessing)
+        head = checkpoint.model.orientation_head
+        with torch.no_grad():
+            head.bias[UPRIGHT.code] += 100.0  # type: ignore[union-attr]
+        samples = sample_films(samples, tmp_path)
     held_out = samples[samples["split"] == "test"]
     transform = get_transforms("test", checkpoint.recipe)
     data = BoneAgeDataset(held_out, transform, checkpoint.preprocessing)

@@ -30,7 +30,7 @@ from boneage.agreement import (
 )
 from boneage.cases import find_shared, find_suspects, find_uncertain, find_worst
 from boneage.errors import BoneAgeError
-from boneage.metrics import expected_calibration_error, reliability_bins
+from boneage.metrics import expected_calibration_error, reliability_bins, reliability_place
 from boneage.reference import ADVANCED, DELAYED, NORMAL, Classes, Names, classify_both
 from boneage.stages import STAGES, stage_from_years
 from boneage.tables import INTERVAL, PROBABILITIES, Predictions, name_age_band
@@ -85,7 +85,7 @@ def audit(predictions: Sequence[Predictions], *, draws: int = DRAWS) -> dict[str
         draws: Bootstrap draws and permutations; 0 leaves intervals and p-values out.
 
     Returns:
-        Plain values ready for JSON: `n`; `accuracy.<figure>.{value, low, high}`; `baselines`;
+        Plain values ready for JSON, figures as `{value, low, high}`: `n`; `accuracy`; `baselines`;
         `groups`, with differences and p-values; `stages`; `calibration`; `clinical`;
         `comparison`; `difficult`, `uncertain`, `suspects` and `shared`; `robustness` and
         `regions`, empty here, see `audit_films`. None is an undefined figure.
@@ -117,18 +117,18 @@ def audit(predictions: Sequence[Predictions], *, draws: int = DRAWS) -> dict[str
         "n_without_reference": first.n_without_reference,
         "draws": draws,
         "accuracy": figures[0],
-        "baselines": _baselines(table),
+        "baselines": _baselines(table, draws),
         "noise_floor_months": list(NOISE_FLOOR_MONTHS),
         "stages": {
             "source": "given" if first.has_stage else "threshold on the age",
             "names": list(STAGES),
             "confusion_matrix": values[0][columns.stages].reshape(3, 3).astype(int).tolist(),
         },
-        "calibration": _calibration(table),
+        "calibration": _calibration(table, draws),
         "groups": _compare_groups(table, columns, names, masks, figures, values, drawn, draws),
         "not_assessable": [
             what for what, words in NOT_ASSESSABLE.items()
-            if not any(word in str(column).lower() for column in first.groups for word in words)
+            if not any(_words(str(column)) & set(words) for column in first.groups)
         ],
         "clinical": _clinical(classes, figures[0]),
         "comparison": _compare(predictions, draws),
@@ -178,6 +178,11 @@ def _make_groups(
             names.append((kind, label))
             masks.append(members == label)
     return names, masks
+
+
+def _words(column: str) -> set[str]:
+    """Words of a column's name, as of site_id, SiteName or "Scanner model"."""
+    return {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", column)}
 
 
 def _first_number(text: str) -> int:
@@ -241,23 +246,37 @@ def _compare_groups(
     return rows
 
 
-def _baselines(table: pd.DataFrame) -> dict[str, float]:
+def _baselines(table: pd.DataFrame, draws: int) -> Figures:
     """MAE of answers that need no film: the median of these references, and that of each sex."""
     reference = table["reference_months"]
     by_sex = reference.groupby(table["sex"].fillna("unknown")).transform("median")
     return {
-        "constant_median_mae_months": float((reference - reference.median()).abs().mean()),
-        "sex_median_mae_months": float((reference - by_sex).abs().mean()),
+        f"{name}_mae_months": paired_mean((reference - answer).abs().to_numpy(float), draws)
+        for name, answer in (("constant_median", reference.median()), ("sex_median", by_sex))
     }
 
 
-def _calibration(table: pd.DataFrame) -> dict[str, Any] | None:
+def _calibration(table: pd.DataFrame, draws: int) -> dict[str, Any] | None:
     if not all(name in table for name in PROBABILITIES):
         return None
     chances = table[list(PROBABILITIES)].to_numpy(float)
-    is_right = table["reference_stage"] == chances.argmax(axis=1)
-    bins = reliability_bins(chances.max(axis=1), is_right)
-    return {"ece": expected_calibration_error(bins), "bins": bins}
+    highest = chances.max(axis=1)
+    is_right = (table["reference_stage"] == chances.argmax(axis=1)).to_numpy(bool)
+    place = reliability_place(highest)
+    # Each case's share in the distance of its bin, so that a draw's error is a weighted sum.
+    apart = (highest - is_right)[:, None] * (place[:, None] == np.unique(place))
+    drawn = [np.abs(weights @ apart).sum(axis=1) for weights in resample(len(table), draws)]
+    bins = reliability_bins(highest, is_right)
+    return {
+        "ece": with_intervals(
+            {"ece": np.array(expected_calibration_error(bins))},
+            {"ece": np.concatenate([np.empty(0), *drawn]) / len(table)},
+        )["ece"],
+        "bins": [
+            {**row, "accuracy": wilson(round(row["n"] * row["accuracy"]), int(row["n"]))}
+            for row in bins
+        ],
+    }
 
 
 def _share_changed(reader: Names, model: Names, mask: Mask) -> Ends:
@@ -318,13 +337,21 @@ def _compare(predictions: Sequence[Predictions], draws: int) -> list[dict[str, A
                 "first": first.name,
                 "second": other.name,
                 "n": len(both),
-                "mae_months": [float(size.mean()) for size in sizes],
+                "mae_months": _of_both(sizes, draws),
                 "mae_difference_months": paired_mean(sizes[0] - sizes[1], draws),
-                "stage_accuracy": [float(hit.mean()) for hit in hits],
+                "stage_accuracy": _of_both(hits, draws),
                 **mcnemar(hits[0], hits[1]),
             }
         )
     return rows
+
+
+def _of_both(values: Sequence[Array | Mask], draws: int) -> Figures:
+    """Mean of each of two."""
+    return {
+        which: paired_mean(value.astype(float), draws)
+        for which, value in zip(("first", "second"), values, strict=True)
+    }
 
 
 def _approaches(first: Predictions, draws: int) -> dict[str, Any] | None:
@@ -337,8 +364,8 @@ def _approaches(first: Predictions, draws: int) -> dict[str, Any] | None:
     by_age = stage_from_years(table["predicted_months"].to_numpy(float) / 12.0)
     threshold = (by_age == truth).astype(float)
     return {
-        "direct_accuracy": float(direct.mean()),
-        "threshold_accuracy": float(threshold.mean()),
+        "direct_accuracy": paired_mean(direct, draws),
+        "threshold_accuracy": paired_mean(threshold, draws),
         "accuracy_difference": paired_mean(direct - threshold, draws),
         **mcnemar(direct > 0, threshold > 0),
     }
@@ -366,8 +393,6 @@ def flatten(row: Mapping[str, Any]) -> dict[str, Any]:
                 columns["_".join(w for w in (before, "" if inner == "value" else inner) if w)] = (
                     held
                 )
-        elif isinstance(value, list):
-            columns |= {f"{name}_{i}": item for i, item in enumerate(value)}
         else:
             columns[name] = value
     return columns

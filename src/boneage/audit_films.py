@@ -19,7 +19,7 @@ from boneage.prediction import COLUMNS
 from boneage.regions import measure_films, read_regions, summarise_regions
 from boneage.robustness import summarise_stress
 from boneage.stress import stress_films
-from boneage.tables import read_predictions, refuse_sex
+from boneage.tables import keep_apart, read_predictions, refuse_sex
 
 PREDICTIONS, AUDITED = "predictions.csv", "audited.csv"
 STRESS, REGIONS = "stress_answers.csv", "region_measures.csv"
@@ -61,15 +61,15 @@ def audit_films(
     Raises:
         BoneAgeError: If there are no films or no references, or a table has faults.
     """
+    keep_apart(out, [labels] if regions is None else [labels, regions])
     known = read_known(labels)
     if all(age is None for _, age in known.values()):
         raise BoneAgeError(f"{labels} has no bone age; without it there is nothing to audit.")
-    if regions is not None and regions.is_file() and regions.resolve().parent == out.resolve():
-        raise BoneAgeError(f"{regions} lies among the tables to be written. Pass another --out.")
     further = _read_further(labels, by)
     drawn = None if regions is None else read_regions(regions)
     paths, _ = find_films([images])
     films = describe_films(paths, None, known)
+    _check_names(films)
     predictor = Predictor(model, calibration=calibration, threads=1)
     _answer(predictor, films, out / PREDICTIONS, workers)
     looks = describe_looks(films, workers, predictor.contract.preprocessing.invert)
@@ -96,6 +96,18 @@ def audit_films(
         }
     gallery = make_gallery(predictor, films, table, result["difficult"], result["uncertain"])
     return result, table, gallery
+
+
+def _check_names(films: Sequence[Film]) -> None:
+    seen: dict[str, Path] = {}
+    for film in films:
+        image_id = cut_suffix(film.path.name)
+        if image_id in seen:
+            raise BoneAgeError(
+                f"{seen[image_id]} and {film.path} have the same image_id {image_id!r}; an audit "
+                "needs one film each. Move one of them away."
+            )
+        seen[image_id] = film.path
 
 
 def _read_further(labels: Path, by: Sequence[str]) -> pd.DataFrame:

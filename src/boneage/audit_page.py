@@ -99,9 +99,16 @@ def save_audit(
     Returns:
         The page.
     """
-    save_text(out / "audit.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    whole = {**result, "checklist": make_checklist(result)}
+    save_text(out / "audit.json", json.dumps(whole, indent=1, allow_nan=False) + "\n")
     tables = {
         "accuracy": [{"figure": name, **ends} for name, ends in result["accuracy"].items()],
+        "baselines": [{"figure": name, **ends} for name, ends in result["baselines"].items()],
+        "stages": _name_cells(result["stages"], "names"),
+        "approaches": [result["approaches"]] if result["approaches"] else [],
+        "calibration": (result["calibration"] or {}).get("bins", []),
+        "clinical": _name_cells(result["clinical"], "classes"),
+        "checklist": whole["checklist"],
         "groups": result["groups"],
         "comparison": result["comparison"],
         "robustness": (result["robustness"] or {}).get("stresses", []),
@@ -117,6 +124,32 @@ def save_audit(
     page = out / "report.html"
     save_text(page, make_page(result, table, gallery))
     return page
+
+
+def _name_cells(result: Mapping[str, Any], names: str) -> list[dict[str, Any]]:
+    """Give a confusion matrix, if there is one, a row a reference, a column a prediction."""
+    rows = result.get("confusion_matrix", [])
+    return [
+        {"reference": name, **dict(zip(result[names], row, strict=True))}
+        for name, row in zip(result.get(names, []), rows, strict=True)
+    ]
+
+
+def make_checklist(result: Mapping[str, Any]) -> list[dict[str, str | None]]:
+    """Give each topic of `CHECKLIST` with the section that answers it here, if any does."""
+    is_there = {
+        **{name: bool(result[name]) for name in ("comparison", "calibration", "robustness",
+                                                 "regions")},
+        "clinical": result["clinical"]["is_assessable"],
+    }  # fmt: skip
+    return [
+        {
+            "guide": guide,
+            "topic": topic,
+            "section": where if where and is_there.get(where, True) else None,
+        }
+        for guide, topic, where in CHECKLIST
+    ]
 
 
 def make_page(
@@ -144,10 +177,10 @@ def make_page(
                    "beside that of all cases; the table below holds the same figures."),
     }  # fmt: skip
     if result["calibration"] is not None:
-        ece = result["calibration"]["ece"]
+        ece = format_figure(result["calibration"]["ece"], 3)
         pictures["calibration"] = (
             plot_reliability(result),
-            f"Share of right stages by their probability; expected calibration error {ece:.3f}.",
+            f"Share of right stages by their probability; expected calibration error {ece}.",
         )
     if result["robustness"] is not None:
         robustness = result["robustness"]
@@ -160,7 +193,7 @@ def make_page(
         gallery=gallery,
         gallery_note=gallery_note,
         figures=[row for row in FIGURES if row[0] in result["accuracy"]],
-        checklist=CHECKLIST,
+        checklist=make_checklist(result),
         pictures={name: {"data": _encode(figure), "alt": alt}
                   for name, (figure, alt) in pictures.items()},
     )  # fmt: skip

@@ -47,8 +47,8 @@ def describe_skill(result: Mapping[str, Any]) -> str:
     return (
         f"Mean absolute error {format_figure(result['accuracy']['mae_months'], 2)} months, beside "
         f"the noise of single readings ({low} to {high}) and answers that need no film: "
-        f"{base['sex_median_mae_months']:.1f} for the median of each sex, "
-        f"{base['constant_median_mae_months']:.1f} for one constant."
+        f"{format_figure(base['sex_median_mae_months'], 1)} for the median of each sex, "
+        f"{format_figure(base['constant_median_mae_months'], 1)} for one constant."
     )
 
 
@@ -66,12 +66,14 @@ def plot_skill(result: Mapping[str, Any]) -> Figure:
     """The error beside what needs no skill and what no model can beat."""
     figure = Figure(figsize=(7.2, 2.3), layout="constrained")
     axes = figure.subplots()
-    base, mae = result["baselines"], result["accuracy"]["mae_months"]
+    base = result["baselines"]
     names = ["one constant", "median of each sex", "this"]
-    values = [base["constant_median_mae_months"], base["sex_median_mae_months"], mae["value"]]
-    axes.barh(names, values, color=[GREY, GREY, BLUE], height=0.6)
-    if mae["low"] is not None:
-        axes.errorbar(mae["value"], 2, xerr=_arms(mae), color="black", capsize=4)
+    values = [base["constant_median_mae_months"], base["sex_median_mae_months"],
+              result["accuracy"]["mae_months"]]  # fmt: skip
+    axes.barh(names, [ends["value"] for ends in values], color=[GREY, GREY, BLUE], height=0.6)
+    for i, ends in enumerate(values):
+        if ends["low"] is not None:
+            axes.errorbar(ends["value"], i, xerr=_arms(ends), color="black", capsize=4)
     low, high = result["noise_floor_months"]
     axes.axvspan(low, high, color=GREEN, alpha=0.4, label="noise of single readings")
     axes.set_xlabel("mean absolute error (months)")
@@ -140,7 +142,10 @@ def plot_reliability(result: Mapping[str, Any]) -> Figure:
     axes = figure.subplots()
     bins = pd.DataFrame(result["calibration"]["bins"])
     axes.plot([0, 1], [0, 1], "--", color=RED, lw=1.2)
-    axes.plot(bins["confidence"], bins["accuracy"], color=BLUE, marker="o")
+    shares = bins["accuracy"].tolist()
+    arms = np.concatenate([_arms(ends) for ends in shares], axis=1)
+    axes.errorbar(bins["confidence"], [ends["value"] for ends in shares], yerr=arms, color=BLUE,
+                  marker="o", capsize=3)  # fmt: skip
     axes.set(xlim=(0.3, 1.02), ylim=(0, 1.02), xlabel="probability of the stage answered",
              ylabel="share of right answers")  # fmt: skip
     return figure

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from boneage.calibration import Answers, Calibration, fit_calibration, join_answers
-from boneage.dicomfile import is_dicom
+from boneage.dicomfile import is_dicom, read_sex
 from boneage.errors import BoneAgeError, ImageError
 from boneage.files import IMAGE_SUFFIXES, cut_suffix, name_path, save_text
 from boneage.overlay import save_overlay
-from boneage.predict import Predictor
+from boneage.predict import Predictor, choose_sex
 from boneage.prediction import COLUMNS, Prediction, unreadable
 from boneage.radiograph import read_radiograph
 
@@ -213,9 +213,7 @@ def calibrate(
             radiograph = read_radiograph(film.path, predictor.contract.preprocessing.invert)
         except ImageError as error:
             return str(error)
-        sex: Any = (
-            radiograph.sex if film.sex is None else None if film.sex == "unknown" else film.sex
-        )
+        sex = choose_sex(radiograph, film.sex)
         return predictor.look(radiograph, sex).answers, predictor.look(radiograph, None).answers
 
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
@@ -241,8 +239,8 @@ class PredictionsFile:
     """A predictions CSV that grows by whole rows and can be taken up after an interruption.
 
     Rows of an earlier run stay, but for those that are answered anew: of status `error`, of films
-    whose sex or reference is another by now, and a last one that was cut off. One film is
-    answered again, to see that model and settings are still the same.
+    whose sex or reference is another by now or whose heat map is missing, and a last one that was
+    cut off. One film is answered again, to see that model and settings are still the same.
 
     Args:
         path: The CSV; its folder is made if missing.
@@ -317,13 +315,16 @@ class PredictionsFile:
 
 
 def _is_of(row: Mapping[str, str], film: Film) -> bool:
-    """Whether an earlier row was given with the sex and the reference that the film has now."""
+    """Whether an earlier row was given with the film's sex and reference, and has its picture."""
     years = "" if film.reference_years is None else str(round(film.reference_years, _DECIMALS))
     if row.get("reference_years", "") != years:
         return False
-    if film.sex is None:  # then a DICOM file's own word counts
-        return row["sex"] == "" or _has_mark(film.path)
-    return row["sex"] == ("" if film.sex == "unknown" else film.sex)
+    if film.heatmap is not None and not film.heatmap.exists() and row["status"] != "reject":
+        return False
+    told = film.sex
+    if told is None and _has_mark(film.path):
+        told = read_sex(film.path)
+    return row["sex"] == (told if told in ("M", "F") else "")
 
 
 def _is_near(now: object, then: str) -> bool:

@@ -62,6 +62,22 @@ def read_dicom(path: Path) -> FilmPixels:
         raise ImageError(f"{path} cannot be read as DICOM: {_first_line(error)}") from None
 
 
+def read_sex(path: Path) -> Literal["M", "F"] | None:
+    """Read the patient's sex alone, None where the file does not say M or F or cannot be read."""
+    from pydicom import dcmread
+
+    try:
+        dataset = dcmread(path, force=True, specific_tags=["PatientSex"], stop_before_pixels=True)
+        return _sex_of(dataset)
+    except Exception:  # the reader raises whatever the bytes provoke
+        return None
+
+
+def _sex_of(dataset: Any) -> Literal["M", "F"] | None:
+    word = str(dataset.get("PatientSex") or "").strip().upper()
+    return word if word in ("M", "F") else None  # type: ignore[return-value]
+
+
 def _read(path: Path) -> FilmPixels:
     from pydicom import dcmread
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -83,12 +99,11 @@ def _read(path: Path) -> FilmPixels:
         raise ImageError(f"{path} holds {frames} frames; expected one film.")
     _require_codec(path, dataset)
     grey, bits = _decode(dataset)
-    sex = str(dataset.get("PatientSex") or "").strip().upper()
     return FilmPixels(
         grey,
         bits,
         dataset.get("PhotometricInterpretation") == "MONOCHROME1",
-        sex if sex in ("M", "F") else None,  # type: ignore[arg-type]
+        _sex_of(dataset),
     )
 
 

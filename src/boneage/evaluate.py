@@ -6,7 +6,7 @@ model; every figure of a run comes from one such table.
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +76,14 @@ def evaluate_table(
     report["classification"] = _classification(truth, answer, draws)
     report["approaches"] = _approaches(table, truth, answer, has_age, has_stage, draws)
     report["gender_bias"] = {
-        "classification": gender_bias_classification(truth, answer, table["sex"]),
+        "classification": gender_bias_classification(truth, answer, table["sex"], draws=draws),
     }
     if has_age:
         report["gender_bias"]["regression"] = gender_bias_regression(
-            table["reference_years"], table["predicted_years"], table["sex"]
+            table["reference_years"], table["predicted_years"], table["sex"], draws=draws
         )
-        report["by_stage"] = _by_group(table, table["reference_stage"], STAGES)
-        report["by_age"] = _by_age(table)
+        report["by_stage"] = _by_group(table, table["reference_stage"], STAGES, draws)
+        report["by_age"] = _by_age(table, draws)
         if set(table) >= INTERVAL and bool(table[list(INTERVAL)].notna().all(axis=None)):
             report["intervals"] = _intervals(table, draws)
         report["worst_cases"] = _worst_cases(table)
@@ -128,15 +128,30 @@ def _check(table: pd.DataFrame) -> None:
 def _regression(table: pd.DataFrame, draws: int) -> Report:
     truth = table["reference_years"].to_numpy(float)
     answer = table["predicted_years"].to_numpy(float)
-    figures: Report = dict(regression_figures(truth, answer))
-    if draws:
-        intervals = bootstrap_intervals(
-            lambda rows: regression_figures(truth[rows], answer[rows]), len(table), draws=draws
+    return _with_months(
+        _with_intervals(
+            lambda rows: regression_figures(truth[rows], answer[rows]), np.arange(len(table)), draws
         )
-        figures |= {f"{name}_ci": list(interval) for name, interval in intervals.items()}
-    for name in [n for n in figures if "_years" in n]:
-        figures[name.replace("_years", "_months")] = np.multiply(figures[name], MONTHS)
-    return figures
+    )
+
+
+def _with_intervals(
+    figures: Callable[[np.ndarray], Mapping[str, Any]], rows: np.ndarray, draws: int
+) -> Report:
+    """Figures of these rows, and, if there are draws, the bootstrap interval of each."""
+    result: Report = dict(figures(rows))
+    if draws:
+        intervals = bootstrap_intervals(lambda drawn: figures(rows[drawn]), len(rows), draws=draws)
+        result |= {f"{name}_ci": list(interval) for name, interval in intervals.items()}
+    return result
+
+
+def _with_months(figures: Report) -> Report:
+    """Add every figure in years in months."""
+    return figures | {
+        name.replace("_years", "_months"): np.multiply(figures[name], MONTHS)
+        for name in figures if "_years" in name
+    }  # fmt: skip
 
 
 def _baseline(reference: pd.Series, constant: float) -> Report:
@@ -153,14 +168,11 @@ def _baseline(reference: pd.Series, constant: float) -> Report:
 def _classification(truth: np.ndarray, answer: np.ndarray, draws: int) -> Report:
     k = len(STAGES)
     counts = confusion_matrix(truth, answer, k)
-    figures: Report = dict(classification_figures(counts))
-    if draws:
-        intervals = bootstrap_intervals(
-            lambda rows: classification_figures(confusion_matrix(truth[rows], answer[rows], k)),
-            len(truth),
-            draws=draws,
-        )
-        figures |= {f"{name}_ci": list(interval) for name, interval in intervals.items()}
+    figures = _with_intervals(
+        lambda rows: classification_figures(confusion_matrix(truth[rows], answer[rows], k)),
+        np.arange(len(truth)),
+        draws,
+    )
     truths, answers = counts.sum(axis=1), counts.sum(axis=0)
     figures["n_by_stage"] = {s: int(n) for s, n in zip(STAGES, truths, strict=True)}
     figures["confusion_matrix"] = counts.astype(int).tolist()
@@ -206,16 +218,11 @@ def _accuracies(hits: Mapping[str, np.ndarray], draws: int) -> Report:
             values["difference"] = values["direct_accuracy"] - values["threshold_accuracy"]
         return values
 
-    n = len(next(iter(hits.values())))
-    result: Report = dict(figures(np.arange(n)))
-    if draws:
-        intervals = bootstrap_intervals(figures, n, draws=draws)
-        result |= {f"{name}_ci": list(interval) for name, interval in intervals.items()}
-    return result
+    return _with_intervals(figures, np.arange(len(next(iter(hits.values())))), draws)
 
 
 def gender_bias_regression(
-    y_true: npt.ArrayLike, y_pred: npt.ArrayLike, genders: Iterable[Any]
+    y_true: npt.ArrayLike, y_pred: npt.ArrayLike, genders: Iterable[Any], *, draws: int = 0
 ) -> Report:
     """MAE and signed error of ages in years by sex, and their difference.
 
@@ -223,6 +230,7 @@ def gender_bias_regression(
         y_true: Reference ages in years.
         y_pred: Predicted ages in years.
         genders: "M" or "F" (or 1 for male and 0 for female) a case; None is counted as unknown.
+        draws: Bootstrap draws for the interval of each sex's figures; 0 leaves them out.
 
     Returns:
         `male` and `female`, each with `n`, `mae_years`, `signed_error_years` and the same in
@@ -230,22 +238,27 @@ def gender_bias_regression(
         None unless both are there; `n_unknown`.
     """
     truth, answer = np.asarray(y_true, float), np.asarray(y_pred, float)
+    return _by_sex(
+        genders,
+        lambda rows: _age_figures(truth, answer, rows, draws),
+        ("mae_years", "signed_error_years"),
+    )
+
+
+def _age_figures(truth: np.ndarray, answer: np.ndarray, rows: np.ndarray, draws: int) -> Report:
+    """MAE and signed error of these rows, with intervals, in years and months."""
 
     def figures(rows: np.ndarray) -> Report:
-        mae = mean_absolute_error(truth[rows], answer[rows])
-        bias = mean_signed_error(truth[rows], answer[rows])
         return {
-            "mae_years": mae,
-            "signed_error_years": bias,
-            "mae_months": mae * MONTHS,
-            "signed_error_months": bias * MONTHS,
+            "mae_years": mean_absolute_error(truth[rows], answer[rows]),
+            "signed_error_years": mean_signed_error(truth[rows], answer[rows]),
         }
 
-    return _by_sex(genders, figures, ("mae_years", "signed_error_years"))
+    return _with_months(_with_intervals(figures, rows, draws))
 
 
 def gender_bias_classification(
-    y_true: npt.ArrayLike, y_pred: npt.ArrayLike, genders: Iterable[Any]
+    y_true: npt.ArrayLike, y_pred: npt.ArrayLike, genders: Iterable[Any], *, draws: int = 0
 ) -> Report:
     """Stage accuracy by sex, and its difference.
 
@@ -253,22 +266,26 @@ def gender_bias_classification(
         y_true: Reference stage codes.
         y_pred: Predicted stage codes.
         genders: As for `gender_bias_regression`.
+        draws: As for `gender_bias_regression`.
 
     Returns:
         `male` and `female`, each with `n` and `accuracy`; `difference_accuracy` (male -
         female), None unless both are there; `n_unknown`.
     """
     hit = np.asarray(y_true) == np.asarray(y_pred)
-    return _by_sex(genders, lambda rows: {"accuracy": hit[rows].mean()}, ("accuracy",))
+    return _by_sex(
+        genders,
+        lambda rows: _with_intervals(lambda r: {"accuracy": hit[r].mean(axis=-1)}, rows, draws),
+        ("accuracy",),
+    )
 
 
 def _by_sex(genders: Iterable[Any], figures: Any, compared: Sequence[str]) -> Report:
     values = [None if pd.isna(g) else g for g in genders]
     result: Report = {}
     for name, spellings in (("male", ("M", 1)), ("female", ("F", 0))):
-        rows = np.array([g in spellings if g is not None else False for g in values], dtype=bool)
-        group = figures(rows) if rows.any() else {}
-        result[name] = {"n": int(rows.sum()), **group}
+        rows = np.flatnonzero([g is not None and g in spellings for g in values])
+        result[name] = {"n": len(rows), **(figures(rows) if len(rows) else {})}
     male, female = result["male"], result["female"]
     for name in compared:
         both = name in male and name in female
@@ -289,24 +306,20 @@ def _intervals(table: pd.DataFrame, draws: int) -> Report:
             "mean_width_months": width[rows].mean(axis=-1),
         }
 
-    everyone = np.arange(len(table))
-    result: Report = figures(everyone)
-    if draws:
-        intervals = bootstrap_intervals(figures, len(table), draws=draws)
-        result |= {f"{name}_ci": list(interval) for name, interval in intervals.items()}
+    result = _with_intervals(figures, np.arange(len(table)), draws)
     by_width = np.argsort(width, kind="stable")
     tenth = max(1, len(table) // 10)
     result["narrowest_tenth_months"] = width[by_width[:tenth]].mean()
     result["widest_tenth_months"] = width[by_width[-tenth:]].mean()
     thirds = zip(("narrowest", "middle", "widest"), np.array_split(by_width, 3), strict=True)
     result["by_width"] = [
-        {"group": f"{name} third", "n": len(rows), **figures(rows)}
+        {"group": f"{name} third", "n": len(rows), **_with_intervals(figures, rows, draws)}
         for name, rows in thirds
         if len(rows)
     ]
     sexes, stages = table["sex"].to_numpy(), table["reference_stage"].to_numpy()
     result["by_sex_and_stage"] = [
-        {"sex": sex, "stage": stage, "n": len(rows), **figures(rows)}
+        {"sex": sex, "stage": stage, "n": len(rows), **_with_intervals(figures, rows, draws)}
         for sex in ("M", "F")
         for stage in STAGES
         if len(rows := np.flatnonzero((sexes == sex) & (stages == stage)))
@@ -322,26 +335,23 @@ def _stage_calibration(table: pd.DataFrame) -> Report:
     return {"ece": expected_calibration_error(bins), "bins": bins}
 
 
-def _by_group(table: pd.DataFrame, groups: pd.Series, names: Sequence[str]) -> list[Report]:
-    rows = []
-    for name in names:
-        part = table[groups == name]
-        row: Report = {"group": name, "n": len(part)}
-        if len(part):
-            reference, predicted = part["reference_years"], part["predicted_years"]
-            row["mae_years"] = mean_absolute_error(reference, predicted)
-            row["signed_error_years"] = mean_signed_error(reference, predicted)
-            row["mae_months"] = row["mae_years"] * MONTHS
-            row["signed_error_months"] = row["signed_error_years"] * MONTHS
-        rows.append(row)
-    return rows
+def _by_group(
+    table: pd.DataFrame, groups: pd.Series, names: Sequence[str], draws: int
+) -> list[Report]:
+    truth, answer = (table[f"{name}_years"].to_numpy(float) for name in ("reference", "predicted"))
+    members = {name: np.flatnonzero(groups == name) for name in names}
+    return [
+        {"group": name, "n": len(rows),
+         **(_age_figures(truth, answer, rows, draws) if len(rows) else {})}
+        for name, rows in members.items()
+    ]  # fmt: skip
 
 
-def _by_age(table: pd.DataFrame) -> list[Report]:
+def _by_age(table: pd.DataFrame, draws: int) -> list[Report]:
     lower = np.floor(table["reference_years"] / AGE_BIN_YEARS) * AGE_BIN_YEARS
     names = lower.map(lambda low: f"{low:g} to under {low + AGE_BIN_YEARS:g} years")
     order = names[lower.sort_values().index].unique()
-    return _by_group(table, names, list(order))
+    return _by_group(table, names, list(order), draws)
 
 
 def _worst_cases(table: pd.DataFrame) -> list[Report]:

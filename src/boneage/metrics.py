@@ -87,6 +87,11 @@ def coverage_score(y_true: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLik
     return ((np.asarray(low, float) <= truth) & (truth <= np.asarray(high, float))).mean(axis=-1)
 
 
+def reliability_place(confidence: npt.ArrayLike, bins: int = 10) -> npt.NDArray[np.int64]:
+    """Tell in which of equal bins from 0 to 1 each probability (n,) lies."""
+    return np.minimum((np.asarray(confidence, float) * bins).astype(np.int64), bins - 1)
+
+
 def reliability_bins(
     confidence: npt.ArrayLike, is_right: npt.ArrayLike, bins: int = 10
 ) -> list[dict[str, float]]:
@@ -101,7 +106,7 @@ def reliability_bins(
         `n`, `confidence` and `accuracy` of each bin.
     """
     chance, right = np.asarray(confidence, float), np.asarray(is_right, float)
-    place = np.minimum((chance * bins).astype(int), bins - 1)
+    place = reliability_place(chance, bins)
     return [
         {"n": int(rows.sum()), "confidence": chance[rows].mean(), "accuracy": right[rows].mean()}
         for i in range(bins)

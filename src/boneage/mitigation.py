@@ -23,7 +23,7 @@ from boneage.stages import STAGES
 Array = npt.NDArray[np.float64]
 
 METHODS = (
-    "as trained",
+    "nothing changed",
     "balanced sampling",
     "loss reweighting",
     "group regularisation",
@@ -109,7 +109,7 @@ def fit_heads(
     - group regularisation: the variance of the groups' mean losses is added (V-REx; Krueger et
       al., ICML 2021);
     - learned weighting: the two losses by learned variances (Kendall et al., CVPR 2018);
-    - "as trained" and "correction by sex": neither; the latter is `correct_by_sex` afterwards.
+    - "nothing changed" and "correction by sex": neither; the latter is `correct_by_sex` afterwards.
 
     Args:
         model: Whose heads to start from; it is left as it is.

@@ -122,7 +122,7 @@ class Predictor:
             BoneAgeError: If the sex is none of those, or the answer is not a number.
         """
         check_sex(sex)
-        told: Sex | None = radiograph.sex if sex is None else None if sex == "unknown" else sex
+        told = choose_sex(radiograph, sex)
         found = Prediction(cut_suffix(radiograph.path.name), radiograph.path, told)
         height, width = radiograph.pixels.shape
         if min(height, width) < SMALLEST_SIDE:
@@ -278,6 +278,11 @@ def load(model: Path | str | None = None, *, calibration: Path | str | None = No
         boneage.load().predict("hand.png", sex="F")
     """
     return Predictor(model, calibration=calibration)
+
+
+def choose_sex(radiograph: Radiograph, sex: Literal["M", "F", "unknown"] | None) -> Sex | None:
+    """Give the sex to tell the network: the one given, else the file's own; None for unknown."""
+    return radiograph.sex if sex is None else None if sex == "unknown" else sex
 
 
 def check_sex(sex: object) -> None:

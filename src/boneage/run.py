@@ -212,7 +212,6 @@ def export_model(
     *,
     checkpoint: Path | None = None,
     calibration: Path | None = None,
-    facts: Mapping[str, Any] | None = None,
 ) -> Parity:
     """Write a trained model as ONNX and compare the two on drawn films of every age.
 
@@ -221,7 +220,6 @@ def export_model(
         out: File to write.
         checkpoint: A trained model; by default the best one in the output folder.
         calibration: Fitted to an earlier export of that checkpoint, to put inside.
-        facts: What the contract is to say besides, such as terms and figures.
 
     Returns:
         How far the answers are apart.
@@ -234,7 +232,7 @@ def export_model(
     fitted = None if calibration is None else load_calibration(calibration)
     with TemporaryDirectory() as folder:
         write_cohort(Path(folder), n=PARITY_FILMS, workers=1)
-        return export_onnx(trained, out, list(find_images(Path(folder)).values()), fitted, facts)
+        return export_onnx(trained, out, list(find_images(Path(folder)).values()), fitted)
 
 
 def _choose_cases(table: pd.DataFrame, head: str, n: int) -> list[int]:

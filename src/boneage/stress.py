@@ -7,6 +7,7 @@ a film meets on its way: noise, blur, compression, a marker, a collimation borde
 import hashlib
 import io
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ CLEAN = "clean"
 COLUMNS = ("model", "path", "image_id", "sex", "family", "level", "reference_months",
            "predicted_months", "predicted_stage", "status")  # fmt: skip
 _NUMBERS = ("reference_months", "predicted_months")
-_KEPT_EVERY = 25
+_KEPT_EVERY_S = 60.0
 _OTHER = {"M": "F", "F": "M"}
 
 
@@ -179,7 +180,7 @@ def stress_films(
     """Answer every film as it is and under every stress.
 
     Films whose sex or reference is unknown are left out, and so are unreadable ones. The answers
-    are kept in `out` from time to time, and an interrupted run is taken up from there: what it
+    are kept in `out` every minute, and an interrupted run is taken up from there: what it
     holds of another model, sex, reference or set of stresses is answered anew.
 
     Args:
@@ -214,13 +215,15 @@ def stress_films(
     def keep() -> None:
         save_text(out, _to_table(answered.values()).to_csv(index=False, lineterminator="\n"))
 
+    kept_at = time.monotonic()
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         found = tqdm(pool.map(answer, missing), total=len(missing), desc="stress", unit="film")
         try:
-            for i, (film, rows) in enumerate(zip(missing, found, strict=True), start=1):
+            for film, rows in zip(missing, found, strict=True):
                 answered[name_path(film.path)] = rows
-                if i % _KEPT_EVERY == 0:
+                if time.monotonic() - kept_at > _KEPT_EVERY_S:
                     keep()
+                    kept_at = time.monotonic()
         finally:
             pool.shutdown(cancel_futures=True)
             keep()

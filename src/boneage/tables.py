@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,6 +157,17 @@ def _check_header(path: Path, header: list[str], by: Sequence[str]) -> None:
         if name not in header:
             raise LabelError(f"{path} has no column {name!r}; found: {', '.join(header)}.")
     refuse_sex(by)
+
+
+def keep_apart(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuse a folder for a report in which one of its inputs lies, and might be overwritten.
+
+    Raises:
+        LabelError: Naming the file.
+    """
+    for path in inputs:
+        if path.is_file() and path.resolve().parent == out.resolve():
+            raise LabelError(f"{path} lies among the tables to be written. Pass another --out.")
 
 
 def refuse_sex(by: Sequence[str]) -> None:

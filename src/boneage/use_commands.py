@@ -48,7 +48,7 @@ def audit(
     """
     from boneage.audit import audit as compute
     from boneage.audit_page import format_figure, save_audit
-    from boneage.tables import read_all
+    from boneage.tables import keep_apart, read_all
 
     if bool(predictions) == (images is not None) or (images is None) != (labels is None):
         raise BoneAgeError("pass either CSV files of predictions, or --images with --labels.")
@@ -62,6 +62,7 @@ def audit(
     elif stress or regions is not None:
         raise BoneAgeError("--stress and --regions need the films; pass --images with --labels.")
     else:
+        keep_apart(out, predictions)
         read = read_all(list(predictions), by)
         result, table, gallery = compute(read, draws=draws), read[0].table, []
     page = save_audit(out, result, table, gallery)
@@ -90,7 +91,7 @@ def predict(
             else unknown.
         table: CSV with the sex and, where known, the reference age of each image id.
         out: CSV to write, a row as soon as it is there; an interrupted run is taken up.
-        json: Print the rows as JSON.
+        json: Print the rows as JSON; with --out, those that are answered now.
         heatmap: Folder for pictures of where the evidence lies.
         model: File of `boneage export`, if not the model in the package.
         calibration: File of `boneage calibrate`, if not the model's own.
@@ -116,6 +117,8 @@ def predict(
         known = read_known(table)
     films = describe_films(paths, sex, known, heatmap)
     predictor = Predictor(model, calibration=calibration, threads=int(len(films) > 1))
+    if heatmap is not None and "age_map" not in predictor.contract.outputs:
+        raise BoneAgeError(f"{model} gives no map of the age. Leave --heatmap out.")
     with_reference = any(film.reference_years is not None for film in films)
     counts = Counts(others)
     file = None
@@ -137,7 +140,7 @@ def predict(
         if file is not None:
             file.append(prediction)
         elif not json:
-            print(describe_prediction(prediction, in_full=is_single))
+            _print_beside_bar(describe_prediction(prediction, in_full=is_single), len(films))
     if file is not None or json or not is_single:
         print(counts.summarise(out), file=sys.stderr if json else sys.stdout)
     return 1 if counts.has_errors else 0
@@ -193,6 +196,16 @@ def _show_progress(predictions: "Iterator[Prediction]", total: int) -> "Iterable
     from tqdm import tqdm
 
     return tqdm(predictions, total=total, desc="predict", unit="film")
+
+
+def _print_beside_bar(text: str, total: int) -> None:
+    """Print above the progress bar, if there is one."""
+    if total < 2:
+        print(text)
+        return
+    from tqdm import tqdm
+
+    tqdm.write(text)
 
 
 def _print_json(
