@@ -22,9 +22,8 @@ from boneage.phantom import write_cohort
 from boneage.predict import WEIGHTS, Predictor
 from boneage.run import take_over, train_model
 
-RESULTS = json.loads(
-    (Path(__file__).parents[1] / "docs/results/boneage.json").read_text(encoding="utf-8")
-)
+DOCS = Path(__file__).parents[1] / "docs"
+RESULTS = json.loads((DOCS / "results" / "boneage.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +67,12 @@ def test_the_published_figures_are_those_of_this_file(predictor: Predictor) -> N
     assert RESULTS["provenance"]["graph_sha256"] == predictor.contract.graph_sha256
     told = predictor.contract.facts["test"]
     assert told["mae_months"] == RESULTS["test"]["regression"]["mae_months"]
+
+
+@pytest.mark.parametrize("name", ["sampling", "audit", "regions"])
+def test_every_published_measurement_is_of_this_file(predictor: Predictor, name: str) -> None:
+    measured = json.loads((DOCS / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    assert measured["graph_sha256"] == predictor.contract.graph_sha256
 
 
 def test_no_film_of_the_published_figures_is_named() -> None:
