@@ -11,7 +11,6 @@ import sklearn.metrics
 
 from boneage.errors import BoneAgeError
 from boneage.evaluate import (
-    PROBABILITIES,
     TABLE_COLUMNS,
     Report,
     evaluate_table,
@@ -21,7 +20,7 @@ from boneage.evaluate import (
     save_evaluation,
     save_text,
 )
-from boneage.stages import STAGES, stage_from_years
+from boneage.stages import PROBABILITIES, STAGES, stage_from_years
 
 NAN = float("nan")
 

@@ -3,8 +3,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from boneage.evaluate import PROBABILITIES, Report, evaluate_table
-from boneage.stages import STAGES, stage_from_years
+from boneage.evaluate import Report, evaluate_table
+from boneage.stages import PROBABILITIES, STAGES, stage_from_years
 from boneage.summary import summarise
 
 NAN = float("nan")

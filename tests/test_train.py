@@ -20,11 +20,11 @@ from boneage.checkpoint import load_checkpoint
 from boneage.config import Recipe, Runtime
 from boneage.dataset import BoneAgeDataset, get_transforms, make_loader
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
-from boneage.evaluate import PROBABILITIES, TABLE_COLUMNS
+from boneage.evaluate import TABLE_COLUMNS
 from boneage.metrics import mean_absolute_error
 from boneage.model import BoneAgePredictor
 from boneage.preprocess import Preprocessing
-from boneage.stages import STAGES
+from boneage.stages import PROBABILITIES, STAGES
 from boneage.train import Trainer, is_better, pick_device
 
 RAW = Preprocessing(image_size=48, stored_size=None, invert="auto")

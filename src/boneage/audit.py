@@ -32,8 +32,8 @@ from boneage.cases import find_shared, find_suspects, find_uncertain, find_worst
 from boneage.errors import BoneAgeError
 from boneage.metrics import expected_calibration_error, reliability_bins, reliability_place
 from boneage.reference import ADVANCED, DELAYED, NORMAL, Classes, Names, classify_both
-from boneage.stages import STAGES, stage_from_years
-from boneage.tables import INTERVAL, PROBABILITIES, Predictions, name_age_band
+from boneage.stages import PROBABILITIES, STAGES, stage_from_years
+from boneage.tables import INTERVAL, Predictions, name_age_band
 
 Figures = dict[str, Ends]
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from boneage.agreement import Mask, holm, wilson
-from boneage.tables import INTERVAL, PROBABILITIES
+from boneage.stages import PROBABILITIES
+from boneage.tables import INTERVAL
 
 DIFFICULT = 20
 """Most cases in a list."""

@@ -28,9 +28,8 @@ from boneage.metrics import (
     regression_figures,
     reliability_bins,
 )
-from boneage.stages import ADOLESCENT_FROM_YEARS, STAGES, stage_from_years
+from boneage.stages import ADOLESCENT_FROM_YEARS, PROBABILITIES, STAGES, stage_from_years
 
-PROBABILITIES = ("p_child", "p_adolescent", "p_adult")
 TABLE_COLUMNS = (
     "image_id", "split", "sex", "reference_years", "predicted_years",
     "reference_stage", "predicted_stage", *PROBABILITIES,

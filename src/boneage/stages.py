@@ -6,6 +6,9 @@ import numpy.typing as npt
 STAGES = ("Child", "Adolescent", "Adult")
 """Stage names by their integer code 0, 1, 2."""
 
+PROBABILITIES = ("p_child", "p_adolescent", "p_adult")
+"""Columns of the stages' probabilities, in the order of the codes."""
+
 ADOLESCENT_FROM_YEARS = 12.0
 """First age, in years, that counts as Adolescent."""
 

@@ -11,9 +11,8 @@ import pandas as pd
 
 from boneage.errors import LabelError
 from boneage.labels import read_csv
-from boneage.stages import STAGES, stage_from_years
+from boneage.stages import PROBABILITIES, STAGES, stage_from_years
 
-PROBABILITIES = ("p_child", "p_adolescent", "p_adult")
 INTERVAL = ("predicted_low", "predicted_high")
 
 OLDEST_YEARS = 25.0

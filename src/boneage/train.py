@@ -21,12 +21,12 @@ from boneage.checkpoint import describe_software, load_checkpoint, save_checkpoi
 from boneage.config import Recipe, Runtime
 from boneage.dataset import BoneAgeDataset, get_transforms
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
-from boneage.evaluate import PROBABILITIES, TABLE_COLUMNS, Report, evaluate_table
+from boneage.evaluate import TABLE_COLUMNS, Report, evaluate_table
 from boneage.files import save_text
 from boneage.model import BoneAgePredictor
 from boneage.orientation_head import fit_orientation_head
 from boneage.preprocess import Preprocessing
-from boneage.stages import STAGES, stage_from_years
+from boneage.stages import PROBABILITIES, STAGES, stage_from_years
 
 logger = logging.getLogger(__name__)
 
