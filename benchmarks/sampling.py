@@ -22,7 +22,7 @@ from boneage.radiograph import Radiograph, read_radiograph
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "sampling.json"
 OTHER_PHASES = tuple((right, down) for down, right in PHASES)
-"""Four samples that share no row and column with `PHASES` at the same time."""
+"""Eight samples that share no row and column with `PHASES` at the same time."""
 
 
 def months(predictor: Predictor, film: Radiograph, sex: Any, phases: Any = PHASES) -> float:

@@ -287,12 +287,12 @@ epochs.
 
 ## Figures
 
-The recipe was fixed before any answer of this model to a test film was seen. Validation was halved:
-one half to choose on, the other ({n_calibrated} films) to calibrate bias, intervals and
-probabilities; the weights are those of the last epoch, so no film chose them. Three later changes of
-what is done with the network's features (the evidence for a withheld sex, the step into the stage,
-the looks at turned films) were chosen on validation after the test films had been answered once:
-[experiments](experiments.md#the-weights-in-the-package) has both sets of figures. The same films under
+Of this network the test films were answered once, when its recipe and everything around it were
+fixed. They were no strangers: the network that the package had before had been measured on them, and one
+change of the recipe (films are turned before they are enlarged as well) was prompted by what its audit
+showed there; [experiments](experiments.md#the-weights-in-the-package) has both sets of figures.
+Validation was halved: one half to choose on, the other ({n_calibrated} films) to calibrate bias,
+intervals and probabilities; the weights are those of the last epoch, so no film chose them. The same films under
 {n_changes} changes, group by group, and where the model looks: the [audit](audit_boneage.html).
 
 {headline}
@@ -336,8 +336,8 @@ the right sex.
 
 ## Full-size films
 
-A larger film is sampled four times, as the training films were sampled once, and the answers are
-averaged. On {sampled_n} full-size films that no training has seen, two disjoint sets of four samples
+A larger film is sampled eight times, as the training films were sampled once, and the answers are
+averaged. On {sampled_n} full-size films that no training has seen, two disjoint sets of eight samples
 lie {sets_apart} months apart on average (single samples {singles_apart}); full-size films minus their
 100-px twins {minus_twin} months (n = {twin_n}).
 
@@ -348,7 +348,7 @@ lie {sets_apart} months apart on average (single samples {singles_apart}); full-
 - Films turned by a right angle or inverted are found and righted, with a warning; of the test films
   laid so: {righted}.
 - Other changes of a 100-px film that raise the MAE of the test films by {harmful} month or more, in months:
-  {changes}. What is done to a full-size film before it is sampled costs far less
+  {changes}. Compression or noise of a full-size film, before it is sampled, costs far less
   ([experiments](experiments.md#robustness)).
 - Groups of test films that are answered worse than the others (p < {significant} after Holm's correction for
   the number of groups):
@@ -367,8 +367,7 @@ lie {sets_apart} months apart on average (single samples {singles_apart}); full-
 ## Retrain
 
 `python benchmarks/build_weights.py FOLDER --init FILE` trains anew, calibrates and gives every figure
-here (the network in the package was made in [steps](experiments.md#the-weights-in-the-package)); the
-recipe is [configs/boneage.toml](../configs/boneage.toml). At full size: `boneage download`,
+here; the recipe is [configs/boneage.toml](../configs/boneage.toml). At full size: `boneage download`,
 then set `sampled_size` and `image_size` in the recipe to what your machine bears (500 px and more is
 where published systems reach 4 to 6 months), leave `split_sha256` out, and run the same command.
 """

@@ -20,10 +20,10 @@ from boneage.stages import STAGES, stage_from_years
 WEIGHTS = Path(__file__).with_name("weights") / "boneage.onnx"
 """The model in the package."""
 
-PHASES = ((-0.375, -0.125), (-0.125, 0.375), (0.125, -0.375), (0.375, 0.125))
+PHASES = tuple(((i + 0.5) / 8 - 0.5, ((3 * i + 1) % 8 + 0.5) / 8 - 0.5) for i in range(8))
 """Samples of a full-size film whose answers are averaged, as shifts in cells; see `sample`.
 
-Each row and each column of a 4 x 4 grid of shifts has one of them.
+Each row and each column of an 8 x 8 grid of shifts has one of them, far from its neighbours'.
 """
 
 SURE_UPRIGHT = 0.97
