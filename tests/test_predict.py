@@ -168,17 +168,20 @@ def test_the_id_is_the_name_without_a_known_suffix(
 
 
 def test_a_calibration_moves_the_age_and_gives_the_interval(
-    exported: Path, predictor: Predictor, site: Path, film: Path
+    exported: Path, predictor: Predictor, film: Path, tmp_path: Path
 ) -> None:
+    # Far from the limits of the stages, so that no age steps into its stage.
+    biases = {"bias_male_years": -4.0, "bias_female_years": -5.0, "bias_unknown_years": -6.0}
+    site = tmp_path / "site.toml"
+    make_calibration(predictor.contract.graph_sha256, **biases).save(site)
     calibrated = load(exported, calibration=site)
-    for sex, bias, half in (("M", 10.0, 1.5), ("F", 11.0, 1.5), (None, 12.0, 2.5)):
+    for sex, bias, half in (("M", 4.0, 1.5), ("F", 5.0, 1.5), (None, 6.0, 2.5)):
         raw, answer = (p.predict(film, sex) for p in (predictor, calibrated))  # type: ignore[arg-type]
         assert (raw.predicted_low_years, raw.predicted_high_years) == (None, None)
         assert raw.predicted_years is not None
         years = raw.predicted_years + bias
         assert answer.predicted_years is not None
-        # To a hundredth: an age so near to twelve may step into its stage.
-        assert answer.predicted_years == pytest.approx(years, abs=0.01)
+        assert answer.predicted_years == pytest.approx(years)
         assert answer.predicted_months == pytest.approx(12.0 * answer.predicted_years)
         interval = (answer.predicted_low_years, answer.predicted_high_years)
         assert interval == pytest.approx((years - half, years + half))
