@@ -198,10 +198,10 @@ def righted(audit: dict[str, Any]) -> str:
 
 
 def changes(audit: dict[str, Any]) -> str:
-    """What a changed film costs, for the changes that cost most and a few that a clinic makes."""
-    named = [stress for stress in audit["robustness"]["stresses"] if stress["family"] != "sex"]
+    """What a changed film costs, for every change that costs `HARMFUL_MONTHS` or more."""
     costly = [
-        stress for stress in named if stress["mae_change_months"]["value"] >= HARMFUL_MONTHS
+        stress for stress in audit["robustness"]["stresses"]
+        if stress["family"] != "sex" and stress["mae_change_months"]["value"] >= HARMFUL_MONTHS
     ]  # fmt: skip
     costly.sort(key=lambda stress: -stress["mae_change_months"]["value"])
     return ", ".join(
