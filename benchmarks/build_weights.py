@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from boneage.batch import Film, calibrate, predict_films
 from boneage.checkpoint import load_checkpoint
-from boneage.config import Paths, Recipe, Runtime
+from boneage.config import Paths, Recipe
 from boneage.evaluate import evaluate_table
 from boneage.export import export_onnx
 from boneage.files import save_text
@@ -62,7 +62,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("output/boneage"))
     arguments = parser.parse_args()
     settings = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
-    runtime = Runtime(compile=settings.pop("compile"))
     paths = Paths(
         data=arguments.data,
         processed=arguments.processed,
@@ -75,7 +74,7 @@ def main() -> None:
         if load_checkpoint(paths.output / BEST).recipe != recipe:
             raise SystemExit(f"{paths.output} holds a run of another recipe; pass another --output")
     else:
-        train_model(paths, recipe, runtime, resume=(paths.output / LAST).is_file())
+        train_model(paths, recipe, resume=(paths.output / LAST).is_file())
     build(paths, recipe)
 
 
