@@ -1,6 +1,7 @@
 import csv
 import math
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -412,6 +413,30 @@ def test_a_compiled_backbone_trains_as_a_plain_one(make_trainer: Make, recipe: R
     losses = [trainer._train_epoch(1)["loss"] for trainer in (plain, compiled)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+def test_training_on_a_cpu_reuses_the_memory_of_freed_tensors() -> None:
+    code = """
+import torch
+from pathlib import Path
+from boneage.train import keep_freed_memory
+
+def kept_pages():
+    before = int(Path("/proc/self/statm").read_text().split()[1])
+    torch.ones(25_000_000)  # 100 MB, and freed at once
+    return int(Path("/proc/self/statm").read_text().split()[1]) - before
+
+by_default = kept_pages()
+assert keep_freed_memory()
+print(by_default, kept_pages())
+"""
+    printed = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+    by_default, kept = (int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in printed.split())
+    assert by_default < 20e6
+    assert kept > 90e6
 
 
 def test_a_device_that_is_not_there_is_an_error() -> None:

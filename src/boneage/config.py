@@ -49,7 +49,7 @@ class Runtime:
     workers: int | None = None
     """Processes that read films; by default four on a GPU, none (the main one) on a CPU."""
     compile: bool = False
-    """Compile the backbone for training (torch.compile): a minute's wait, then faster steps."""
+    """Compile the backbone for training (torch.compile); on a CPU, steps get no faster."""
 
     def __post_init__(self) -> None:
         _require_choices(self)
