@@ -1,5 +1,6 @@
 import csv
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,14 +18,15 @@ from pydicom.uid import RLELossless
 from boneage.batch import (
     Film,
     PredictionsFile,
-    Told,
     calibrate,
     check_heatmaps,
     describe_films,
     find_films,
     predict_films,
+    require_own_names,
     to_plain_row,
 )
+from boneage.config import Told
 from boneage.errors import BoneAgeError, ConfigError
 from boneage.predict import Predictor
 from boneage.prediction import COLUMNS, Prediction
@@ -102,7 +104,9 @@ def test_pictures_of_films_of_one_name_have_names_of_their_own() -> None:
     paths = [Path(p) for p in ("a/x/1.png", "b/x/1.png", "b/x/1.jpg", "2.png", "/r/1.png")]
     pictures = [film.heatmap for film in describe_films(paths, heatmaps=Path("maps"))]
     assert len(set(pictures)) == 5
-    assert pictures[0] == Path("maps/a-x-1.png.png")
+    assert [re.fullmatch(r"1-[0-9a-f]{8}\.png", p.name) is not None for p in pictures if p] == [
+        True, True, True, False, True,
+    ]  # fmt: skip
     assert pictures[3] == Path("maps/2.png")
     assert {picture.parent for picture in pictures if picture} == {Path("maps")}
 
@@ -316,6 +320,21 @@ def test_rows_of_other_films_stay(predictor: Predictor, films: list[Film], out: 
     assert [row["path"] for row in _rows(out)] == [str(film.path) for film in films[:4]]
 
 
+def test_errors_of_other_films_stay(
+    predictor: Predictor, films: list[Film], out: Path, tmp_path: Path
+) -> None:
+    _fill(out, predictor, [Film(tmp_path / "gone.png"), films[0]])
+    _fill(out, predictor, films[1:2])
+    assert [row["status"] for row in _rows(out)] == ["error", "ok", "ok"]
+
+
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="needs a device that is a file")
+def test_what_is_no_ordinary_file_is_not_written_over(films: list[Film]) -> None:
+    with pytest.raises(BoneAgeError, match=r"/dev/null is no ordinary file.* print with --json\.$"):
+        PredictionsFile(Path("/dev/null"), films, with_reference=False, answer=_never)
+    assert not Path("/dev/null").is_file()
+
+
 @pytest.mark.parametrize(
     ("before", "now"), [("M", "F"), ("M", "unknown"), ("M", None), (None, "F"), ("unknown", "M")]
 )
@@ -446,10 +465,12 @@ def test_a_calibration_is_fitted_to_the_films_that_can_be_read(
     exported: Path, predictor: Predictor, labelled: list[Film], tmp_path: Path
 ) -> None:
     _touch(tmp_path, "broken.png")
-    broken = Film(tmp_path / "broken.png", "M", 10.0)
-    fitted, left_out = calibrate(predictor, [*labelled, broken], 2)
-    assert list(left_out) == [str(broken.path)]
+    Image.fromarray(np.eye(40, dtype=np.uint8)).save(tmp_path / "small.png")
+    broken, small = (Film(tmp_path / f"{name}.png", "M", 10.0) for name in ("broken", "small"))
+    fitted, left_out = calibrate(predictor, [*labelled, broken, small], 2)
+    assert list(left_out) == [str(broken.path), str(small.path)]
     assert "is not an image" in left_out[str(broken.path)]
+    assert "small.png: the film has 40×40 pixels" in left_out[str(small.path)]
     assert fitted.films == 32
     assert fitted.graph_sha256 == predictor.contract.graph_sha256
     fitted.save(tmp_path / "site.toml")
@@ -482,6 +503,23 @@ def test_heat_maps_are_not_put_among_the_films(tmp_path: Path) -> None:
     check_heatmaps(tmp_path / "maps", [tmp_path / "films"])
     with pytest.raises(BoneAgeError, match=r"maps would be read as films of .*films next time"):
         check_heatmaps(tmp_path / "films" / "maps", [tmp_path / "films"])
+
+
+def test_heat_maps_do_not_take_the_place_of_films_that_are_named(tmp_path: Path) -> None:
+    film = tmp_path / "films" / "1.png"
+    film.parent.mkdir()
+    check_heatmaps(tmp_path / "films" / "maps", [film])
+    with pytest.raises(
+        BoneAgeError, match=r"a heat map in .*films could take the place of .*1\.png"
+    ):
+        check_heatmaps(tmp_path / "maps" / ".." / "films", [film])
+
+
+def test_films_of_one_name_are_refused_where_each_needs_its_own() -> None:
+    films = [Film(Path("a/1.png")), Film(Path("2.png")), Film(Path("b/1.dcm"))]
+    require_own_names(films[:2])
+    with pytest.raises(BoneAgeError, match=r"a/1\.png and b/1\.dcm have the same image_id '1'"):
+        require_own_names(films)
 
 
 def test_a_sex_that_the_table_does_not_know_is_left_to_the_file() -> None:

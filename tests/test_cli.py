@@ -109,8 +109,9 @@ def test_an_install_without_the_training_extra_is_told_what_it_lacks(
 
 def test_one_name_of_an_option_means_one_thing() -> None:
     types: dict[str, set[str]] = {}
-    for command in ("phantom", "preprocess", "train", "evaluate", "explain", "predict", "calibrate",
-                    "export", "download"):  # fmt: skip
+    commands = [name for name in app if not name.startswith("-")]
+    assert len(commands) == 10
+    for command in commands:
         for argument in app[command].assemble_argument_collection():
             if argument.names[0].startswith("--"):
                 types.setdefault(argument.names[0], set()).add(str(argument.hint | None))
@@ -295,6 +296,10 @@ def test_several_films_are_a_line_each_and_a_count(
         str(films / name) for name in ("1.png", "2.png", "below/3.png")
     ]
     assert lines[3].startswith("3 films: 3 ok; 1 other file passed over. Research use only")
+    (films.parent / "table.csv").write_text("id,sex\n1,M\n")
+    assert predict(exported, films, "--table", films.parent / "table.csv") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("3 films: 3 ok; 2 not in the table; 1 other file passed over.")
 
 
 def test_an_unreadable_film_is_named_the_run_goes_on_and_the_status_is_1(
@@ -418,12 +423,39 @@ def test_heat_maps_are_written_on_request(exported: Path, films: Path, tmp_path:
 
 
 def test_answers_are_printed_beside_the_progress_and_not_into_it(
-    exported: Path, films: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, films: Path
 ) -> None:
-    assert predict(exported, films) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) > 3
-    assert not [line for line in lines if "film/s" in line]
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "boneage",
+        "predict",
+        str(films),
+        "--model",
+        str(exported),
+    ]
+    seen = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True, text=True, bufsize=1
+    ).stdout
+    assert "film/s" in seen
+    for name in ("1.png", "2.png", "3.png"):
+        assert re.search(rf"^\S*{name}: .* sex unknown", seen, re.MULTILINE)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes there say nothing of their reader")
+def test_a_reader_that_has_seen_enough_is_no_fault(exported: Path, films: Path) -> None:
+    command = [sys.executable, "-m", "boneage", "predict", str(films), "--model", str(exported)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        said = running.stderr.read()
+    assert "film/s" in said
+    assert "roken" not in said
+    assert "Exception" not in said
 
 
 def test_a_model_without_a_map_draws_none(
@@ -448,7 +480,11 @@ def test_what_cannot_be_predicted_is_one_line(
 ) -> None:
     for arguments, status, message in (
         ((), 1, "there is nothing to answer"),
-        ((films / "below", "--out", films), 1, f"{films}: Is a directory."),
+        (
+            (films / "below", "--out", films),
+            1,
+            f"{films} is no ordinary file, so it cannot be taken up.",
+        ),
         ((films, "--sex", "female"), 2, "female"),
         ((films, "--calibration", tmp_path / "gone.toml"), 1, "gone.toml does not exist"),
     ):
@@ -481,7 +517,7 @@ def test_a_model_is_calibrated_on_labelled_films(
 ) -> None:
     table, site = find_labels(raw), tmp_path / "site.toml"
     labels = pd.read_csv(table)
-    labels.head(34).to_csv(tmp_path / "few.csv", index=False)
+    labels.head(36).to_csv(tmp_path / "few.csv", index=False)
     images = tmp_path / "images"
     images.mkdir()
     for image_id in labels["id"].head(34):
@@ -491,7 +527,8 @@ def test_a_model_is_calibrated_on_labelled_films(
     assert main([*command, "--images", str(images), "--workers", "1"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("33 films\n  bias, male")
-    assert "left out: " in out
+    assert re.search(r"^left out: \S+ is not an image", out, re.MULTILINE)
+    assert f"left out: 2 labelled ids without a film in {images}\n" in out
     assert f"boneage predict --calibration {site}" in out
     assert predict(exported, images / f"{labels['id'][1]}.png", "--calibration", site) == 0
     assert "90% prediction interval" in capsys.readouterr().out
@@ -512,6 +549,9 @@ def test_a_calibration_without_its_films_or_ages_is_one_line(
         assert main([*command, str(folder), "--out", str(tmp_path / "site.toml")]) == 1
         assert message in capsys.readouterr().err
     assert not (tmp_path / "site.toml").exists()
+    assert main([*command, str(films), "--out", str(table)]) == 1
+    assert f"--out is {table}, the table itself" in capsys.readouterr().err
+    assert table.read_text().startswith("id,sex")
 
 
 TABLE = "image_id,sex,site,reference_months,predicted_years\n" + "".join(

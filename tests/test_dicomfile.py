@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,17 @@ from conftest import save_dicom
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import MPEG2MPML, ExplicitVRLittleEndian, HTJ2KLossless, RLELossless
+from pydicom.uid import (
+    JPEG2000,
+    MPEG2MPML,
+    UID,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from boneage.dicomfile import is_dicom, read_dicom
 from boneage.errors import ImageError
@@ -97,6 +108,16 @@ def test_a_lookup_table_is_applied_instead_of_a_window(tmp_path: Path, grey: Gre
     table.LUTData = np.arange(256, dtype=np.uint16)[::-1].tobytes()
     table["LUTData"].VR = "OW"
     path = save_dicom(tmp_path / "a.dcm", grey, VOILUTSequence=[table])
+    np.testing.assert_allclose(_pixels(path), 1.0 - grey / 255.0, atol=1e-6)
+
+
+def test_a_lookup_table_of_8_bits_serves_deeper_pixels(tmp_path: Path, grey: Grey8) -> None:
+    table = Dataset()
+    table.LUTDescriptor = [4096, 0, 8]
+    table.LUTData = (np.arange(4096, dtype=np.uint16)[::-1] // 16).tobytes()
+    table["LUTData"].VR = "OW"
+    deep = grey.astype(np.uint16) * 16
+    path = save_dicom(tmp_path / "a.dcm", deep, BitsStored=12, HighBit=11, VOILUTSequence=[table])
     np.testing.assert_allclose(_pixels(path), 1.0 - grey / 255.0, atol=1e-6)
 
 
@@ -197,25 +218,47 @@ def test_a_damaged_tag_is_no_more_than_an_unreadable_film(tmp_path: Path, grey: 
 def test_a_codec_that_is_not_installed_is_named_with_the_remedy(
     tmp_path: Path, grey: Grey8
 ) -> None:
-    dataset = dcmread(save_dicom(tmp_path / "a.dcm", grey))
-    dataset.file_meta.TransferSyntaxUID = HTJ2KLossless
-    dataset.PixelData = encapsulate([b"compressed"])
-    dataset["PixelData"].is_undefined_length = True
-    dataset.save_as(tmp_path / "a.dcm")
     _refused(
-        tmp_path / "a.dcm",
+        _save_compressed(tmp_path / "a.dcm", grey, HTJ2KLossless),
         r"compressed as High-Throughput .* \(1\.2\.840\.10008\.1\.2\.4\.201\), and no codec .*"
-        r"pip install '\.\[dicom\]', or store it uncompressed\.$",
+        r"installed; store it uncompressed\.$",
     )
 
 
-def test_a_compression_that_nobody_knows_is_refused(tmp_path: Path, grey: Grey8) -> None:
-    dataset = dcmread(save_dicom(tmp_path / "a.dcm", grey))
-    dataset.file_meta.TransferSyntaxUID = MPEG2MPML
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEGLossless])
+def test_a_codec_that_the_extra_brings_is_named_with_it(
+    tmp_path: Path, grey: Grey8, syntax: UID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _save_compressed(tmp_path / "a.dcm", grey, syntax)
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", False)
+    _refused(path, rf"\({syntax}\), and no codec .* pip install '\.\[dicom\]', or store it unc")
+
+
+@pytest.mark.parametrize("syntax", [JPEGExtended12Bit, JPEG2000])
+def test_what_a_codec_cannot_decode_is_named_with_its_syntax(
+    tmp_path: Path, grey: Grey8, syntax: UID
+) -> None:
+    path = _save_compressed(tmp_path / "a.dcm", grey, syntax)
+    _refused(
+        path,
+        rf"cannot be decoded as {re.escape(syntax.name)} \({syntax}\): .+\. If the file is "
+        r"whole, pip install '\.\[dicom\]', or store it uncompressed\.$",
+    )
+
+
+def _save_compressed(path: Path, grey: Grey8, syntax: UID) -> Path:
+    """Write a film that says it is compressed, and holds nothing of the kind."""
+    dataset = dcmread(save_dicom(path, grey))
+    dataset.file_meta.TransferSyntaxUID = syntax
     dataset.PixelData = encapsulate([b"compressed"])
     dataset["PixelData"].is_undefined_length = True
-    dataset.save_as(tmp_path / "a.dcm")
-    _refused(tmp_path / "a.dcm", r"compressed as MPEG2 .*no codec for it is installed")
+    dataset.save_as(path)
+    return path
+
+
+def test_a_compression_that_nobody_knows_is_refused(tmp_path: Path, grey: Grey8) -> None:
+    path = _save_compressed(tmp_path / "a.dcm", grey, MPEG2MPML)
+    _refused(path, r"compressed as MPEG2 .*no codec for it is installed")
 
 
 def test_pixels_that_are_not_finite_are_refused(tmp_path: Path, grey: Grey8) -> None:

@@ -24,6 +24,13 @@ def test_a_failure_keeps_what_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_that_cannot_be_written_is_named_as_the_user_knows_it(tmp_path: Path) -> None:
+    path = tmp_path / f"{'long' * 62}.csv"  # the temporary name is longer than a name may be
+    with pytest.raises(OSError, match="name too long") as caught:
+        save_text(path, "a")
+    assert caught.value.filename == str(path)
+
+
 def test_text_keeps_its_line_ends(tmp_path: Path) -> None:
     save_text(tmp_path / "table.csv", "a\nb\r\n")
     assert (tmp_path / "table.csv").read_bytes() == b"a\nb\r\n"

@@ -367,7 +367,8 @@ def test_an_unreadable_sex_is_refused_in_every_mode(
     csv: Path, mode: str, column: str, written: str, expected: str
 ) -> None:
     csv.write_text(f"id,boneage,{column}\n8,94,{written}\n")
-    message = rf"labels\.csv line 2: {column} is '{written}'; expected {expected}\. Fix it, or pass"
+    more = ", or U or nothing where it is unknown" if mode == "keep" else ""
+    message = rf"labels\.csv line 2: {column} is '{written}'; expected {expected}{more}\. Fix it\.$"
     with pytest.raises(LabelError, match=message):
         read_labels(csv, unknown_sex=mode)  # type: ignore[arg-type]
 
@@ -815,6 +816,14 @@ def test_what_is_known_of_films_is_their_sex_and_their_age_in_years(csv: Path) -
     assert read_known(csv) == {"7": ("F", 7.5), "8": (None, pytest.approx(11.05)), "9": ("M", 1.0)}
     csv.write_text("id,male\n7,True\n8,\n")
     assert read_known(csv) == {"7": ("M", None), "8": (None, None)}
+
+
+def test_what_is_known_of_films_may_lack_some_ages_but_holds_no_wrong_one(csv: Path) -> None:
+    csv.write_text("id,sex,boneage\n7,F,120\n8,M,\n")
+    assert read_known(csv) == {"7": ("F", 10.0), "8": ("M", None)}
+    csv.write_text("id,sex,boneage\n7,F,120\n8,M,young\n")
+    with pytest.raises(LabelError, match="line 3: boneage is 'young'; expected months"):
+        read_known(csv)
 
 
 def test_further_columns_are_text_under_the_id_and_what_lacks_is_left(csv: Path) -> None:

@@ -446,3 +446,24 @@ def test_noise_far_below_a_grey_level_does_not_decide_the_polarity() -> None:
     film = np.full((100, 100), 0.5)
     film[::10, ::10] -= 1e-4
     assert abs(_score(film)) < 0.01
+
+
+def test_a_mark_far_brighter_than_the_film_leaves_it_its_greys(tmp_path: Path) -> None:
+    hand = _hand().astype(np.uint16) * 16
+    marked = hand.copy()
+    marked[2:8, 2:8] = 65535
+    plain, with_mark = (
+        read_radiograph(_save(tmp_path, name, values))
+        for name, values in (("plain.png", hand), ("marked.png", marked))
+    )
+    assert len(np.unique(np.asarray(with_mark.to_image()))) > 64
+    inside = (slice(20, -20), slice(20, -20))
+    one, other = (film.pixels[inside].ravel() for film in (plain, with_mark))
+    assert np.corrcoef(one, other)[0, 1] > 0.99
+    np.testing.assert_array_equal(plain.pixels, _stretched(hand).astype(np.float32))
+
+
+def test_a_damaged_description_is_no_more_than_an_unreadable_film(tmp_path: Path) -> None:
+    path = _save(tmp_path, "film.png", _hand(), exif=b"Exif\0\0II*\0")
+    with pytest.raises(ImageError, match=r"film\.png cannot be read as an image: .+\.$"):
+        read_radiograph(path)

@@ -9,7 +9,14 @@ from tqdm import tqdm
 
 from boneage.agreement import DRAWS
 from boneage.audit import audit
-from boneage.batch import Film, PredictionsFile, describe_films, find_films, predict_films
+from boneage.batch import (
+    Film,
+    PredictionsFile,
+    describe_films,
+    find_films,
+    predict_films,
+    require_own_names,
+)
 from boneage.errors import BoneAgeError, LabelError
 from boneage.files import cut_suffix, name_path, save_text
 from boneage.gallery import LOOKS, Case, describe_looks, make_gallery
@@ -69,7 +76,7 @@ def audit_films(
     drawn = None if regions is None else read_regions(regions)
     paths, _ = find_films([images])
     films = describe_films(paths, None, known)
-    _check_names(films)
+    require_own_names(films)
     predictor = Predictor(model, calibration=calibration, threads=1)
     _answer(predictor, films, out / PREDICTIONS, workers)
     looks = describe_looks(films, workers, predictor.contract.preprocessing.invert)
@@ -96,18 +103,6 @@ def audit_films(
         }
     gallery = make_gallery(predictor, films, table, result["difficult"], result["uncertain"])
     return result, table, gallery
-
-
-def _check_names(films: Sequence[Film]) -> None:
-    seen: dict[str, Path] = {}
-    for film in films:
-        image_id = cut_suffix(film.path.name)
-        if image_id in seen:
-            raise BoneAgeError(
-                f"{seen[image_id]} and {film.path} have the same image_id {image_id!r}; an audit "
-                "needs one film each. Move one of them away."
-            )
-        seen[image_id] = film.path
 
 
 def _read_further(labels: Path, by: Sequence[str]) -> pd.DataFrame:

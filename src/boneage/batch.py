@@ -7,20 +7,21 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 from tqdm import tqdm
 
 from boneage.calibration import Answers, Calibration, fit_calibration, join_answers
+from boneage.config import Told
 from boneage.dicomfile import is_dicom, read_sex
 from boneage.errors import BoneAgeError, ImageError
 from boneage.files import IMAGE_SUFFIXES, cut_suffix, name_path, save_text
 from boneage.overlay import save_overlay
-from boneage.predict import Predictor, choose_sex
-from boneage.prediction import COLUMNS, Prediction, unreadable
-from boneage.radiograph import read_radiograph
+from boneage.predict import Predictor, choose_sex, find_fault
+from boneage.prediction import COLUMNS, Prediction, Status, unreadable
 
 TOLERANCE_YEARS = 2e-4
 """How far an earlier run's first answer may lie from this run's for it to be taken up."""
@@ -28,8 +29,6 @@ TOLERANCE_YEARS = 2e-4
 _DECIMALS = 4
 _PENDING_PER_WORKER = 4
 _ODD_NAMES = "backslashreplace"
-
-Told = Literal["M", "F", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -88,12 +87,16 @@ def find_films(paths: Sequence[Path]) -> tuple[list[Path], int]:
 
 
 def check_heatmaps(heatmaps: Path, paths: Sequence[Path]) -> None:
-    """Refuse a folder for heat maps that lies among the films, and so would be read with them.
+    """Refuse a folder for heat maps whose pictures would be read as films, or take their place.
 
     Raises:
-        BoneAgeError: If it does.
+        BoneAgeError: If it lies in a folder of films, or holds one of the films.
     """
     for path in paths:
+        if not path.is_dir() and heatmaps.resolve() == path.parent.resolve():
+            raise BoneAgeError(
+                f"a heat map in {heatmaps} could take the place of {path}. Pass a folder elsewhere."
+            )
         if path.is_dir() and heatmaps.resolve().is_relative_to(path.resolve()):
             raise BoneAgeError(
                 f"heat maps in {heatmaps} would be read as films of {path} next time. Pass a "
@@ -142,9 +145,27 @@ def describe_films(
             of_table, years = known[image_id]
             told = of_table  # type: ignore[assignment]
         # Films of one name in several folders or formats must not share a picture.
-        name = image_id if count[image_id] == 1 else "-".join(path.relative_to(path.anchor).parts)
+        mark = f"-{sha256(os.fsencode(path)).hexdigest()[:8]}"
+        name = image_id if count[image_id] == 1 else image_id + mark
         films.append(Film(path, told, years, heatmaps and heatmaps / f"{name}.png"))
     return films
+
+
+def require_own_names(films: Iterable[Film]) -> None:
+    """Hold films to one an image id.
+
+    Raises:
+        BoneAgeError: If two share an id.
+    """
+    seen: dict[str, Path] = {}
+    for film in films:
+        image_id = cut_suffix(film.path.name)
+        if image_id in seen:
+            raise BoneAgeError(
+                f"{seen[image_id]} and {film.path} have the same image_id {image_id!r}; expected "
+                "one film each. Move one of them away, or pass a folder that holds one alone."
+            )
+        seen[image_id] = film.path
 
 
 def predict_films(
@@ -175,7 +196,7 @@ def predict_films(
 
 def _answer(predictor: Predictor, film: Film) -> Prediction:
     try:
-        radiograph = read_radiograph(film.path, predictor.contract.preprocessing.invert)
+        radiograph = predictor.read(film.path)
     except ImageError as error:
         answer = unreadable(film.path, error)
     else:
@@ -199,7 +220,7 @@ def calibrate(
         workers: Threads; by default one a core.
 
     Returns:
-        The calibration, and the error message by path of films that could not be read.
+        The calibration, and by path why films were left out that cannot be answered.
 
     Raises:
         BoneAgeError: If the model answers no age, or too few films could be read.
@@ -210,9 +231,12 @@ def calibrate(
 
     def look(film: Film) -> tuple[Answers, Answers] | str:
         try:
-            radiograph = read_radiograph(film.path, predictor.contract.preprocessing.invert)
+            radiograph = predictor.read(film.path)
         except ImageError as error:
             return str(error)
+        fault = find_fault(radiograph)
+        if fault is not None:
+            return f"{film.path}: {fault}"
         sex = choose_sex(radiograph, film.sex)
         return predictor.look(radiograph, sex).answers, predictor.look(radiograph, None).answers
 
@@ -268,7 +292,7 @@ class PredictionsFile:
         self._header = _line(COLUMNS if with_reference else COLUMNS[:-2])
         known = {name_path(film.path): film for film in films}
         rows = self._read() if path.exists() else []
-        kept = [row for row in rows if row["path"] not in known or _is_of(row, known[row["path"]])]
+        kept = [row for row in rows if row["path"] not in known or _holds(row, known[row["path"]])]
         self._check(kept, answer)
         done = {row["path"] for row in kept}
         self.missing = [film for name, film in known.items() if name not in done]
@@ -282,7 +306,12 @@ class PredictionsFile:
             file.write(line)
 
     def _read(self) -> list[dict[str, str]]:
-        """Read the whole rows that hold an answer."""
+        """Read the whole rows."""
+        if not self._path.is_file():
+            raise BoneAgeError(
+                f"{self._path} is no ordinary file, so it cannot be taken up. Pass a file as "
+                "--out, or print with --json."
+            )
         text = self._path.read_text(encoding="utf-8", errors="replace")
         if not (text.startswith(self._header) or self._header.startswith(text)):
             raise BoneAgeError(
@@ -290,7 +319,7 @@ class PredictionsFile:
                 "away, or pass another --out."
             )
         reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-        return [row for row in reader if row["status"] in ("ok", "warn", "reject")]
+        return [row for row in reader if row["status"] in get_args(Status)]
 
     def _check(self, rows: list[dict[str, str]], answer: Callable[[Film], Prediction]) -> None:
         """Answer one film of the earlier run again, if any is still there."""
@@ -314,8 +343,10 @@ class PredictionsFile:
             )
 
 
-def _is_of(row: Mapping[str, str], film: Film) -> bool:
-    """Whether an earlier row was given with the film's sex and reference, and has its picture."""
+def _holds(row: Mapping[str, str], film: Film) -> bool:
+    """Whether an earlier row answers the film with its sex and reference, and has its picture."""
+    if row["status"] == "error":
+        return False
     years = "" if film.reference_years is None else str(round(film.reference_years, _DECIMALS))
     if row.get("reference_years", "") != years:
         return False

@@ -233,8 +233,12 @@ def fit_calibration(
             "more."
         )
     error = told.years - truth
-    bias = {sex: _mean_error(error, told.sex == code) for sex, code in (("M", 1), ("F", -1))}
+    bias = {
+        sex: float(error[_or_all(told.sex == code)].mean()) for sex, code in (("M", 1), ("F", -1))
+    }
     unknown = float((withheld.years - truth).mean())
+    # The interval of a film whose sex is told comes from such films, where there are enough.
+    is_known = _or_all(told.sex != 0)
     in_told = np.select([told.sex > 0, told.sex < 0], [bias["M"], bias["F"]], unknown)
     temperature = 1.0
     if told.probabilities is not None:
@@ -248,7 +252,12 @@ def fit_calibration(
         unknown,
         temperature,
         _fit_sex_warning(told),
-        _fit_spread(_features(told), error - in_told, level, base.known if base else None),
+        _fit_spread(
+            _features(told)[is_known],
+            (error - in_told)[is_known],
+            level,
+            base.known if base else None,
+        ),
         _fit_spread(
             _features(withheld),
             withheld.years - truth - unknown,
@@ -258,9 +267,9 @@ def fit_calibration(
     )
 
 
-def _mean_error(error: Array, rows: npt.NDArray[np.bool_]) -> float:
-    """Mean error of the rows, or of all where there are too few to tell."""
-    return float(error[rows].mean() if rows.sum() >= MIN_FILMS else error.mean())
+def _or_all(rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Give the rows, or all of them where these are too few to tell."""
+    return rows if rows.sum() >= MIN_FILMS else np.ones_like(rows)
 
 
 def _features(raw: Answers) -> Array:

@@ -6,6 +6,7 @@ them, so that `boneage --help` answers at once.
 """
 
 import logging
+import os
 import sys
 import warnings
 from importlib.metadata import version
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         tokens, settings = _take_config(tokens)
         app.config = (Dict(settings, use_commands_as_keys=False, allow_unknown=True),)
         status = app(tokens, exit_on_error=False, print_error=False)
+        sys.stdout.flush()  # here, where a reader that has gone can be told from a fault
     except CycloptsError as error:
         print(f"boneage: {error} See boneage --help.", file=sys.stderr)
         return 2
@@ -62,6 +64,9 @@ def main(argv: list[str] | None = None) -> int:
             f"boneage: {error.name} is not installed; this command needs pip install '.[{extra}]'.",
             file=sys.stderr,
         )
+        return 1
+    except BrokenPipeError:  # whoever read the results has had enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

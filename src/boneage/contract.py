@@ -53,11 +53,6 @@ class Contract:
         return "age_years" in self.outputs
 
     @property
-    def has_stage(self) -> bool:
-        """Whether the model answers a stage of its own."""
-        return "stage_probabilities" in self.outputs
-
-    @property
     def graph_sha256(self) -> str:
         """Fingerprint of the network, by which a calibration knows it."""
         return str(self.provenance.get("graph_sha256", ""))

@@ -78,11 +78,13 @@ class Counts:
     Attributes:
         others: Files in the folders that are no films.
         kept: Films that an earlier run had answered.
+        not_in_table: Films that the table, if there is one, does not name.
         by_status: Films of this run by their status.
     """
 
     others: int
     kept: int = 0
+    not_in_table: int = 0
     by_status: dict[str, int] = field(default_factory=dict)
 
     def add(self, prediction: Prediction) -> None:
@@ -102,6 +104,8 @@ class Counts:
         text = f"{n} film{'s' * (n != 1)}: {', '.join(parts) or 'none left to answer'}"
         if self.kept:
             text += f"; {self.kept} answered before"
+        if self.not_in_table:
+            text += f"; {self.not_in_table} not in the table"
         if self.others:
             text += f"; {self.others} other file{'s' * (self.others != 1)} passed over"
         return f"{text}; in {out}. {NOTE}" if out else f"{text}. {NOTE}"

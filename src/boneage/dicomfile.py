@@ -59,7 +59,7 @@ def read_dicom(path: Path) -> FilmPixels:
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist.") from None
     except Exception as error:  # the reader raises whatever the bytes provoke, and late
-        raise ImageError(f"{path} cannot be read as DICOM: {_first_line(error)}") from None
+        raise ImageError(f"{path} cannot be read as DICOM: {_in_one_line(error)}") from None
 
 
 def read_sex(path: Path) -> Literal["M", "F"] | None:
@@ -98,7 +98,16 @@ def _read(path: Path) -> FilmPixels:
     if frames > 1:
         raise ImageError(f"{path} holds {frames} frames; expected one film.")
     _require_codec(path, dataset)
-    grey, bits = _decode(dataset)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        grey, bits = _decode(dataset)
+    except Exception as error:  # the decoders raise whatever the bytes provoke
+        if not syntax.is_compressed:
+            raise
+        raise ImageError(
+            f"{path} cannot be decoded as {syntax.name} ({syntax}): {_in_one_line(error)} "
+            f"If the file is whole, {_remedy(syntax)}."
+        ) from None
     return FilmPixels(
         grey,
         bits,
@@ -120,14 +129,26 @@ def _require_codec(path: Path, dataset: Any) -> None:
     if not is_there:
         raise ImageError(
             f"{path} is compressed as {syntax.name} ({syntax}), and no codec for it is installed; "
-            "pip install '.[dicom]', or store it uncompressed."
+            f"{_remedy(syntax)}."
         )
+
+
+def _remedy(syntax: Any) -> str:
+    from pydicom.pixels.decoders.gdcm import DECODER_DEPENDENCIES
+
+    if syntax in DECODER_DEPENDENCIES:
+        return "pip install '.[dicom]', or store it uncompressed"
+    return "store it uncompressed"
 
 
 def _decode(dataset: Any) -> tuple[npt.NDArray[np.float64], int]:
     from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
     pixels = pixel_array(dataset)
+    for table in dataset.get("VOILUTSequence") or ():
+        # The reader counts the entries of an 8-bit table in 8 bits: deeper pixels wrap around.
+        entries, first, _ = table.LUTDescriptor
+        table.LUTDescriptor = [entries, first, 16]
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, dataset)
         scale = 255.0 if pixels.dtype.itemsize == 1 else 65535.0
@@ -138,9 +159,13 @@ def _decode(dataset: Any) -> tuple[npt.NDArray[np.float64], int]:
     if not np.isfinite(grey).all():
         raise ValueError("it holds pixels that are not finite numbers")
     # A window over all 256 values changes nothing but last bits.
-    is_plain = bool(np.allclose(grey, pixels, rtol=0.0, atol=1e-6))
-    return grey, 8 if is_plain and pixels.dtype == np.uint8 and dataset.BitsStored == 8 else 16
+    is_plain = (
+        pixels.dtype == np.uint8
+        and dataset.BitsStored == 8
+        and np.allclose(grey, pixels, rtol=0.0, atol=1e-6)
+    )
+    return grey, 8 if is_plain else 16
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".") + "."
+def _in_one_line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".") + "."

@@ -165,7 +165,7 @@ def make_gallery(
 
 
 def _show(predictor: Predictor, film: Film, facts: Mapping[str, Any]) -> Shown:
-    radiograph = read_radiograph(film.path, predictor.contract.preprocessing.invert)
+    radiograph = predictor.read(film.path)
     image = radiograph.to_image()
     image = image.resize((max(1, round(image.width * _HEIGHT / image.height)), _HEIGHT))
     age_map = predictor.answer(radiograph, film.sex).age_map

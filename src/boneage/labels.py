@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,13 +52,14 @@ def read_labels(
     Args:
         path: CSV with a header line.
         unknown_sex: What to do with a row whose sex is empty, U or O.
-        require_age: Whether a table without a bone-age column is an error.
+        require_age: Whether a table without a bone-age column, or a row without an age, is an
+            error.
         group_column: Further column to keep, as `group`.
 
     Returns:
         One row an image, sorted by id: `image_id` (str, the file's stem), `sex` ("M", "F" or
-        None), `sex_int` (1 male, 0 female), and, where the table has ages, `months`,
-        `age_years` (months / 12) and `stage` (0, 1, 2).
+        None), `sex_int` (1 male, 0 female), where the table has ages `months` and `age_years`
+        (months / 12), and where each row must have one `stage` (0, 1, 2).
 
     Raises:
         LabelError: Naming the line and the value, if a column is missing or doubled, an id
@@ -69,9 +71,10 @@ def read_labels(
         raise LabelError(f"{path} has a header but no rows; expected one row an image.")
     table = pd.DataFrame({"image_id": _read_ids(path, raw[columns["image_id"]])})
     if "months" in columns:
-        table["months"] = _read_months(path, raw[columns["months"]])
+        table["months"] = _read_months(path, raw[columns["months"]], require_age)
         table["age_years"] = table["months"] / 12.0
-        table["stage"] = stage_from_years(table["age_years"])
+        if require_age:
+            table["stage"] = stage_from_years(table["age_years"])
     table["sex"] = _read_sex(path, raw, columns, unknown_sex)
     table["sex_int"] = table["sex"].map({"M": 1, "F": 0}).astype("Int64")
     if group_column is not None:
@@ -97,7 +100,7 @@ def read_known(path: Path) -> dict[str, tuple[str | None, float | None]]:
     labels = read_labels(path, unknown_sex="keep", require_age=False)
     ages = labels["age_years"] if "age_years" in labels else [None] * len(labels)
     return {
-        image_id: (sex, None if years is None else float(years))
+        image_id: (sex, None if years is None or math.isnan(years) else float(years))
         for image_id, sex, years in zip(labels["image_id"], labels["sex"], ages, strict=True)
     }
 
@@ -186,9 +189,12 @@ def _read_ids(path: Path, values: pd.Series) -> pd.Series:
     return ids
 
 
-def _read_months(path: Path, values: pd.Series) -> pd.Series:
-    months = pd.to_numeric(values.str.strip(), errors="coerce").astype(float)
-    for line in months.index[~months.between(0, MONTHS_MAX, inclusive="right")]:
+def _read_months(path: Path, values: pd.Series, require_age: bool) -> pd.Series:
+    text = values.str.strip()
+    months = pd.to_numeric(text, errors="coerce").astype(float)
+    is_missing = (text == "") & (not require_age)
+    is_age = months.between(0, MONTHS_MAX, inclusive="right")
+    for line in months.index[~(is_age | is_missing)]:
         raise LabelError(
             f"{path} line {line}: {values.name} is {values[line]!r}; expected months, a number "
             f"above 0 and at most {MONTHS_MAX}. Fix or remove the row."
@@ -209,9 +215,13 @@ def _read_sex(
         unread = sex.isna() & (unknown_sex == "error" or ~text.isin(list(_UNKNOWN_SEX)))
         for line in sex.index[unread]:
             expected = "M or F" if ours == "sex" else "True or False, 1 or 0"
+            is_unknown = text[line] in _UNKNOWN_SEX
+            remedy = "Fix it, or pass --drop-unknown-sex" if is_unknown else "Fix it"
+            if unknown_sex == "keep":
+                expected += ", or U or nothing where it is unknown"
             raise LabelError(
                 f"{path} line {line}: {name} is {raw.at[line, name]!r}; expected {expected}. "
-                "Fix it, or pass --drop-unknown-sex."
+                f"{remedy}."
             )
         answers.append(sex)
     if len(answers) == 2:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from boneage.calibration import Answers, load_calibration
+from boneage.config import Told
 from boneage.contract import SEX_CODE, read_contract
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
 from boneage.files import cut_suffix
@@ -98,9 +99,15 @@ class Predictor:
                     "calibrate` with this one."
                 )
 
-    def predict(
-        self, path: Path | str, sex: Literal["M", "F", "unknown"] | None = None
-    ) -> Prediction:
+    def read(self, path: Path | str) -> Radiograph:
+        """Read a film as the model was trained to see it.
+
+        Raises:
+            ImageError: If it cannot be read.
+        """
+        return read_radiograph(Path(path), self.contract.preprocessing.invert)
+
+    def predict(self, path: Path | str, sex: Told | None = None) -> Prediction:
         """Estimate bone age and stage from one film.
 
         Args:
@@ -111,11 +118,9 @@ class Predictor:
             BoneAgeError: If the film cannot be read or the sex is none of those.
         """
         check_sex(sex)
-        return self.answer(read_radiograph(Path(path), self.contract.preprocessing.invert), sex)
+        return self.answer(self.read(path), sex)
 
-    def answer(
-        self, radiograph: Radiograph, sex: Literal["M", "F", "unknown"] | None = None
-    ) -> Prediction:
+    def answer(self, radiograph: Radiograph, sex: Told | None = None) -> Prediction:
         """Estimate bone age and stage from a film that was read already, as `predict` does.
 
         Raises:
@@ -124,12 +129,9 @@ class Predictor:
         check_sex(sex)
         told = choose_sex(radiograph, sex)
         found = Prediction(cut_suffix(radiograph.path.name), radiograph.path, told)
-        height, width = radiograph.pixels.shape
-        if min(height, width) < SMALLEST_SIDE:
-            reason = (
-                f"the film has {height}×{width} pixels; expected {SMALLEST_SIDE} or more a side"
-            )
-            return replace(found, status="reject", reasons=(reason,))
+        fault = find_fault(radiograph)
+        if fault is not None:
+            return replace(found, status="reject", reasons=(fault,))
         look = self.look(radiograph, told)
         raw = look.answers
         if not all(a is None or np.isfinite(a).all() for a in (raw.years, raw.probabilities)):
@@ -280,7 +282,15 @@ def load(model: Path | str | None = None, *, calibration: Path | str | None = No
     return Predictor(model, calibration=calibration)
 
 
-def choose_sex(radiograph: Radiograph, sex: Literal["M", "F", "unknown"] | None) -> Sex | None:
+def find_fault(radiograph: Radiograph) -> str | None:
+    """Say why a film is rejected unanswered; None if it is not."""
+    height, width = radiograph.pixels.shape
+    if min(height, width) >= SMALLEST_SIDE:
+        return None
+    return f"the film has {height}×{width} pixels; expected {SMALLEST_SIDE} or more a side"
+
+
+def choose_sex(radiograph: Radiograph, sex: Told | None) -> Sex | None:
     """Give the sex to tell the network: the one given, else the file's own; None for unknown."""
     return radiograph.sex if sex is None else None if sex == "unknown" else sex
 

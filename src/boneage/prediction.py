@@ -63,11 +63,6 @@ class Prediction:
     reference_stage: str | None = None
     age_map: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
-    @property
-    def has_reference(self) -> bool:
-        """Whether the reference age is known."""
-        return self.reference_years is not None
-
     def with_reference(self, years: float) -> "Prediction":
         """Add the reference age, in years."""
         stage = STAGES[int(stage_from_years(years))]

@@ -205,9 +205,10 @@ def _preprocess_file(job: tuple[Path, Path, Films]) -> str:
         return str(error)
     text = PngImagePlugin.PngInfo()
     text.add_text(_PNG_KEY, stamp)
-    reduce = resize if films.sampled_size is None else sample
+    size = films.processed_size
+    reducing = Preprocessing(size, size, films.invert, films.sampled_size)
     with replacing(target) as part:
-        image = reduce(radiograph.to_image(), films.processed_size)
+        image = reducing.reduce(radiograph.to_image())
         image.save(part, format="PNG", pnginfo=text)
     return "inverted" if radiograph.was_inverted else "written"
 

@@ -18,6 +18,9 @@ INVERTED_BELOW = -0.15
 Source: measured on 11,111 RSNA training films at 100 px, docs/experiments.md, "Polarity".
 """
 
+FEWEST_GREYS = 1 / 8
+"""Least share of its range that 98% of a deep film's pixels may take up: 32 levels of 8 bits."""
+
 _TIFF_PHOTOMETRIC = 262
 _SCORE_SIZE = 100
 _SCORE_WINDOW = 21
@@ -31,7 +34,8 @@ class Radiograph:
     Attributes:
         pixels: float32 (H, W) in [0, 1]. 8-bit files keep their scale (value / 255); deeper
             ones are stretched from their own minimum to their own maximum, since files with
-            10, 12 and 16 used bits look alike.
+            10, 12 and 16 used bits look alike, or, where a few values lie far off from all
+            others, between percentiles 1 and 99.
         path: The file it came from.
         bits: Bits a grey value in the file: 8 (or fewer), 16 or 32.
         was_inverted: Whether the film was turned because it had dark bones, or on demand; a
@@ -76,13 +80,16 @@ def read_radiograph(path: Path, invert: Invert = "auto") -> Radiograph:
         raise ImageError(
             f"{path} is not an image; expected PNG, JPEG, TIFF, BMP or DICOM."
         ) from None
-    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path} cannot be read as an image: {error}.") from None
+    except Exception as error:  # the reader raises whatever the bytes provoke
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise ImageError(f"{path} cannot be read as an image: {reason}.") from None
     grey, bits, declared_inverted, sex = decoded
     low, high = float(grey.min()), float(grey.max())
     if not low < high:
         raise ImageError(f"{path} has one grey value ({low:g}) in all pixels; it shows no hand.")
-    scaled = grey / 255.0 if bits == 8 else (grey - low) / (high - low)
+    if bits > 8:
+        low, high = _leave_outliers(grey, low, high)
+    scaled = grey / 255.0 if bits == 8 else ((grey - low) / (high - low)).clip(0.0, 1.0)
     pixels = (1.0 - scaled if declared_inverted else scaled).astype(np.float32)
     is_inverted = invert == "always" or (
         invert == "auto" and polarity_score(pixels) < INVERTED_BELOW
@@ -90,6 +97,13 @@ def read_radiograph(path: Path, invert: Invert = "auto") -> Radiograph:
     if is_inverted:
         pixels = 1.0 - pixels
     return Radiograph(pixels, path, bits, was_inverted=is_inverted, sex=sex)
+
+
+def _leave_outliers(grey: npt.NDArray[np.float64], low: float, high: float) -> tuple[float, float]:
+    """Narrow a range that a burned-in mark or padding has blown up, so that the hand has grey."""
+    inner_low, inner_high = (float(value) for value in np.percentile(grey, (1.0, 99.0)))
+    is_blown_up = 0.0 < inner_high - inner_low < FEWEST_GREYS * (high - low)
+    return (inner_low, inner_high) if is_blown_up else (low, high)
 
 
 def _read_image(path: Path) -> FilmPixels:

@@ -21,7 +21,6 @@ from boneage.errors import BoneAgeError, ImageError, LabelError
 from boneage.files import cut_suffix
 from boneage.labels import read_csv
 from boneage.predict import Predictor
-from boneage.radiograph import read_radiograph
 from boneage.tables import name_age_band
 
 Array = npt.NDArray[np.float32]
@@ -263,7 +262,7 @@ def measure_films(
     def measure(film: Film) -> list[dict[str, Any]]:
         drawn = [r for r in regions[cut_suffix(film.path.name)] if r.share.any()]
         try:
-            radiograph = read_radiograph(film.path, predictor.contract.preprocessing.invert)
+            radiograph = predictor.read(film.path)
         except ImageError:
             return []
         found = predictor.answer(radiograph, film.sex)

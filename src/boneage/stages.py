@@ -15,6 +15,9 @@ ADOLESCENT_FROM_YEARS = 12.0
 ADULT_ABOVE_YEARS = 18.0
 """Last age, in years, that counts as Adolescent; anything above is Adult."""
 
+CLEAR_OF_LIMIT_YEARS = 0.05
+"""A little over half a month: an age so far from a limit is on its side in whole months too."""
+
 
 def stage_from_years(years: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Give the stage code of each age.
@@ -41,7 +44,9 @@ def stage_from_years(years: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
 
 def nearest_of_stage(years: npt.ArrayLike, stages: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Give the age of a stage that is nearest to each age, a thousandth of a year inside it.
+    """Give the age of a stage that is nearest to each age.
+
+    Below 12 and above 18 years it keeps off the limit by `CLEAR_OF_LIMIT_YEARS`.
 
     Args:
         years: Ages in years, (n,).
@@ -49,10 +54,9 @@ def nearest_of_stage(years: npt.ArrayLike, stages: npt.ArrayLike) -> npt.NDArray
 
     Example:
         >>> nearest_of_stage([11.9, 12.5, 12.5], [1, 1, 0]).tolist()
-        [12.0, 12.5, 11.999]
+        [12.0, 12.5, 11.95]
     """
-    hair = 1e-3  # so that neither rounding nor a change of unit takes it to the other side
-    lowest = np.array([-np.inf, ADOLESCENT_FROM_YEARS, ADULT_ABOVE_YEARS + hair])
-    highest = np.array([ADOLESCENT_FROM_YEARS - hair, ADULT_ABOVE_YEARS, np.inf])
+    lowest = np.array([-np.inf, ADOLESCENT_FROM_YEARS, ADULT_ABOVE_YEARS + CLEAR_OF_LIMIT_YEARS])
+    highest = np.array([ADOLESCENT_FROM_YEARS - CLEAR_OF_LIMIT_YEARS, ADULT_ABOVE_YEARS, np.inf])
     codes = np.asarray(stages)
     return np.clip(np.asarray(years, dtype=np.float64), lowest[codes], highest[codes])

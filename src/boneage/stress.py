@@ -24,7 +24,7 @@ from boneage.batch import Film
 from boneage.errors import BoneAgeError, ImageError
 from boneage.files import name_path, save_text
 from boneage.predict import Predictor
-from boneage.radiograph import INVERTED_BELOW, Radiograph, polarity_score, read_radiograph
+from boneage.radiograph import INVERTED_BELOW, Radiograph, polarity_score
 
 Change = Callable[[Image.Image], Image.Image]
 
@@ -207,7 +207,7 @@ def stress_films(
 
     def answer(film: Film) -> list[dict[str, object]]:
         try:
-            clean = read_radiograph(film.path, predictor.contract.preprocessing.invert)
+            clean = predictor.read(film.path)
         except ImageError:
             return []
         return [_answer(predictor, film, clean, stress) | {"model": model} for stress in plan]

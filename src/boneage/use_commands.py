@@ -2,11 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from boneage.config import Told
 from boneage.errors import BoneAgeError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def audit(
 
 def predict(
     *path: Path,
-    sex: Literal["M", "F", "unknown"] | None = None,
+    sex: Told | None = None,
     table: Path | None = None,
     out: Path | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -105,6 +106,7 @@ def predict(
         predict_films,
     )
     from boneage.describe import Counts, describe_prediction
+    from boneage.files import cut_suffix
     from boneage.predict import Predictor
 
     if heatmap is not None:
@@ -121,6 +123,8 @@ def predict(
         raise BoneAgeError(f"{model} gives no map of the age. Leave --heatmap out.")
     with_reference = any(film.reference_years is not None for film in films)
     counts = Counts(others)
+    if known:
+        counts.not_in_table = sum(cut_suffix(path.name) not in known for path in paths)
     file = None
     if out is not None:
         file = PredictionsFile(
@@ -164,11 +168,13 @@ def calibrate(
         workers: Threads; by default one a core.
     """
     from boneage.batch import calibrate as fit
-    from boneage.batch import describe_films, find_films
+    from boneage.batch import describe_films, find_films, require_own_names
     from boneage.describe import describe_calibration
     from boneage.labels import read_known
     from boneage.predict import Predictor
 
+    if out.resolve() == table.resolve():
+        raise BoneAgeError(f"--out is {out}, the table itself. Pass another file.")
     known = read_known(table)
     folder = images or table.parent
     if not folder.is_dir():
@@ -181,12 +187,16 @@ def calibrate(
             f"none of the {len(found)} films in {folder} has an age in {table}. Pass the folder "
             "of its films with --images."
         )
+    require_own_names(films)
     predictor = Predictor(model, threads=1)
     calibration, broken = fit(predictor, films, workers)
     calibration.save(out)
     print(describe_calibration(calibration, predictor.calibration))
     for message in broken.values():
         print(f"left out: {message}")
+    without = sum(years is not None for _, years in known.values()) - len(films)
+    if without:
+        print(f"left out: {without} labelled id{'s' * (without != 1)} without a film in {folder}")
     print(f"use it with: boneage predict --calibration {out}")
 
 
