@@ -4,16 +4,19 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import replace
+import tomllib
+from dataclasses import fields, replace
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from conftest import save_dicom
 from PIL import Image
 
 import boneage
+from boneage.batch import Film, predict_films
 from boneage.config import Paths, Recipe, Runtime
 from boneage.contract import OUTPUTS
 from boneage.errors import ConfigError
@@ -22,7 +25,8 @@ from boneage.phantom import write_cohort
 from boneage.predict import WEIGHTS, Predictor
 from boneage.run import take_over, train_model
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 RESULTS = json.loads((DOCS / "results" / "boneage.json").read_text(encoding="utf-8"))
 
 
@@ -75,6 +79,13 @@ def test_every_published_measurement_is_of_this_file(predictor: Predictor, name:
     assert measured["graph_sha256"] == predictor.contract.graph_sha256
 
 
+def test_the_recipe_in_the_repository_is_that_of_this_file(predictor: Predictor) -> None:
+    settings = tomllib.loads((ROOT / "configs" / "boneage.toml").read_text(encoding="utf-8"))
+    trained_with = Recipe(**{**predictor.contract.recipe, "init": "auto"})
+    for_paths = {field.name for field in fields(Paths)}
+    assert trained_with == Recipe(**{k: v for k, v in settings.items() if k not in for_paths})
+
+
 def test_no_film_of_the_published_figures_is_named() -> None:
     assert "image_id" not in json.dumps(RESULTS)
 
@@ -102,13 +113,34 @@ def test_a_full_size_film_and_its_reduction_are_answered_alike(
     assert abs(whole - small) < 0.5  # type: ignore[operator]
 
 
+def test_a_film_alone_on_all_cores_and_among_others_on_one_has_one_answer(full_size: Path) -> None:
+    alone = Predictor().predict(full_size, "F")
+    films = [Film(full_size, sex) for sex in ("M", "F", "unknown")]
+    _, among, _ = predict_films(Predictor(threads=1), films, 2)
+    assert among.predicted_years == pytest.approx(alone.predicted_years, abs=1e-4)
+    assert among.predicted_low_years == pytest.approx(alone.predicted_low_years, abs=1e-4)
+    assert among.p_child == pytest.approx(alone.p_child, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def largest(full_size: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That film as large as RSNA's largest, in DICOM with 12 bits and a window."""
+    grey = np.asarray(Image.open(full_size).resize((2460, 2970))).astype(np.uint16) * 16
+    tags = {"BitsStored": 12, "HighBit": 11, "WindowCenter": 2048, "WindowWidth": 4096}
+    return save_dicom(tmp_path_factory.mktemp("largest") / "film.dcm", grey, **tags)
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux's memory figures")
-def test_one_full_size_film_is_answered_at_once_and_in_little_memory(full_size: Path) -> None:
+@pytest.mark.parametrize("name", ["full_size", "largest"])
+def test_one_full_size_film_is_answered_at_once_and_in_little_memory(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    film = request.getfixturevalue(name)
     code = (
         "import sys; from pathlib import Path; "
         "sys.modules['torch'] = sys.modules['pandas'] = None; "
         "from boneage.cli import main; "
-        f"status = main(['predict', {str(full_size)!r}, '--sex', 'F']); "
+        f"status = main(['predict', {str(film)!r}, '--sex', 'F']); "
         "print(Path('/proc/self/status').read_text()); sys.exit(status)"
     )
     seconds = []

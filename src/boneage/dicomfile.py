@@ -18,13 +18,13 @@ class FilmPixels(NamedTuple):
     """What a file holds, before its scale is brought to [0, 1].
 
     Attributes:
-        grey: float64 (H, W), after modality and VOI LUT.
+        grey: Numbers of any type (H, W), after modality and VOI LUT.
         bits: 8 if the values are 0 to 255 as they stand, 16 if their range is unknown.
         is_inverted: Whether low values are bright (MONOCHROME1).
         sex: PatientSex where it is M or F, else None.
     """
 
-    grey: npt.NDArray[np.float64]
+    grey: npt.NDArray[Any]
     bits: int
     is_inverted: bool
     sex: Literal["M", "F"] | None
@@ -141,7 +141,7 @@ def _remedy(syntax: Any) -> str:
     return "store it uncompressed"
 
 
-def _decode(dataset: Any) -> tuple[npt.NDArray[np.float64], int]:
+def _decode(dataset: Any) -> tuple[npt.NDArray[Any], int]:
     from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
     pixels = pixel_array(dataset)
@@ -155,16 +155,17 @@ def _decode(dataset: Any) -> tuple[npt.NDArray[np.float64], int]:
         return pixels[..., :3].astype(np.float64) * (255.0 / scale) @ np.array(LUMA), 8
     if pixels.ndim == 3:
         return pixels.astype(np.float64) @ np.array(LUMA), 8 if dataset.BitsStored <= 8 else 16
-    grey = np.asarray(apply_voi_lut(apply_modality_lut(pixels, dataset), dataset), dtype=np.float64)
-    if not np.isfinite(grey).all():
+    # Each value there is is shown once, and the pixels looked up: a film has millions of them.
+    lowest = int(pixels.min())
+    values = np.arange(lowest, int(pixels.max()) + 1).astype(pixels.dtype)
+    shown = np.asarray(apply_voi_lut(apply_modality_lut(values, dataset), dataset), np.float64)
+    if not np.isfinite(shown).all():
         raise ValueError("it holds pixels that are not finite numbers")
     # A window over all 256 values changes nothing but last bits.
-    is_plain = (
-        pixels.dtype == np.uint8
-        and dataset.BitsStored == 8
-        and np.allclose(grey, pixels, rtol=0.0, atol=1e-6)
-    )
-    return grey, 8 if is_plain else 16
+    is_plain = dataset.BitsStored == 8 and np.allclose(shown, values, rtol=0.0, atol=1e-6)
+    if is_plain and pixels.dtype == np.uint8:
+        return pixels, 8
+    return shown.astype(np.float32)[pixels.astype(np.int32) - lowest], 16
 
 
 def _in_one_line(error: Exception) -> str:

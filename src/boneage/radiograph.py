@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,8 @@ class Radiograph:
 
     def to_image(self) -> Image.Image:
         """Give the film as an 8-bit grey image, exact for a film of 8 bits."""
-        return Image.fromarray(np.rint(self.pixels * 255.0).astype(np.uint8))
+        values = self.pixels * np.float32(255.0)
+        return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
 
 
 def read_radiograph(path: Path, invert: Invert = "auto") -> Radiograph:
@@ -89,8 +90,16 @@ def read_radiograph(path: Path, invert: Invert = "auto") -> Radiograph:
         raise ImageError(f"{path} has one grey value ({low:g}) in all pixels; it shows no hand.")
     if bits > 8:
         low, high = _leave_outliers(grey, low, high)
-    scaled = grey / 255.0 if bits == 8 else ((grey - low) / (high - low)).clip(0.0, 1.0)
-    pixels = (1.0 - scaled if declared_inverted else scaled).astype(np.float32)
+    if bits == 8:
+        low, high = 0.0, 255.0
+    # In place, and in float32 where that holds every value: a film has millions of pixels.
+    scaled = grey.astype(np.result_type(grey, np.float32))
+    scaled -= low
+    scaled /= high - low
+    np.clip(scaled, 0.0, 1.0, out=scaled)
+    if declared_inverted:
+        np.subtract(1.0, scaled, out=scaled)
+    pixels = scaled.astype(np.float32, copy=False)
     is_inverted = invert == "always" or (
         invert == "auto" and polarity_score(pixels) < INVERTED_BELOW
     )
@@ -99,7 +108,7 @@ def read_radiograph(path: Path, invert: Invert = "auto") -> Radiograph:
     return Radiograph(pixels, path, bits, was_inverted=is_inverted, sex=sex)
 
 
-def _leave_outliers(grey: npt.NDArray[np.float64], low: float, high: float) -> tuple[float, float]:
+def _leave_outliers(grey: npt.NDArray[Any], low: float, high: float) -> tuple[float, float]:
     """Narrow a range that a burned-in mark or padding has blown up, so that the hand has grey."""
     inner_low, inner_high = (float(value) for value in np.percentile(grey, (1.0, 99.0)))
     is_blown_up = 0.0 < inner_high - inner_low < FEWEST_GREYS * (high - low)
@@ -124,17 +133,17 @@ def _declares_inverted(image: Image.Image) -> bool:
     return image.mode not in ("1", "L") and tags.get(_TIFF_PHOTOMETRIC) == 0
 
 
-def _to_grey(image: Image.Image) -> tuple[npt.NDArray[np.float64], int]:
+def _to_grey(image: Image.Image) -> tuple[npt.NDArray[Any], int]:
     """Reduce any Pillow mode to one channel; returns its values and the bits a pixel."""
     if image.mode == "F" or image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.float64)
+        grey = np.asarray(image)
         if not np.isfinite(grey).all():
             raise ValueError("it holds pixels that are not finite numbers")
         return grey, 16 if image.mode.startswith("I;16") else 32
     if image.has_transparency_data:
         film = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", film.size, "black"), film)
-    return np.asarray(image.convert("L")).astype(np.float64), 8
+    return np.asarray(image.convert("L")), 8
 
 
 def polarity_score(pixels: npt.NDArray[np.float32]) -> float:
