@@ -293,7 +293,8 @@ are turned before they are enlarged because of what the audit of the first had s
 that tells the sex weighs more because the second had fallen short there without the sex;
 [experiments](experiments.md#the-weights-in-the-package) has all three sets of figures.
 Validation was halved: one half to choose on, the other ({n_calibrated} films) to calibrate bias,
-intervals and probabilities; the weights are those of the last epoch, so no film chose them. The same films under
+intervals and probabilities. The weights are those of the last epoch; how many epochs there are was set by
+the curve of all validation films of an earlier network. The same films under
 {n_changes} changes, group by group, and where the model looks: the [audit](audit_boneage.html).
 
 {headline}
@@ -367,11 +368,17 @@ lie {sets_apart} months apart on average (single samples {singles_apart}); full-
 
 ## Retrain
 
-`python benchmarks/build_weights.py FOLDER --init FILE` trains anew, calibrates and gives every figure
-here; the recipe is [configs/boneage.toml](../configs/boneage.toml). At full size: `boneage download`,
-then `boneage train --config` a copy of that recipe with `sampled_size` and `image_size` set to what your
-machine bears (500 px and more is where published systems reach 4 to 6 months) and without `split_sha256`,
-then `boneage export` and `boneage calibrate`.
+At full size: `boneage download`, then train with a copy of [configs/boneage.toml](../configs/boneage.toml)
+without `sampled_size` and `split_sha256`, `image_size` set to what your machine bears (500 px and more is
+where published systems reach 4 to 6 months):
+
+```bash
+boneage preprocess --config mine.toml --data data/rsna --processed data/mine
+boneage train      --config mine.toml --data data/rsna --processed data/mine --init imagenet --output mine
+```
+
+and go on as in [from a run to a calibrated model](predict.md#from-a-run-to-a-calibrated-model).
+[CONTRIBUTING](../CONTRIBUTING.md) tells how the weights in the package are replaced.
 """
 
 

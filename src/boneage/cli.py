@@ -1,4 +1,4 @@
-"""argv -> workflow -> printed result and exit status. The only room that prints.
+"""argv -> workflow -> printed result and exit status. Only this room and its verbs print.
 
 Exit status: 0 done, 1 a `BoneAgeError` in one line, 2 wrong usage, 130 interrupted. Results go
 to stdout, progress and messages to stderr. Heavy imports happen inside the command that needs

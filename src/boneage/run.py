@@ -267,7 +267,9 @@ def take_over(recipe: Recipe) -> Recipe:
             )
     taken = {name: getattr(packaged, name) for name in TAKEN_OVER}
     logger.info(
-        "init %s: %s", PACKAGED, ", ".join(f"{name} {value}" for name, value in taken.items())
+        "init %s: %s. It has learned RSNA's films: test figures on those would flatter.",
+        PACKAGED,
+        ", ".join(f"{name} {value}" for name, value in taken.items()),
     )
     return replace(recipe, **taken)
 
