@@ -178,3 +178,20 @@ def test_another_network_cannot_start_from_the_package_s_weights() -> None:
     assert take_over(Recipe(init="boneage")).backbone == "timm:tf_efficientnet_lite0"
     with pytest.raises(ConfigError, match="backbone is resnet50, but init boneage has timm:"):
         take_over(replace(Recipe(init="boneage"), backbone="resnet50"))
+
+
+def test_the_published_figures_are_worth_a_place_in_the_package() -> None:
+    test, withheld = RESULTS["test"], RESULTS["test_unknown_sex"]
+    age, by_sex = test["regression"], test["gender_bias"]["regression"]
+    assert age["mae_months"] < 8.5
+    assert withheld["regression"]["mae_months"] - age["mae_months"] < 2.0
+    assert min(test["approaches"][f"{way}_accuracy"] for way in ("direct", "threshold")) > 0.9
+    assert all(abs(by_sex[sex]["signed_error_months"]) < 1.5 for sex in ("male", "female"))
+    assert abs(by_sex["male"]["mae_months"] - by_sex["female"]["mae_months"]) < 1.5
+    widths = test["intervals"]
+    low, high = widths["coverage_ci"]
+    assert low < 0.92
+    assert high > 0.88
+    groups = [*widths["by_sex_and_stage"], *widths["by_width"]]
+    assert all(group["coverage"] > 0.85 for group in groups if group["n"] >= 50)
+    assert widths["widest_tenth_months"] > 1.3 * widths["narrowest_tenth_months"]
