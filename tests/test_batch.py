@@ -237,7 +237,7 @@ def test_a_heat_map_is_drawn_of_each_film_that_has_an_answer(
         f"{path.stem}.png" for path in paths[:2]
     ]
     with Image.open(tmp_path / "maps" / f"{paths[0].stem}.png") as picture:
-        assert picture.size == Image.open(paths[0]).size
+        assert picture.width == 256
 
 
 def test_a_row_has_plain_numbers_of_four_decimals() -> None:

@@ -11,6 +11,9 @@ from boneage.files import replacing
 LARGEST_SIDE = 1024
 """Longest side of an overlay, in pixels; larger films are reduced."""
 
+NARROWEST = 256
+"""Least width of an overlay, in pixels, which the note needs; narrower films are enlarged."""
+
 OPACITY = 0.6
 NOTE = "Research use only, not a medical device"
 
@@ -43,13 +46,13 @@ def colour_film(film: Image.Image, age_map: Map) -> Image.Image:
 
 
 def draw_overlay(film: Image.Image, age_map: Map) -> Image.Image:
-    """Colour a film as `colour_film` does, reduced to `LARGEST_SIDE`, and say what is seen."""
-    scale = min(1.0, LARGEST_SIDE / max(film.size))
+    """Colour a film as `colour_film` does, at a size to look at, and say what is seen."""
+    scale = max(NARROWEST / film.width, min(1.0, LARGEST_SIDE / max(film.size)))
     size = (max(1, round(film.width * scale)), max(1, round(film.height * scale)))
     image = colour_film(film.resize(size, Image.Resampling.BILINEAR), age_map)
     rows, columns = age_map.shape
-    text = f"evidence for a higher age, {rows} by {columns} cells. {NOTE}."
-    ImageDraw.Draw(image).text((4, size[1] - 16), text, fill="white", stroke_width=1,
+    text = f"evidence for a higher age, {rows} by {columns} cells\n{NOTE}"
+    ImageDraw.Draw(image).text((4, size[1] - 32), text, fill="white", stroke_width=1,
                                stroke_fill="black")  # fmt: skip
     return image
 
