@@ -65,6 +65,7 @@ WINDOW = {"WindowCenter": 3040.5, "WindowWidth": 4081}
         pytest.param(257, 0, np.uint16, {}, id="16 bits"),
         pytest.param(16, 0, np.uint16, {"BitsStored": 12, "HighBit": 11}, id="12 bits"),
         pytest.param(16, -2000, np.int16, {}, id="signed"),
+        pytest.param(10_000_000, 9, np.uint32, {}, id="32 bits"),
         pytest.param(16, 1000, np.uint16, WINDOW, id="window"),
         pytest.param(
             8, 100, np.uint16, {"RescaleSlope": 2, "RescaleIntercept": -9}, id="modality LUT"

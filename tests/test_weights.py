@@ -127,7 +127,12 @@ def test_a_film_alone_on_all_cores_and_among_others_on_one_has_one_answer(full_s
 def largest(full_size: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That film as large as RSNA's largest, in DICOM with 12 bits and a window."""
     grey = np.asarray(Image.open(full_size).resize((2460, 2970))).astype(np.uint16) * 16
-    tags: dict[str, Any] = {"BitsStored": 12, "HighBit": 11, "WindowCenter": 2048, "WindowWidth": 4096}
+    tags: dict[str, Any] = {
+        "BitsStored": 12,
+        "HighBit": 11,
+        "WindowCenter": 2048,
+        "WindowWidth": 4096,
+    }
     return save_dicom(tmp_path_factory.mktemp("largest") / "film.dcm", grey, **tags)
 
 

@@ -156,8 +156,12 @@ def _decode(dataset: Any) -> tuple[npt.NDArray[Any], int]:
     if pixels.ndim == 3:
         return pixels.astype(np.float64) @ np.array(LUMA), 8 if dataset.BitsStored <= 8 else 16
     # Each value there is is shown once, and the pixels looked up: a film has millions of them.
-    lowest = int(pixels.min())
-    values = np.arange(lowest, int(pixels.max()) + 1).astype(pixels.dtype)
+    if pixels.dtype.itemsize <= 2:
+        lowest = int(pixels.min())
+        values = np.arange(lowest, int(pixels.max()) + 1).astype(pixels.dtype)
+        places: npt.NDArray[np.integer] = pixels.astype(np.int32) - lowest
+    else:
+        values, places = np.unique(pixels, return_inverse=True)
     shown = np.asarray(apply_voi_lut(apply_modality_lut(values, dataset), dataset), np.float64)
     if not np.isfinite(shown).all():
         raise ValueError("it holds pixels that are not finite numbers")
@@ -165,7 +169,7 @@ def _decode(dataset: Any) -> tuple[npt.NDArray[Any], int]:
     is_plain = dataset.BitsStored == 8 and np.allclose(shown, values, rtol=0.0, atol=1e-6)
     if is_plain and pixels.dtype == np.uint8:
         return pixels, 8
-    return shown.astype(np.float32)[pixels.astype(np.int32) - lowest], 16
+    return shown.astype(np.float32)[places].reshape(pixels.shape), 16
 
 
 def _in_one_line(error: Exception) -> str:
