@@ -4,7 +4,8 @@
 
 DATA is the raw folder of the RSNA films (here: the public copy at 100x100 px), WEIGHTS the
 ImageNet weights of tf_efficientnet_lite0 (docs/experiments.md tells where they come from). The
-recipe is configs/boneage.toml. An interrupted build goes on where it stopped.
+recipe is configs/boneage-distilled.toml, that of its teachers configs/boneage.toml with
+`VARIATIONS`. An interrupted build goes on where it stopped.
 
 The validation films are used by halves: the one to choose among recipes, the other, which
 nothing was chosen on, to calibrate. The test films are only measured.
@@ -36,7 +37,10 @@ from boneage.run import load_samples, train_model
 from boneage.train import BEST, LAST
 
 ROOT = Path(__file__).parent.parent
-RECIPE = ROOT / "configs" / "boneage.toml"
+RECIPE = ROOT / "configs" / "boneage-distilled.toml"
+TEACHER_RECIPE = ROOT / "configs" / "boneage.toml"
+VARIATIONS: tuple[dict[str, Any], ...] = ({}, {"sex_weight": 0.1}, {"drawn_films": 0})
+"""What each teacher does otherwise than `TEACHER_RECIPE`, so that their errors differ too."""
 RESULTS = ROOT / "docs" / "results" / "boneage.json"
 IMAGES = ROOT / "docs" / "images"
 
@@ -61,21 +65,34 @@ def main() -> None:
     parser.add_argument("--processed", type=Path, default=Path("data/processed100"))
     parser.add_argument("--output", type=Path, default=Path("output/boneage"))
     arguments = parser.parse_args()
-    settings = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
     paths = Paths(
         data=arguments.data,
         processed=arguments.processed,
-        use_processed=settings.pop("use_processed"),
+        use_processed=True,
         output=arguments.output,
     )
-    recipe = Recipe(**settings, init=arguments.init)
+    recipe, teacher = load_recipe(RECIPE), load_recipe(TEACHER_RECIPE, init=arguments.init)
     preprocess_folder(find_images(paths.data), paths.processed, recipe)
-    if (paths.output / "metrics_test.json").is_file():
-        if load_checkpoint(paths.output / BEST).recipe != recipe:
-            raise SystemExit(f"{paths.output} holds a run of another recipe; pass another --output")
-    else:
-        train_model(paths, recipe, resume=(paths.output / LAST).is_file())
+    for checkpoint, variation in zip(recipe.teachers, VARIATIONS, strict=True):
+        folder = Path(checkpoint.removesuffix(str(BEST)))
+        train(replace(paths, output=folder), replace(teacher, **variation))
+    train(paths, recipe)
     build(paths, recipe)
+
+
+def load_recipe(path: Path, **settings: Any) -> Recipe:
+    """Read a recipe from its file."""
+    of_file = tomllib.loads(path.read_text(encoding="utf-8"))
+    of_file.pop("use_processed")
+    return Recipe(**of_file, **settings)
+
+
+def train(paths: Paths, recipe: Recipe) -> None:
+    """Train a recipe, or go on with it, unless the output folder holds its finished run."""
+    if not (paths.output / "metrics_test.json").is_file():
+        train_model(paths, recipe, resume=(paths.output / LAST).is_file())
+    elif load_checkpoint(paths.output / BEST).recipe != recipe:
+        raise SystemExit(f"{paths.output} holds a run of another recipe; move it away")
 
 
 def build(paths: Paths, recipe: Recipe) -> None:

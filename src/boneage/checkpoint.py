@@ -38,6 +38,14 @@ class Checkpoint:
     provenance: dict[str, Any]
     state: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def published_recipe(self) -> dict[str, Any]:
+        """The recipe for readers elsewhere, whom a path of initial weights tells nothing."""
+        return {
+            **asdict(self.recipe),
+            "init": self.provenance.get("init_used", self.recipe.init),
+        }
+
 
 def save_checkpoint(
     path: Path,
