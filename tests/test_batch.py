@@ -484,6 +484,17 @@ def test_a_calibration_is_fitted_to_the_films_that_can_be_read(
     assert abs(fitted.bias_male_years) > 1.0
 
 
+def test_a_sex_of_few_films_is_said_to_have_no_bias_of_its_own(
+    predictor: Predictor, labelled: list[Film], caplog: pytest.LogCaptureFixture
+) -> None:
+    boys = [replace(film, sex="M") for film in labelled]
+    fitted, _ = calibrate(predictor, [*boys, replace(boys[0], sex="F")], 2)
+    assert caplog.messages == [
+        "1 girls' films are too few for a bias of their own (30): it is that of all films."
+    ]
+    assert fitted.bias_female_years != fitted.bias_male_years
+
+
 def test_too_few_readable_films_are_no_calibration(
     predictor: Predictor, labelled: list[Film]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import get_args
 import numpy as np
 from tqdm import tqdm
 
-from boneage.calibration import Answers, Calibration, fit_calibration, join_answers
+from boneage.calibration import MIN_FILMS, Answers, Calibration, fit_calibration, join_answers
 from boneage.config import Told
 from boneage.dicomfile import is_dicom, read_sex
 from boneage.errors import BoneAgeError, ImageError
@@ -22,6 +23,8 @@ from boneage.files import IMAGE_SUFFIXES, cut_suffix, name_path, save_text
 from boneage.overlay import save_overlay
 from boneage.predict import Predictor, choose_sex, find_fault
 from boneage.prediction import COLUMNS, Prediction, Status, unreadable
+
+logger = logging.getLogger(__name__)
 
 TOLERANCE_YEARS = 2e-4
 """How far an earlier run's first answer may lie from this run's for it to be taken up."""
@@ -249,8 +252,16 @@ def calibrate(
             told.append(found[0])
             withheld.append(found[1])
             years.append(film.reference_years)
+    answers = join_answers(told)
+    for whose, code in (("boys'", 1), ("girls'", -1)):
+        n = int((answers.sex == code).sum())
+        if n < MIN_FILMS:
+            logger.warning(
+                "%d %s films are too few for a bias of their own (%d): it is that of all films.",
+                n, whose, MIN_FILMS,
+            )  # fmt: skip
     calibration = fit_calibration(
-        join_answers(told),
+        answers,
         join_answers(withheld),
         np.array(years, dtype=np.float64),
         predictor.contract.graph_sha256,
