@@ -5,10 +5,11 @@
 DATA is the raw folder of the RSNA films (here: the public copy at 100x100 px), WEIGHTS the
 ImageNet weights of tf_efficientnet_lite0 (docs/experiments.md tells where they come from). The
 recipe is configs/boneage-distilled.toml, that of its teachers configs/boneage.toml with
-`VARIATIONS`. An interrupted build goes on where it stopped.
+`VARIATIONS`, trained into the folders that the first names. An interrupted build goes on where
+it stopped.
 
-The validation films are used by halves: the one to choose among recipes, the other, which
-nothing was chosen on, to calibrate. The test films are only measured.
+The validation films are used by halves: the one to choose among recipes, the other to calibrate.
+The test films are answered once the last network is trained, by its measuring half.
 """
 
 import argparse
@@ -73,10 +74,19 @@ def main() -> None:
     )
     recipe, teacher = load_recipe(RECIPE), load_recipe(TEACHER_RECIPE, init=arguments.init)
     preprocess_folder(find_images(paths.data), paths.processed, recipe)
-    for checkpoint, variation in zip(recipe.teachers, VARIATIONS, strict=True):
-        folder = Path(checkpoint.removesuffix(str(BEST)))
-        train(replace(paths, output=folder), replace(teacher, **variation))
-    train(paths, recipe)
+    runs = [
+        (
+            replace(paths, output=Path(checkpoint.removesuffix(str(BEST)))),
+            replace(teacher, **varied),
+        )
+        for checkpoint, varied in zip(recipe.teachers, VARIATIONS, strict=True)
+    ]
+    runs.append((paths, recipe))
+    for run in runs:  # before hours are spent on any
+        is_trained(*run)
+    for run in runs:
+        if not is_trained(*run):
+            train_model(*run, resume=(run[0].output / LAST).is_file(), evaluated=("val",))
     build(paths, recipe)
 
 
@@ -87,12 +97,14 @@ def load_recipe(path: Path, **settings: Any) -> Recipe:
     return Recipe(**of_file, **settings)
 
 
-def train(paths: Paths, recipe: Recipe) -> None:
-    """Train a recipe, or go on with it, unless the output folder holds its finished run."""
-    if not (paths.output / "metrics_test.json").is_file():
-        train_model(paths, recipe, resume=(paths.output / LAST).is_file())
-    elif load_checkpoint(paths.output / BEST).recipe != recipe:
+def is_trained(paths: Paths, recipe: Recipe) -> bool:
+    """Whether the output folder holds the recipe's finished run; one of another stops the build."""
+    if not (paths.output / "metrics_val.json").is_file():
+        return False
+    found = load_checkpoint(paths.output / BEST).recipe
+    if replace(found, init="") != replace(recipe, init=""):  # a path, or another to the same file
         raise SystemExit(f"{paths.output} holds a run of another recipe; move it away")
+    return True
 
 
 def build(paths: Paths, recipe: Recipe) -> None:

@@ -40,7 +40,7 @@ def _films(n: int, seed: int = 0, sharpness: float = 1.0) -> tuple[Answers, Answ
     chances **= sharpness
     chances /= chances.sum(axis=1, keepdims=True)
     noise = rng.normal(0.0, 0.2 + 0.02 * truth + 0.8 * doubt)
-    p_male = np.where(sex > 0, 0.9, 0.1) + rng.uniform(-0.1, 0.1, n)
+    p_male = (np.where(sex > 0, 0.8, 0.2) + rng.normal(0.0, 0.2, n)).clip(0.01, 0.99)
     told = truth + np.where(sex > 0, BIAS[1.0], BIAS[-1.0]) + noise
     return (
         Answers(sex, told, chances, p_male),
@@ -132,6 +132,19 @@ def test_one_right_film_in_a_hundred_is_said_to_contradict_its_sex(fitted: Calib
     assert (p_other > fitted.sex_warning_above).mean() == pytest.approx(0.01, abs=0.007)
 
 
+def test_no_film_is_said_to_look_like_the_other_sex_s_that_looks_more_like_its_own() -> None:
+    told, withheld, truth = _films(2000)
+    plain = replace(told, p_male=np.where(told.sex > 0, 0.9, 0.1))
+    assert fit_calibration(plain, withheld, truth, "abc").sex_warning_above == 0.5
+
+
+def test_films_of_one_stage_tell_nothing_of_the_probabilities(fitted: Calibration) -> None:
+    told, withheld, _ = _films(400)
+    of_one = Answers(told.sex, told.years, np.tile([0.7, 0.2, 0.1], (400, 1)), told.p_male)
+    own = fit_calibration(of_one, withheld, np.full(400, 6.0), "abc", base=fitted)
+    assert own.temperature == fitted.temperature
+
+
 def test_an_age_steps_into_its_stage_if_the_step_is_small(fitted: Calibration) -> None:
     calibration = replace(fitted, bias_male_years=0.0)
     years = np.array([11.7, 12.3, 11.7, 11.4, 17.8, 5.0])
@@ -170,12 +183,16 @@ def test_few_films_scale_the_intervals_that_the_model_came_with(fitted: Calibrat
     assert own.unknown.coefficients == fitted.unknown.coefficients
     assert own.known.quantile != fitted.known.quantile
     assert own.known.quantile == pytest.approx(fitted.known.quantile, rel=0.4)
+    assert own.temperature == fitted.temperature
+    assert own.sex_warning_above == fitted.sex_warning_above
+    assert own.bias_male_years != fitted.bias_male_years
 
 
 def test_few_films_without_such_a_model_have_intervals_of_one_width() -> None:
     told, withheld, truth = _films(MIN_FILMS_SPREAD - 1, seed=2)
     fitted = fit_calibration(told, withheld, truth, "abc")
     assert set(fitted.known.coefficients) == {0.0}
+    assert (fitted.temperature, fitted.sex_warning_above) == (1.0, 1.0)
     bias = np.where(told.sex > 0, fitted.bias_male_years, fitted.bias_female_years)
     sizes = np.sort(np.abs(told.years - truth - bias))
     assert fitted.known.quantile == pytest.approx(sizes[269])  # the ceil(0.9 x 300)th of 299

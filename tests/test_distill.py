@@ -1,9 +1,11 @@
 """Distillation: who is taught what, and which teachers are refused."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from conftest import make_checkpoint
@@ -13,6 +15,7 @@ from boneage.config import Paths, Recipe, Runtime
 from boneage.dataset import DRAWN
 from boneage.distill import Teachers
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
+from boneage.labels import data_sha256, split_sha256
 from boneage.model import BoneAgePredictor
 from boneage.run import train_model
 
@@ -90,27 +93,41 @@ def test_without_teachers_the_labels_stay() -> None:
     assert Teachers([], CPU).teach(image, sex, batch) == (batch, batch)
 
 
-def save_teacher(path: Path, bias: float, **settings: Any) -> str:
-    checkpoint = make_checkpoint(**settings)
-    if checkpoint.model.age_head is not None:
+@pytest.fixture
+def teach(samples: pd.DataFrame, tmp_path: Path) -> Callable[..., str]:
+    """Save a network that nobody trained as if it had learned the cohort's training films."""
+    of_cohort = {
+        "data_sha256": data_sha256(samples),
+        "split_sha256": split_sha256(samples["image_id"], samples["split"]),
+    }
+
+    def save(name: str, bias: float = 100.0, **facts: Any) -> str:
+        checkpoint = make_checkpoint(**SEXED)
+        assert checkpoint.model.age_head is not None
         torch.nn.init.constant_(checkpoint.model.age_head.bias, bias)
-    recipe = replace(checkpoint.recipe, init="/somewhere/weights.pth")
-    provenance = {**checkpoint.provenance, "init_used": "weights.pth"}
-    save_checkpoint(path, checkpoint.model, recipe, checkpoint.preprocessing, provenance)
-    return str(path)
+        recipe = replace(checkpoint.recipe, init="/somewhere/weights.pth")
+        provenance = {
+            **checkpoint.provenance, **of_cohort, "init_used": "weights.pth", **facts
+        }  # fmt: skip
+        path = tmp_path / name
+        save_checkpoint(path, checkpoint.model, recipe, checkpoint.preprocessing, provenance)
+        return str(path)
+
+    return save
 
 
 @pytest.fixture
-def teachers(tmp_path: Path) -> tuple[str, str]:
-    """Two networks that nobody trained, of which one answers some 40 years more."""
-    return (
-        save_teacher(tmp_path / "one.pt", 100.0, **SEXED),
-        save_teacher(tmp_path / "other.pt", 140.0, **SEXED),
-    )
+def teachers(teach: Callable[..., str]) -> tuple[str, str]:
+    """Two networks, of which one answers some 40 years more."""
+    return teach("one.pt"), teach("other.pt", 140.0)
 
 
 def test_a_run_starts_from_the_first_teacher_and_learns_their_mean(
-    paths: Paths, recipe: Recipe, runtime: Runtime, teachers: tuple[str, str]
+    paths: Paths,
+    recipe: Recipe,
+    runtime: Runtime,
+    teachers: tuple[str, str],
+    teach: Callable[..., str],
 ) -> None:
     taught = replace(
         recipe, **SEXED, init="auto", teachers=teachers, epochs=1, learning_rate=1e-9,
@@ -126,7 +143,12 @@ def test_a_run_starts_from_the_first_teacher_and_learns_their_mean(
     assert [teacher["epoch"] for teacher in provenance["teachers"]] == [3, 3]
     assert provenance["teachers"][0]["recipe"]["init"] == "weights.pth"
     train_model(paths, replace(taught, epochs=2), runtime, resume=True)
-    assert load_checkpoint(paths.output / "models/last.pt").recipe.teachers == teachers
+    last = load_checkpoint(paths.output / "models/last.pt")
+    assert last.recipe.teachers == teachers
+    assert last.published_recipe["teachers"] == ["one.pt", "other.pt"]
+    teach("other.pt", 141.0)
+    with pytest.raises(CheckpointError, match=r"other data \(teachers_sha256 differs\)"):
+        train_model(paths, replace(taught, epochs=3), runtime, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +157,8 @@ def test_a_run_starts_from_the_first_teacher_and_learns_their_mean(
         ({"image_size": 64}, "one.pt was trained with image_size 48, this run has 64"),
         ({"sex_input": False, "unknown_sex_weight": 0.0}, "one.pt was trained with sex_input True"),
         ({"stretch_grey": True}, "one.pt was trained with stretch_grey False, this run has True"),
+        ({"seed": 1}, "one.pt was trained with split_sha256 '.*', this run has"),
+        ({"hold_out": ("900003",)}, "one.pt was trained with hold_out"),
         ({"tasks": "age"}, "one.pt was trained with tasks 'age,stage'"),
         ({"backbone": "resnet34"}, "is another network"),
         ({"sex_weight": 0.0}, "is another network"),
@@ -158,3 +182,12 @@ def test_teachers_that_do_not_fit_are_refused(
 def test_a_missing_teacher_is_named(paths: Paths, recipe: Recipe, runtime: Runtime) -> None:
     with pytest.raises(BoneAgeError, match=r"nobody\.pt does not exist"):
         train_model(paths, replace(recipe, init="auto", teachers=("nobody.pt",)), runtime)
+
+
+def test_a_teacher_of_other_films_is_refused(
+    paths: Paths, recipe: Recipe, runtime: Runtime, teach: Callable[..., str]
+) -> None:
+    other = teach("other.pt", data_sha256="of other films")
+    taught = replace(recipe, **SEXED, init="auto", teachers=(other,))
+    with pytest.raises(CheckpointError, match="data_sha256 'of other films', this run has"):
+        train_model(paths, taught, runtime)

@@ -301,15 +301,26 @@ def test_explain_draws_films_answered_right_and_wrong(
 
 
 def test_an_exported_run_answers_as_its_own_tables_say(mine: Paths, tmp_path: Path) -> None:
-    parity = export_model(mine, tmp_path / "model.onnx")
-    assert parity.n == 32
+    assert export_model(mine, tmp_path / "model.onnx").n == 32
     predictor = Predictor(tmp_path / "model.onnx")
     films = find_images(mine.data)
+    few = tmp_path / "few"
+    few.mkdir()
+    for film in list(films.values())[:3]:
+        shutil.copy(film, few)
+    assert export_model(mine, tmp_path / "again.onnx", images=few).n == 3
     table = load_table(mine.output / "predictions_test.csv")
     for row in table.itertuples():
         answer = predictor.predict(films[str(row.image_id)])
         assert answer.predicted_years == pytest.approx(row.predicted_years, abs=1e-4)
         assert answer.predicted_stage == row.predicted_stage
+
+
+def test_the_test_films_can_be_left_unseen(mine: Paths, recipe: Recipe, runtime: Runtime) -> None:
+    reports = train_model(mine, replace(recipe, epochs=1), runtime, evaluated=("val",))
+    assert list(reports) == ["val"]
+    assert (mine.output / "metrics_val.json").is_file()
+    assert not (mine.output / "metrics_test.json").exists()
 
 
 def test_films_held_out_are_in_no_training(mine: Paths, recipe: Recipe, runtime: Runtime) -> None:

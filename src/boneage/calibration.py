@@ -38,6 +38,9 @@ RECONCILED_WITHIN_YEARS = 0.5
 SEX_WARNING_RATE = 0.01
 """Share of films of rightly entered sex that are said to look like the other sex's."""
 
+_LEAST_SEX_WARNING = 0.5
+"""No film looks like the other sex's that looks more like the sex entered."""
+
 _SMALLEST_ERROR_YEARS = 1.0 / 12.0
 
 Array = npt.NDArray[np.float64]
@@ -212,8 +215,9 @@ def fit_calibration(
 ) -> Calibration:
     """Fit bias, intervals and temperature on films that the network has not learned from.
 
-    With fewer than `MIN_FILMS_SPREAD` films the dependence of the spread on the film is taken
-    from `base`, and only its scale is fitted.
+    With fewer than `MIN_FILMS_SPREAD` films only the bias and the scale of the spread are fitted;
+    the rest comes from `base`: how the spread depends on the film, the temperature, the chance at
+    which a sex is doubted.
 
     Args:
         told: Raw answers with the sex told, where it is known.
@@ -240,9 +244,14 @@ def fit_calibration(
     # The interval of a film whose sex is told comes from such films, where there are enough.
     is_known = _or_all(told.sex != 0)
     in_told = np.select([told.sex > 0, told.sex < 0], [bias["M"], bias["F"]], unknown)
-    temperature = 1.0
-    if told.probabilities is not None:
-        temperature = _fit_temperature(told.probabilities, stage_from_years(truth))
+    temperature = base.temperature if base else 1.0
+    sex_warning = base.sex_warning_above if base else 1.0
+    if len(truth) >= MIN_FILMS_SPREAD:
+        stages = stage_from_years(truth)
+        if told.probabilities is not None and len(np.unique(stages)) > 1:
+            temperature = _fit_temperature(told.probabilities, stages)
+        if told.p_male is not None and (told.sex != 0).sum() >= MIN_FILMS_SPREAD:
+            sex_warning = _fit_sex_warning(told.sex, told.p_male)
     return Calibration(
         graph_sha256,
         len(truth),
@@ -251,7 +260,7 @@ def fit_calibration(
         bias["F"],
         unknown,
         temperature,
-        _fit_sex_warning(told),
+        sex_warning,
         _fit_spread(
             _features(told)[is_known],
             (error - in_told)[is_known],
@@ -340,12 +349,9 @@ def _fit_temperature(probabilities: Array, stages: npt.NDArray[np.int64]) -> flo
     return float(grid[int(np.argmin(losses))])
 
 
-def _fit_sex_warning(told: Answers) -> float:
-    known = told.sex != 0
-    if told.p_male is None or not known.any():
-        return 1.0
-    p_other = np.where(told.sex > 0, 1.0 - told.p_male, told.p_male)[known]
-    return float(np.quantile(p_other, 1.0 - SEX_WARNING_RATE))
+def _fit_sex_warning(sex: Array, p_male: Array) -> float:
+    p_other = np.where(sex > 0, 1.0 - p_male, p_male)[sex != 0]
+    return max(_LEAST_SEX_WARNING, float(np.quantile(p_other, 1.0 - SEX_WARNING_RATE)))
 
 
 def _toml(value: Any) -> str:

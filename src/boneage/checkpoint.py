@@ -40,10 +40,11 @@ class Checkpoint:
 
     @property
     def published_recipe(self) -> dict[str, Any]:
-        """The recipe for readers elsewhere, whom a path of initial weights tells nothing."""
+        """The recipe for readers elsewhere, whom paths of other weights tell nothing."""
         return {
             **asdict(self.recipe),
             "init": self.provenance.get("init_used", self.recipe.init),
+            "teachers": [Path(name).name for name in self.recipe.teachers],
         }
 
 

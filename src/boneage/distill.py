@@ -5,9 +5,11 @@ taught their mean answer to the very view that it sees comes near the accuracy o
 the cost of one (Hinton et al., arXiv 1503.02531; Beyer et al., CVPR 2022, arXiv 2106.05237).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +22,7 @@ from boneage.model import BoneAgePredictor
 from boneage.preprocess import Preprocessing
 from boneage.stages import STAGES
 
-SHARED = ("tasks", "sex_input", "image_size")
+SHARED = ("tasks", "sex_input", "image_size", "hold_out")
 """Settings that teachers and learner must have in common."""
 
 
@@ -90,18 +92,25 @@ class Teachers:
         return labels
 
 
-def load_teachers(recipe: Recipe, preprocessing: Preprocessing) -> list[Checkpoint]:
+def load_teachers(
+    recipe: Recipe, preprocessing: Preprocessing, provenance: Mapping[str, Any]
+) -> list[Checkpoint]:
     """Load a recipe's teachers.
 
+    Args:
+        recipe: What is to be trained.
+        preprocessing: How its films become input.
+        provenance: Its `data_sha256` and `split_sha256`. Teachers of another split may have
+            learned films that are to be tested, and would give them away.
+
     Raises:
-        CheckpointError: If one is missing, damaged, or answers other films or questions than the
-            recipe's.
+        CheckpointError: If a teacher is missing, damaged, answers other films or questions than
+            the recipe's, or has learned from other films.
     """
     teachers = [load_checkpoint(Path(name)) for name in recipe.teachers]
+    ours = _comparable(recipe, preprocessing, provenance)
     for name, teacher in zip(recipe.teachers, teachers, strict=True):
-        theirs = {key: getattr(teacher.recipe, key) for key in SHARED}
-        theirs |= asdict(teacher.preprocessing)
-        ours = {key: getattr(recipe, key) for key in SHARED} | asdict(preprocessing)
+        theirs = _comparable(teacher.recipe, teacher.preprocessing, teacher.provenance)
         for key, value in theirs.items():
             if value != ours[key]:
                 raise CheckpointError(
@@ -109,6 +118,28 @@ def load_teachers(recipe: Recipe, preprocessing: Preprocessing) -> list[Checkpoi
                     "Give both the same, or choose another teacher."
                 )
     return teachers
+
+
+def _comparable(
+    recipe: Recipe, preprocessing: Preprocessing, provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    return (
+        {name: getattr(recipe, name) for name in SHARED}
+        | asdict(preprocessing)
+        | {name: provenance.get(name) for name in ("data_sha256", "split_sha256")}
+    )
+
+
+def describe_teachers(recipe: Recipe, teachers: Sequence[Checkpoint]) -> dict[str, Any]:
+    """Give what a learner's provenance says of its teachers."""
+    return {
+        "teachers_sha256": [
+            sha256(Path(name).read_bytes()).hexdigest() for name in recipe.teachers
+        ],
+        "teachers": [
+            {**teacher.provenance, "recipe": teacher.published_recipe} for teacher in teachers
+        ],
+    }
 
 
 def start_from(recipe: Recipe, teacher: Checkpoint) -> BoneAgePredictor:

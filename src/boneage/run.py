@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from boneage.calibration import load_calibration
 from boneage.checkpoint import Checkpoint, load_checkpoint
 from boneage.config import Paths, Recipe, Runtime
 from boneage.dataset import DRAWN, Batch, BoneAgeDataset, get_transforms, make_loader
-from boneage.distill import load_teachers, start_from
+from boneage.distill import describe_teachers, load_teachers, start_from
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
 from boneage.evaluate import Report, load_table, save_evaluation
 from boneage.explain import GradCAM, predicted_age, predicted_stage
@@ -61,7 +61,7 @@ HELD_OUT = ("val", "test")
 """The parts of a split that a model never learns from."""
 
 PARITY_FILMS = 32
-"""Drawn films on which an exported model is compared with its checkpoint."""
+"""Films on which an exported model is compared with its checkpoint."""
 
 _RUN_FILES = ("models", "plots", "tensorboard", "split.csv", "history.csv",
               "predictions_val.csv", "predictions_test.csv",
@@ -75,14 +75,23 @@ def train_model(
     *,
     resume: bool = False,
     tensorboard: bool = False,
+    evaluated: Sequence[str] = HELD_OUT,
 ) -> dict[str, Report]:
     """Train on the raw or processed films, then evaluate the best checkpoint on val and test.
 
     Writes split, history, models, predictions, metrics and plots to `paths.output`; an earlier
     run there is moved to `paths.output/previous/` first, unless it is resumed.
 
+    Args:
+        paths: Where films, labels and results lie.
+        recipe: What to train.
+        runtime: How to compute.
+        resume: Whether to go on with the run in the output folder.
+        tensorboard: Whether to write the history for TensorBoard too.
+        evaluated: Parts to evaluate at the end; ("val",) leaves the test films unseen.
+
     Returns:
-        The reports of "val" and "test".
+        Their reports.
 
     Raises:
         BoneAgeError: If data, settings or a checkpoint do not fit; nothing is moved then.
@@ -110,11 +119,9 @@ def train_model(
         recipe.image_size, stored_size, recipe.invert, recipe.sampled_size, recipe.stretch_grey
     )
     mean_age = float(training["age_years"].mean())
-    teachers = load_teachers(recipe, preprocessing)
+    teachers = load_teachers(recipe, preprocessing, provenance)
     if teachers:
-        provenance["teachers"] = [
-            {**teacher.provenance, "recipe": teacher.published_recipe} for teacher in teachers
-        ]
+        provenance |= describe_teachers(recipe, teachers)
         model = start_from(recipe, teachers[0])
     else:
         model = _build_model(recipe, "none" if resume else recipe.init, mean_age)
@@ -136,7 +143,7 @@ def train_model(
         samples[["image_id", "split"]].to_csv(index=False, lineterminator="\n"),
     )
     trainer.fit()
-    return _evaluate_and_save(trainer, paths)
+    return _evaluate_and_save(trainer, paths, evaluated)
 
 
 def evaluate_model(
@@ -221,14 +228,17 @@ def export_model(
     *,
     checkpoint: Path | None = None,
     calibration: Path | None = None,
+    images: Path | None = None,
 ) -> Parity:
-    """Write a trained model as ONNX and compare the two on drawn films of every age.
+    """Write a trained model as ONNX and compare the two on films.
 
     Args:
         paths: Where the checkpoint is, if it is not given.
         out: File to write.
         checkpoint: A trained model; by default the best one in the output folder.
         calibration: Fitted to an earlier export of that checkpoint, to put inside.
+        images: Folder of films to compare on, the first `PARITY_FILMS` of them by id; by default
+            they are drawn, of every age.
 
     Returns:
         How far the answers are apart.
@@ -240,8 +250,11 @@ def export_model(
     trained = load_checkpoint(checkpoint or paths.output / BEST)
     fitted = None if calibration is None else load_calibration(calibration)
     with TemporaryDirectory() as folder:
-        write_cohort(Path(folder), n=PARITY_FILMS, workers=1)
-        return export_onnx(trained, out, list(find_images(Path(folder)).values()), fitted)
+        if images is None:
+            images = Path(folder)
+            write_cohort(images, n=PARITY_FILMS, workers=1)
+        films = list(find_images(images).values())[:PARITY_FILMS]
+        return export_onnx(trained, out, films, fitted)
 
 
 def _choose_cases(table: pd.DataFrame, head: str, n: int) -> list[int]:
@@ -433,10 +446,12 @@ def _set_aside(output: Path) -> None:
     logger.warning("the earlier run in %s was moved to %s", output, aside)
 
 
-def _evaluate_and_save(trainer: Trainer, paths: Paths) -> dict[str, Report]:
+def _evaluate_and_save(
+    trainer: Trainer, paths: Paths, splits: Sequence[str] = HELD_OUT
+) -> dict[str, Report]:
     reports = {}
     plots = paths.output / "plots"
-    for split in HELD_OUT:
+    for split in splits:
         report = {**trainer.evaluate(split), "provenance": trainer.provenance}
         table = trainer.tables[split]
         save_evaluation(paths.output, table, report)

@@ -216,11 +216,11 @@ class Trainer:
                     f"{path} was trained with {name} {then!r}, this run has {now!r}. Resume with "
                     "the same settings, or start afresh without --resume."
                 )
-        for name in ("data_sha256", "split_sha256"):
+        for name in ("data_sha256", "split_sha256", "teachers_sha256"):
             if last.provenance.get(name) != self.provenance.get(name):
                 raise CheckpointError(
                     f"{path} was trained on other data ({name} differs). Resume with the same "
-                    "films and labels, or start afresh without --resume."
+                    "films, labels and teachers, or start afresh without --resume."
                 )
         self.kept_model.load_state_dict(last.model.state_dict())
         if self._average is not None:

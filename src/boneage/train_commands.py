@@ -128,8 +128,9 @@ def export(
     output: Path = Paths.output,
     out: Path = Path("model.onnx"),
     calibration: Path | None = None,
+    images: Path | None = None,
 ) -> None:
-    """Write a trained model as ONNX, checked against its checkpoint on 32 drawn films.
+    """Write a trained model as ONNX, checked against its checkpoint on 32 films.
 
     Args:
         checkpoint: Model to export, if not the best one in the output folder.
@@ -137,10 +138,13 @@ def export(
         out: ONNX file to write.
         calibration: File of `boneage calibrate`, fitted to an earlier export of this checkpoint,
             to put inside.
+        images: Folder of films to check it on; by default they are drawn.
     """
     from boneage.run import export_model
 
-    parity = export_model(Paths(output=output), out, checkpoint=checkpoint, calibration=calibration)
+    parity = export_model(
+        Paths(output=output), out, checkpoint=checkpoint, calibration=calibration, images=images
+    )
     print(
         f"{out}: differs from its checkpoint by at most {parity.months:.2g} months and "
         f"{parity.probability:.2g} in probability on {parity.n} films"
