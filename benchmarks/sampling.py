@@ -3,24 +3,29 @@
     python benchmarks/sampling.py DATA ORIGINALS [ENHANCED]
 
 DATA holds the reduced films, ORIGINALS some of them at full size under the same ids, ENHANCED
-others with their background removed. Sex and age come from the labels in DATA.
+others with their background removed. Sex and age come from the labels in DATA. As these are few,
+films are drawn at full size besides, whose twin is the middle sample.
 """
 
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from boneage.files import save_text
 from boneage.labels import find_images, find_labels, read_labels
+from boneage.phantom import write_cohort
 from boneage.predict import PHASES, Predictor
 from boneage.radiograph import Radiograph, read_radiograph
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "sampling.json"
+DRAWN_FILMS, DRAWN_SEED, DRAWN_HEIGHT = 100, 9, 1500
 OTHER_PHASES = tuple((right, down) for down, right in PHASES)
 """Eight samples that share no row and column with `PHASES` at the same time."""
 
@@ -39,38 +44,51 @@ def reduced(film: Radiograph, size: int, method: Image.Resampling) -> Radiograph
 def main(data: Path, originals: Path, enhanced: Path | None = None) -> None:
     """Answer every film in every way."""
     predictor = Predictor(threads=1)
+    folders = {"original": originals} | ({} if enhanced is None else {"enhanced": enhanced})
+    rows = []
+    for kind, folder in folders.items():
+        rows += answer_folder(predictor, folder, data, kind)
+    with TemporaryDirectory() as drawn:
+        write_cohort(Path(drawn), n=DRAWN_FILMS, seed=DRAWN_SEED, height=DRAWN_HEIGHT)
+        rows += answer_folder(predictor, Path(drawn), Path(drawn), "drawn")
+    result: dict[str, Any] = {"graph_sha256": predictor.contract.graph_sha256}
+    for kind in (*folders, "drawn"):
+        result[kind] = summarise([row for row in rows if row["kind"] == kind])
+    result["both"] = summarise([row for row in rows if row["kind"] != "drawn"])
+    save_text(RESULTS, json.dumps(result, indent=1) + "\n")
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+
+
+def answer_folder(
+    predictor: Predictor, folder: Path, data: Path, kind: str
+) -> list[dict[str, Any]]:
+    """Answer the films of a folder in every way, and their twins in `data`."""
     size = predictor.contract.preprocessing.sampled_size or 100
     labels = read_labels(find_labels(data)).set_index("image_id")
     twins = find_images(data)
     rows = []
-    folders = {"original": originals} | ({} if enhanced is None else {"enhanced": enhanced})
-    for kind, folder in folders.items():
-        for image_id, path in find_images(folder).items():
-            sex = labels.at[image_id, "sex"]
-            film = read_radiograph(path)
-            row = {
-                "kind": kind,
-                "image_id": image_id,
-                "twin": months(predictor, read_radiograph(twins[image_id]), sex),
-                "phases": months(predictor, film, sex),
-                "other_phases": months(predictor, film, sex, OTHER_PHASES),
-            }
-            for i, phase in enumerate(PHASES):
-                row[f"phase_{i}"] = months(predictor, film, sex, (phase,))
-            for method in (
-                Image.Resampling.BOX,
-                Image.Resampling.BILINEAR,
-                Image.Resampling.LANCZOS,
-            ):
-                row[method.name.lower()] = months(predictor, reduced(film, size, method), sex)
-            row["error"] = row["phases"] - float(labels.at[image_id, "months"])
-            row["twin_error"] = row["twin"] - float(labels.at[image_id, "months"])
-            rows.append(row)
-    result: dict[str, Any] = {"graph_sha256": predictor.contract.graph_sha256}
-    result |= {kind: summarise([row for row in rows if row["kind"] == kind]) for kind in folders}
-    result["both"] = summarise(rows)
-    save_text(RESULTS, json.dumps(result, indent=1) + "\n")
-    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    for image_id, path in tqdm(find_images(folder).items(), desc=kind):
+        sex = labels.at[image_id, "sex"]
+        film, twin = read_radiograph(path), read_radiograph(twins[image_id])
+        row = {
+            "kind": kind,
+            "image_id": image_id,
+            "twin": months(predictor, twin, sex, ((0.0, 0.0),)),
+            "phases": months(predictor, film, sex),
+            "other_phases": months(predictor, film, sex, OTHER_PHASES),
+        }
+        for i, phase in enumerate(PHASES):
+            row[f"phase_{i}"] = months(predictor, film, sex, (phase,))
+        for method in (
+            Image.Resampling.BOX,
+            Image.Resampling.BILINEAR,
+            Image.Resampling.LANCZOS,
+        ):
+            row[method.name.lower()] = months(predictor, reduced(film, size, method), sex)
+        row["error"] = row["phases"] - float(labels.at[image_id, "months"])
+        row["twin_error"] = row["twin"] - float(labels.at[image_id, "months"])
+        rows.append(row)
+    return rows
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -86,6 +104,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
         "two_disjoint_sets_apart": float(np.abs(phases - column("other_phases")).mean()),
         "two_single_phases_apart": float(np.abs(single[0] - single[1]).mean()),
         "minus_twin": float((phases - twin).mean()),
+        "minus_twin_se": float((phases - twin).std(ddof=1) / np.sqrt(len(rows))),
         "apart_from_twin": float(np.abs(phases - twin).mean()),
         **{
             f"{name}_apart_from_phases": float(np.abs(column(name) - phases).mean())
