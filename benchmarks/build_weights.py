@@ -4,12 +4,10 @@
 
 DATA is the raw folder of the RSNA films (here: the public copy at 100x100 px), WEIGHTS the
 ImageNet weights of tf_efficientnet_lite0 (docs/experiments.md tells where they come from). The
-recipe is configs/boneage-distilled.toml, that of its teachers configs/boneage.toml with
-`VARIATIONS`, trained into the folders that the first names. An interrupted build goes on where
-it stopped.
+recipe is configs/boneage.toml. An interrupted build goes on where it stopped.
 
 The validation films are used by halves: the one to choose among recipes, the other to calibrate.
-The test films are answered once the last network is trained, by its measuring half.
+The test films are answered once the network is trained, by the measuring half.
 """
 
 import argparse
@@ -38,10 +36,7 @@ from boneage.run import load_samples, train_model
 from boneage.train import BEST, LAST
 
 ROOT = Path(__file__).parent.parent
-RECIPE = ROOT / "configs" / "boneage-distilled.toml"
-TEACHER_RECIPE = ROOT / "configs" / "boneage.toml"
-VARIATIONS: tuple[dict[str, Any], ...] = ({}, {"sex_weight": 0.1}, {"drawn_films": 0})
-"""What each teacher does otherwise than `TEACHER_RECIPE`, so that their errors differ too."""
+RECIPE = ROOT / "configs" / "boneage.toml"
 RESULTS = ROOT / "docs" / "results" / "boneage.json"
 IMAGES = ROOT / "docs" / "images"
 
@@ -66,35 +61,18 @@ def main() -> None:
     parser.add_argument("--processed", type=Path, default=Path("data/processed100"))
     parser.add_argument("--output", type=Path, default=Path("output/boneage"))
     arguments = parser.parse_args()
+    settings = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
     paths = Paths(
         data=arguments.data,
         processed=arguments.processed,
-        use_processed=True,
+        use_processed=settings.pop("use_processed"),
         output=arguments.output,
     )
-    recipe, teacher = load_recipe(RECIPE), load_recipe(TEACHER_RECIPE, init=arguments.init)
+    recipe = Recipe(**settings, init=arguments.init)
     preprocess_folder(find_images(paths.data), paths.processed, recipe)
-    runs = [
-        (
-            replace(paths, output=Path(checkpoint.removesuffix(str(BEST)))),
-            replace(teacher, **varied),
-        )
-        for checkpoint, varied in zip(recipe.teachers, VARIATIONS, strict=True)
-    ]
-    runs.append((paths, recipe))
-    for run in runs:  # before hours are spent on any
-        is_trained(*run)
-    for run in runs:
-        if not is_trained(*run):
-            train_model(*run, resume=(run[0].output / LAST).is_file(), evaluated=("val",))
+    if not is_trained(paths, recipe):
+        train_model(paths, recipe, resume=(paths.output / LAST).is_file(), evaluated=("val",))
     build(paths, recipe)
-
-
-def load_recipe(path: Path, **settings: Any) -> Recipe:
-    """Read a recipe from its file."""
-    of_file = tomllib.loads(path.read_text(encoding="utf-8"))
-    of_file.pop("use_processed")
-    return Recipe(**of_file, **settings)
 
 
 def is_trained(paths: Paths, recipe: Recipe) -> bool:
@@ -103,7 +81,7 @@ def is_trained(paths: Paths, recipe: Recipe) -> bool:
         return False
     found = load_checkpoint(paths.output / BEST).recipe
     if replace(found, init="") != replace(recipe, init=""):  # a path, or another to the same file
-        raise SystemExit(f"{paths.output} holds a run of another recipe; move it away")
+        raise SystemExit(f"{paths.output} holds a run of another recipe; pass another --output")
     return True
 
 

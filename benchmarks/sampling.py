@@ -104,7 +104,8 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
         "two_disjoint_sets_apart": float(np.abs(phases - column("other_phases")).mean()),
         "two_single_phases_apart": float(np.abs(single[0] - single[1]).mean()),
         "minus_twin": float((phases - twin).mean()),
-        "minus_twin_se": float((phases - twin).std(ddof=1) / np.sqrt(len(rows))),
+        # A twin is one sample, and the samples of its film tell how far it strays by chance.
+        "minus_twin_se": float(np.sqrt(single.var(axis=0, ddof=1).sum()) / len(rows)),
         "apart_from_twin": float(np.abs(phases - twin).mean()),
         **{
             f"{name}_apart_from_phases": float(np.abs(column(name) - phases).mean())

@@ -22,6 +22,7 @@ def make_card() -> str:
     warned = results["warned_sex"]
     counts = results["n_by_split"]
     recipe = results["recipe"]
+    n_train = results["provenance"]["n_by_split"]["train"]
     return TEMPLATE.format(
         data=results["data"],
         terms=results["terms"],
@@ -35,8 +36,9 @@ def make_card() -> str:
         zoom=recipe["zoom_average"],
         epochs=recipe["epochs"],
         drawn=recipe["drawn_films"],
-        n_train=results["provenance"]["n_by_split"]["train"],
+        n_train=n_train,
         n_held_out=len(recipe["hold_out"]),
+        n_not_trained=counts["train"] - n_train,
         n_val=counts["val"],
         n_test=counts["test"],
         n_calibrated=calibration["films"],
@@ -76,8 +78,9 @@ def make_card() -> str:
         righted=righted(audit),
         changes=changes(audit),
         worse_groups=worse_groups(audit),
-        minus_twin=f"{sampling['original']['minus_twin']:+.1f}",
-        twin_n=sampling["original"]["n"],
+        minus_twins=minus_twins(sampling),
+        n_originals=sampling["original"]["n"],
+        n_enhanced=sampling["enhanced"]["n"],
     )
 
 
@@ -97,6 +100,16 @@ def number(value: float, interval: list[float], digits: int = 2, sign: str = "")
 def share(value: float, interval: list[float]) -> str:
     """Format a share with its interval."""
     return f"{value:.1%} [{interval[0]:.1%}, {interval[1]:.1%}]"
+
+
+def minus_twins(sampling: dict[str, Any]) -> str:
+    """Mean difference between full-size films and their 100-px twins, by kind of film."""
+    kinds = (("original", "originals"), ("drawn", "films drawn at full size"))
+    return ", ".join(
+        f"{sampling[kind]['minus_twin']:+.1f} months on {sampling[kind]['n']} {name} (by chance "
+        f"±{sampling[kind]['minus_twin_se']:.1f})"
+        for kind, name in kinds
+    ).replace("-", "−")
 
 
 def headline(results: dict[str, Any]) -> str:
@@ -272,9 +285,9 @@ left or right hand, palm down, fingers up; ages outside {p1:.1f} to {p99:.1f} ye
 
 ## Training data and its faults
 
-{data} {n_train} films for training ({n_held_out} ids were kept out of it, to judge how full-size films are
-read), {n_val} for validation, {n_test} for test (split sha256 `{split_sha}`), {drawn} drawn films besides, {epochs}
-epochs.
+{data} {n_train} films for training ({n_held_out} ids, {n_not_trained} of them of the training part, were kept
+out to judge how full-size films are read), {n_val} for validation, {n_test} for test (split sha256
+`{split_sha}`), {drawn} drawn films besides, {epochs} epochs.
 
 - One clinical report a film: the labels' own noise is put at an MAE of 5.6 to 5.8 months.
 - Labels are heaped: about 85% lie exactly on a plate age of the Greulich-Pyle atlas.
@@ -294,7 +307,8 @@ that tells the sex weighs more because the second had fallen short there without
 [experiments](experiments.md#the-weights-in-the-package) has all three sets of figures.
 Validation was halved: one half to choose on, the other ({n_calibrated} films) to calibrate bias,
 intervals and probabilities. The weights are those of the last epoch; how many epochs there are was set by
-the curve of all validation films of an earlier network. The same films under
+the curve of all validation films of an earlier network, and this network was compared with the one
+before on all of them as well as on the half. The same films under
 {n_changes} changes, group by group, and where the model looks: the [audit](audit_boneage.html).
 
 {headline}
@@ -339,9 +353,9 @@ the right sex.
 ## Full-size films
 
 A larger film is sampled eight times, as the training films were sampled once, and the answers are
-averaged. On {sampled_n} full-size films that no training has seen, two disjoint sets of eight samples
-lie {sets_apart} months apart on average (single samples {singles_apart}); full-size films minus their
-100-px twins {minus_twin} months (n = {twin_n}).
+averaged. On {sampled_n} full-size films that no training has seen ({n_originals} originals and {n_enhanced} with
+background removed and contrast raised), two disjoint sets of eight samples lie {sets_apart} months apart on
+average (single samples {singles_apart}). Full-size films minus their 100-px twins, each of which is one sample: {minus_twins}.
 
 ## Known failures
 

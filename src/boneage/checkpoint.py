@@ -38,15 +38,6 @@ class Checkpoint:
     provenance: dict[str, Any]
     state: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def published_recipe(self) -> dict[str, Any]:
-        """The recipe for readers elsewhere, whom paths of other weights tell nothing."""
-        return {
-            **asdict(self.recipe),
-            "init": self.provenance.get("init_used", self.recipe.init),
-            "teachers": [Path(name).name for name in self.recipe.teachers],
-        }
-
 
 def save_checkpoint(
     path: Path,

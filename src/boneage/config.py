@@ -109,9 +109,6 @@ class Recipe(Films):
     init: str = "auto"
     """Initial weights: imagenet, none, a local weights file, auto (ImageNet if to be had), or
     boneage (the model in the package, whose backbone, input and heads are then taken over)."""
-    teachers: tuple[str, ...] = ()
-    """Checkpoints whose mean answer stands for the labels of real training films (distillation);
-    training starts from the weights of the first."""
     tasks: Literal["age,stage", "age", "stage"] = "age,stage"
     """Heads to train."""
     sex_input: bool = False
@@ -168,8 +165,7 @@ class Recipe(Films):
             _require(self, name, "0 or more and below 1", 0 <= getattr(self, name) < 1)
         withheld = self.unknown_sex_weight == 0 or self.sex_input
         _require(self, "unknown_sex_weight", "0 without --sex-input", withheld)
-        for name in ("hold_out", "teachers"):  # as a TOML or JSON list, too
-            object.__setattr__(self, name, tuple(map(str, getattr(self, name))))
+        object.__setattr__(self, "hold_out", tuple(map(str, self.hold_out)))
 
     @property
     def has_age(self) -> bool:

@@ -13,12 +13,6 @@ from boneage.contract import SEX_CODE
 from boneage.model import IMAGENET_MEAN, IMAGENET_STD
 from boneage.preprocess import Preprocessing, stretch_grey
 
-Batch = dict[str, Any]
-"""The items of several films, stacked: what a loader of `BoneAgeDataset` gives."""
-
-DRAWN = "drawn-"
-"""Start of the ids of films that were drawn and added to real ones."""
-
 
 def get_transforms(split: str, recipe: Recipe) -> v2.Compose:
     """Build the transform of one split: 8-bit grey image -> float32 tensor (3, S, S).
@@ -128,7 +122,7 @@ class BoneAgeDataset(Dataset[dict[str, Any]]):
 
 def make_loader(
     dataset: BoneAgeDataset, recipe: Recipe, *, shuffle: bool = False, workers: int = 0
-) -> DataLoader[Batch]:
+) -> DataLoader[dict[str, Any]]:
     """Batch a data set; shuffling follows the loader's own generator, which `Trainer` seeds."""
     # A last batch of one film has no variance for batch normalisation to divide by.
     leaves_one = len(dataset) > 1 and len(dataset) % recipe.batch_size == 1

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
@@ -283,7 +283,8 @@ def _write(
         checkpoint.preprocessing,
         recipe.sex_input,
         graph.outputs,
-        checkpoint.published_recipe,
+        # A path of initial weights says nothing elsewhere; what they are does.
+        {**asdict(recipe), "init": checkpoint.provenance.get("init_used", recipe.init)},
         {**checkpoint.provenance, "graph_sha256": fingerprint},
         calibration,
         dict(facts),

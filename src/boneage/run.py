@@ -16,8 +16,7 @@ from torch.utils.data import DataLoader
 from boneage.calibration import load_calibration
 from boneage.checkpoint import Checkpoint, load_checkpoint
 from boneage.config import Paths, Recipe, Runtime
-from boneage.dataset import DRAWN, Batch, BoneAgeDataset, get_transforms, make_loader
-from boneage.distill import describe_teachers, load_teachers, start_from
+from boneage.dataset import BoneAgeDataset, get_transforms, make_loader
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
 from boneage.evaluate import Report, load_table, save_evaluation
 from boneage.explain import GradCAM, predicted_age, predicted_stage
@@ -44,7 +43,7 @@ from boneage.plots import (
 )
 from boneage.predict import WEIGHTS, Predictor
 from boneage.preprocess import Preprocessing, find_processed, preprocess_folder
-from boneage.train import BEST, LAST, Trainer, loaded_data, pick_device
+from boneage.train import BEST, LAST, Batch, Trainer, loaded_data, pick_device
 
 logger = logging.getLogger(__name__)
 
@@ -119,12 +118,7 @@ def train_model(
         recipe.image_size, stored_size, recipe.invert, recipe.sampled_size, recipe.stretch_grey
     )
     mean_age = float(training["age_years"].mean())
-    teachers = load_teachers(recipe, preprocessing, provenance)
-    if teachers:
-        provenance |= describe_teachers(recipe, teachers)
-        model = start_from(recipe, teachers[0])
-    else:
-        model = _build_model(recipe, "none" if resume else recipe.init, mean_age)
+    model = _build_model(recipe, "none" if resume else recipe.init, mean_age)
     if recipe.drawn_films:
         training = pd.concat([training, _draw_training(paths, recipe)], ignore_index=True)
     films = pd.concat([training, samples[samples["split"] != "train"]], ignore_index=True)
@@ -132,7 +126,6 @@ def train_model(
     trainer = Trainer(
         model, loaders, recipe, preprocessing, paths.output,
         runtime=runtime, provenance=provenance, tensorboard=tensorboard,
-        teachers=[teacher.model for teacher in teachers],
     )  # fmt: skip
     if resume:
         trainer.resume()
@@ -318,7 +311,7 @@ def _draw_training(paths: Paths, recipe: Recipe) -> pd.DataFrame:
         preprocess_folder(images, processed, recipe)
         images = {image_id: processed / f"{image_id}.png" for image_id in images}
     drawn = match_images(read_labels(find_labels(folder)), images)
-    return drawn.assign(image_id=DRAWN + drawn["image_id"], split="train")
+    return drawn.assign(image_id="drawn-" + drawn["image_id"], split="train")
 
 
 def load_samples(paths: Paths, recipe: Recipe) -> tuple[pd.DataFrame, int | None]:

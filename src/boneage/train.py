@@ -6,7 +6,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,8 +21,7 @@ from tqdm import tqdm
 
 from boneage.checkpoint import describe_software, load_checkpoint, save_checkpoint
 from boneage.config import Recipe, Runtime
-from boneage.dataset import Batch, BoneAgeDataset, get_transforms
-from boneage.distill import Teachers
+from boneage.dataset import BoneAgeDataset, get_transforms
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
 from boneage.evaluate import TABLE_COLUMNS, Report, evaluate_table
 from boneage.files import save_text
@@ -37,6 +36,7 @@ BEST, LAST = Path("models/best_model.pt"), Path("models/last.pt")
 COMPILERS = ("g++", "clang++", "cl")
 LOSSES = ("loss", "age_loss", "stage_loss")
 
+Batch = dict[str, Any]
 Answers = tuple[torch.Tensor | None, torch.Tensor | None]
 
 
@@ -99,7 +99,6 @@ class Trainer:
         provenance: Facts about data and split to save with each checkpoint; `train_median_years`
             among them is the baseline of the reports.
         tensorboard: Whether to write the history to `output/tensorboard` too.
-        teachers: Networks whose mean answer stands for the labels in training.
 
     Raises:
         ConfigError: If the device is not there, or compiling is asked for without a compiler.
@@ -121,7 +120,6 @@ class Trainer:
         runtime: Runtime = Runtime(),
         provenance: Mapping[str, Any] | None = None,
         tensorboard: bool = False,
-        teachers: Sequence[BoneAgePredictor] = (),
     ) -> None:
         self.device = pick_device(runtime.device)
         if runtime.compile and not any(shutil.which(name) for name in COMPILERS):
@@ -138,7 +136,6 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self._precision = runtime.precision
         self._tensorboard = tensorboard
-        self._teachers = Teachers(teachers, self.device)
         # Only the backbone: it is nearly all of the work, and evaluation has batches of any size.
         self._train_backbone = torch.compile(model.backbone) if runtime.compile else model.backbone
         self._average = _make_average(self.model, recipe.averaging)
@@ -216,11 +213,11 @@ class Trainer:
                     f"{path} was trained with {name} {then!r}, this run has {now!r}. Resume with "
                     "the same settings, or start afresh without --resume."
                 )
-        for name in ("data_sha256", "split_sha256", "teachers_sha256"):
+        for name in ("data_sha256", "split_sha256"):
             if last.provenance.get(name) != self.provenance.get(name):
                 raise CheckpointError(
                     f"{path} was trained on other data ({name} differs). Resume with the same "
-                    "films, labels and teachers, or start afresh without --resume."
+                    "films and labels, or start afresh without --resume."
                 )
         self.kept_model.load_state_dict(last.model.state_dict())
         if self._average is not None:
@@ -275,9 +272,8 @@ class Trainer:
                 with self._autocast():
                     features = self._train_backbone(image)
                 features = features.float()
-                told, withheld = self._teachers.teach(image, sex, batch)
-                losses = self._losses(self.model.answer(features, sex), told)
-                loss = losses[0].mean() + self._auxiliary_loss(features, sex, withheld)
+                losses = self._losses(self.model.answer(features, sex), batch)
+                loss = losses[0].mean() + self._auxiliary_loss(features, batch)
                 self._optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
@@ -324,10 +320,9 @@ class Trainer:
         image = batch["image"].to(self.device, non_blocking=True, memory_format=torch.channels_last)
         return image, batch["sex"].to(self.device)
 
-    def _auxiliary_loss(
-        self, features: torch.Tensor, sex: torch.Tensor, batch: Batch
-    ) -> torch.Tensor:
+    def _auxiliary_loss(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Mean loss of what training answers besides: without the sex, and the sex itself."""
+        sex = batch["sex"].to(self.device)
         loss = features.new_zeros(())
         if self.recipe.unknown_sex_weight:
             withheld = self.model.answer(features, torch.zeros_like(sex))
@@ -336,7 +331,7 @@ class Trainer:
             logits = self.model.sex_head(features).squeeze(1)
             # A film of unknown sex, coded 0, weighs nothing.
             of_film = nn.functional.binary_cross_entropy_with_logits(
-                logits, batch.get("p_male", (sex > 0).float()), weight=sex.abs()
+                logits, (sex > 0).float(), weight=sex.abs()
             )
             loss = loss + self.recipe.sex_weight * of_film
         return loss
