@@ -253,13 +253,6 @@ def calibrate(
             withheld.append(found[1])
             years.append(film.reference_years)
     answers = join_answers(told)
-    for whose, code in (("boys'", 1), ("girls'", -1)):
-        n = int((answers.sex == code).sum())
-        if n < MIN_FILMS:
-            logger.warning(
-                "%d %s films are too few for a bias of their own (%d): it is that of all films.",
-                n, whose, MIN_FILMS,
-            )  # fmt: skip
     calibration = fit_calibration(
         answers,
         join_answers(withheld),
@@ -267,6 +260,13 @@ def calibrate(
         predictor.contract.graph_sha256,
         base=predictor.calibration,
     )
+    for whose, code in (("boys'", 1), ("girls'", -1)):
+        n = int((answers.sex == code).sum())
+        if n < MIN_FILMS:
+            logger.warning(
+                "%d %s films are too few for a bias of their own (%d): it is that of all films.",
+                n, whose, MIN_FILMS,
+            )  # fmt: skip
     return calibration, broken
 
 
