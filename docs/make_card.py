@@ -9,6 +9,7 @@ FOLDER = Path(__file__).parent
 CARD = FOLDER / "model_card.md"
 MONTHS = 12.0
 HARMFUL_MONTHS, SIGNIFICANT = 0.5, 0.05
+LEAST_COVERAGE = 0.85
 
 
 def make_card() -> str:
@@ -78,6 +79,8 @@ def make_card() -> str:
         righted=righted(audit),
         changes=changes(audit),
         worse_groups=worse_groups(audit),
+        least_coverage=LEAST_COVERAGE,
+        uncovered=uncovered(audit),
         minus_twins=minus_twins(sampling),
         n_originals=sampling["original"]["n"],
         n_enhanced=sampling["enhanced"]["n"],
@@ -249,6 +252,16 @@ def worse_groups(audit: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def uncovered(audit: dict[str, Any]) -> str:
+    """Groups of enough films whose intervals hold too few of the references."""
+    found = [
+        f"{row['by']} {row['group']} {ends(row['figures']['coverage'], share)} (n = {row['n']})"
+        for row in audit["groups"]
+        if not row["is_small"] and row["figures"]["coverage"]["value"] < LEAST_COVERAGE
+    ]
+    return "; ".join(found) or "none"
+
+
 def ends(figure: dict[str, Any], write: Callable[[float, list[float]], str]) -> str:
     """Format a figure of the audit with its interval."""
     return write(figure["value"], [figure["low"], figure["high"]])
@@ -372,6 +385,7 @@ average (single samples {singles_apart}). Full-size films minus their 100-px twi
 {worse_groups}
 
 - Ages are drawn to the middle: young children come out some months too old, the oldest too young.
+- Intervals hold fewer than {least_coverage:.0%} of the references in these groups of test films: {uncovered}.
 - Nothing checks yet that the film shows a hand.
 - Drawn films (`boneage phantom`) are read with an MAE of {drawn_mae} months (n = {drawn_n}, other
   seed than those trained on); that says nothing of real ones.
