@@ -255,7 +255,7 @@ def worse_groups(audit: dict[str, Any]) -> str:
 def uncovered(audit: dict[str, Any]) -> str:
     """Groups of enough films whose intervals hold too few of the references."""
     found = [
-        f"{row['by']} {row['group']} {ends(row['figures']['coverage'], share)} (n = {row['n']})"
+        f"{row['by']}: {row['group']} {ends(row['figures']['coverage'], share)} (n = {row['n']})"
         for row in audit["groups"]
         if not row["is_small"] and row["figures"]["coverage"]["value"] < LEAST_COVERAGE
     ]
