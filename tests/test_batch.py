@@ -168,6 +168,30 @@ def test_a_film_has_one_answer_in_every_format(
     assert answer.status == "ok"
 
 
+@pytest.mark.parametrize(
+    ("suffix", "scale", "tags"),
+    [("png", 257, {}), ("tif", 257, {}), ("dcm", 1, {"BitsStored": 8, "HighBit": 7})],
+)
+def test_a_dull_film_of_8_bits_has_its_answer_in_a_file_of_16(
+    predictor: Predictor,
+    grey: npt.NDArray[np.int64],
+    tmp_path: Path,
+    suffix: str,
+    scale: int,
+    tags: dict[str, Any],
+) -> None:
+    dull = 40 + grey // 2
+    path = tmp_path / f"film.{suffix}"
+    stored = (dull * scale).astype(np.uint16)
+    if suffix == "dcm":
+        save_dicom(path, stored, **tags)
+    else:
+        Image.fromarray(stored).save(path)
+    Image.fromarray(dull.astype(np.uint8)).save(tmp_path / "plain.png")
+    answer, plain = predict_films(predictor, [Film(path, "M"), Film(tmp_path / "plain.png", "M")])
+    assert answer.predicted_years == plain.predicted_years
+
+
 def test_a_jpeg_has_nearly_the_answer_of_its_film(
     predictor: Predictor, grey: npt.NDArray[np.int64], tmp_path: Path
 ) -> None:

@@ -21,6 +21,9 @@ Source: measured on 11,111 RSNA training films at 100 px, docs/experiments.md, "
 FEWEST_GREYS = 1 / 8
 """Least share of its range that 98% of a deep film's pixels may take up: 32 levels of 8 bits."""
 
+_EIGHT_IN_SIXTEEN = 257
+"""By which converters multiply 8-bit values to fill 16 bits: such a film has 8 and their scale."""
+
 _TIFF_PHOTOMETRIC = 262
 _SCORE_SIZE = 100
 _SCORE_WINDOW = 21
@@ -139,6 +142,8 @@ def _to_grey(image: Image.Image) -> tuple[npt.NDArray[Any], int]:
         grey = np.asarray(image)
         if not np.isfinite(grey).all():
             raise ValueError("it holds pixels that are not finite numbers")
+        if image.mode.startswith("I;16") and not (grey % _EIGHT_IN_SIXTEEN).any():
+            return (grey // _EIGHT_IN_SIXTEEN).astype(np.uint8), 8
         return grey, 16 if image.mode.startswith("I;16") else 32
     if image.has_transparency_data:
         film = image.convert("RGBA")
