@@ -167,7 +167,7 @@ def _decode(dataset: Any) -> tuple[npt.NDArray[Any], int]:
         raise ValueError("it holds pixels that are not finite numbers")
     # A window over all 256 values changes nothing but last bits.
     is_plain = dataset.BitsStored == 8 and np.allclose(shown, values, rtol=0.0, atol=1e-6)
-    if is_plain and 0 <= values[0] and values[-1] <= 255:  # also where 8 bits are kept in 16
+    if is_plain and values[0] >= 0 and values[-1] <= 255:  # also where 8 bits are kept in 16
         return pixels.astype(np.uint8), 8
     return shown.astype(np.float32)[places].reshape(pixels.shape), 16
 
