@@ -7,21 +7,26 @@ ImageNet weights of tf_efficientnet_lite0 (docs/experiments.md tells where they 
 recipe is configs/boneage.toml. An interrupted build goes on where it stopped.
 
 The validation films are used by halves: the one to choose among recipes, the other to calibrate.
-The test films are answered once the network is trained, by the measuring half.
+Calibrated on as well is a quarter of the training films, answered by a network of its own that
+has left them out. The test films are answered once both are trained, by the measuring half.
 """
 
 import argparse
 import json
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from sklearn.model_selection import StratifiedKFold
 from tqdm import tqdm
 
-from boneage.batch import Film, calibrate, predict_films
+from boneage.batch import Film, look_twice, predict_films
+from boneage.calibration import Calibration, fit_calibration, join_answers
 from boneage.checkpoint import load_checkpoint
 from boneage.config import Paths, Recipe
 from boneage.evaluate import evaluate_table
@@ -32,7 +37,8 @@ from boneage.phantom import write_cohort
 from boneage.plots import plot_calibration, plot_confusion_matrix, plot_scatter, save_figure
 from boneage.predict import WEIGHTS, Predictor
 from boneage.preprocess import preprocess_folder
-from boneage.run import load_samples, train_model
+from boneage.run import choose_training, load_samples, train_model
+from boneage.split import read_split, split_samples
 from boneage.train import BEST, LAST
 
 ROOT = Path(__file__).parent.parent
@@ -50,6 +56,10 @@ DATA = (
     "by nearest-neighbour sampling; the training part of a 70/15/15 split, and drawn films."
 )
 DRAWN_FILMS, DRAWN_SEED = 300, 5
+FOLDS = 4
+CALIBRATION_FOLDS = 1
+"""Of the training part's quarters, how many are answered by a network that left them out."""
+
 PARITY_FILMS = 100
 
 
@@ -70,9 +80,38 @@ def main() -> None:
     )
     recipe = Recipe(**settings, init=arguments.init)
     preprocess_folder(find_images(paths.data), paths.processed, recipe)
+    train(paths, recipe)
+    folds = []
+    for fold in range(CALIBRATION_FOLDS):
+        folds.append(replace(paths, output=paths.output / f"fold{fold}"))
+        split = write_fold(paths, recipe, fold)
+        train(folds[-1], replace(recipe, split_sha256=None), split)
+    build(paths, recipe, folds)
+
+
+def train(paths: Paths, recipe: Recipe, split: Path | None = None) -> None:
+    """Train up to the recipe's end, unless that has been done; the test films stay unseen."""
     if not is_trained(paths, recipe):
-        train_model(paths, recipe, resume=(paths.output / LAST).is_file(), evaluated=("val",))
-    build(paths, recipe)
+        is_begun = (paths.output / LAST).is_file()
+        train_model(paths, recipe, split=split, resume=is_begun, evaluated=("val",))
+
+
+def write_fold(paths: Paths, recipe: Recipe, fold: int) -> Path:
+    """Write the split of a network that leaves out a quarter of the training films, as its "val".
+
+    It learns from the validation films in their place. The recipe keeps the last epoch, so
+    nothing is chosen on the films left out.
+    """
+    samples, _ = load_samples(replace(paths, use_processed=False), recipe)
+    samples["split"] = split_samples(samples, recipe.seed)
+    training = choose_training(samples, recipe)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=recipe.seed)
+    _, left_out = list(folds.split(training, training["stage"]))[fold]
+    samples.loc[samples["split"] == "val", "split"] = "train"
+    samples.loc[training.index[left_out], "split"] = "val"
+    split = paths.output / f"fold{fold}.csv"
+    save_text(split, samples[["image_id", "split"]].to_csv(index=False, lineterminator="\n"))
+    return split
 
 
 def is_trained(paths: Paths, recipe: Recipe) -> bool:
@@ -85,11 +124,45 @@ def is_trained(paths: Paths, recipe: Recipe) -> bool:
     return True
 
 
-def build(paths: Paths, recipe: Recipe) -> None:
+def fit(networks: Sequence[tuple[Path, pd.DataFrame]]) -> tuple[Calibration, dict[str, Any]]:
+    """Calibrate the first network on what each answers of films that it has not learned from.
+
+    This takes networks of one recipe for alike: what one errs on new films, all do.
+
+    Returns:
+        The calibration, and figures: the raw error of each network on its films, and the width in
+        months of the constant interval that covers as much.
+    """
+    looks: list[list[Any]] = []
+    figures = []
+    for model, samples in networks:
+        *look, broken = look_twice(Predictor(model, threads=1), make_films(samples))
+        if broken:
+            raise SystemExit(f"{len(broken)} films cannot be read, the first: {broken.popitem()}")
+        looks.append(look)
+        error = 12.0 * (look[0].years - look[2])
+        figures.append(
+            {
+                "n": len(error),
+                "mae_months": float(np.abs(error).mean()),
+                "signed_error_months": float(error.mean()),
+                "signed_error_months_se": float(error.std() / np.sqrt(len(error))),
+            }
+        )
+    told, withheld, years = zip(*looks, strict=True)
+    answers, reference = join_answers(told), np.concatenate(years)
+    own = Predictor(networks[0][0], threads=1).contract.graph_sha256
+    calibration = fit_calibration(answers, join_answers(withheld), reference, own)
+    corrected, _, _ = calibration.apply(answers)
+    error = np.abs(corrected.years - reference)
+    naive_width = float(24.0 * np.quantile(error, calibration.level))
+    return calibration, {"calibrated_on": figures, "naive_width_months": naive_width}
+
+
+def build(paths: Paths, recipe: Recipe, folds: Sequence[Paths]) -> None:
     """Calibrate, measure and export the run in the output folder."""
     samples, _ = load_samples(replace(paths, use_processed=False), recipe)
-    split = pd.read_csv(paths.output / "split.csv", dtype=str)
-    samples = samples.merge(split, on="image_id", validate="one_to_one")
+    samples["split"] = read_split(paths.output / "split.csv", samples)
     val, test = (samples[samples["split"] == part] for part in ("val", "test"))
     chosen_on, calibrated_on = val.iloc[::2], val.iloc[1::2]
 
@@ -97,9 +170,12 @@ def build(paths: Paths, recipe: Recipe) -> None:
     trained = load_checkpoint(paths.output / BEST)
     real_films = list(test["path"].iloc[:PARITY_FILMS])
     parity = export_onnx(trained, plain, real_films)
-    calibration, broken = calibrate(Predictor(plain, threads=1), make_films(calibrated_on))
-    if broken:
-        raise SystemExit(f"{len(broken)} films could not be read, the first: {broken.popitem()}")
+    networks = [(plain, calibrated_on)]
+    for fold in folds:
+        left_out = samples[read_split(fold.output / "split.csv", samples) == "val"]
+        networks.append((fold.output / "plain.onnx", left_out))
+        export_onnx(load_checkpoint(fold.output / BEST), networks[-1][0], real_films)
+    calibration, calibration_figures = fit(networks)
     calibration.save(site)
     predictor = Predictor(plain, calibration=site, threads=1)
 
@@ -128,11 +204,10 @@ def build(paths: Paths, recipe: Recipe) -> None:
         "terms": TERMS,
         "data": DATA,
         "n_by_split": samples["split"].value_counts().to_dict(),
-        "n_calibrated_on": len(calibrated_on),
         "training_years": {"min": ages.min(), "p1": ages.quantile(0.01), "p99": ages.quantile(0.99),
                            "max": ages.max()},
         "warned_sex": {name: share_warned(tables[name]) for name in ("test", "test_wrong_sex")},
-        "naive_width_months": naive_width(predictor, calibrated_on),
+        **calibration_figures,
         "calibration": asdict(calibration),
         "provenance": predictor.contract.provenance,
         "recipe": predictor.contract.recipe,
@@ -190,14 +265,6 @@ def answer(predictor: Predictor, samples: pd.DataFrame, sex: str | None = None) 
 def share_warned(table: pd.DataFrame) -> float:
     """Share of films said to look like the other sex's."""
     return float(table["reasons"].str.contains("looks like").mean())
-
-
-def naive_width(predictor: Predictor, samples: pd.DataFrame) -> float:
-    """Width in months of the constant interval that covers as much of the calibration films."""
-    table = answer(predictor, samples)
-    error = (table["predicted_years"] - table["reference_years"]).abs()
-    level = predictor.calibration.level if predictor.calibration else 0.9
-    return float(24.0 * error.quantile(level))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ import torch
 from boneage.calibration import Calibration, Spread
 from boneage.checkpoint import Checkpoint
 from boneage.config import Films, Paths, Recipe, Runtime
-from boneage.labels import find_images, find_labels, match_images, read_labels, split_samples
+from boneage.labels import find_images, find_labels, match_images, read_labels
 from boneage.model import BoneAgePredictor
 from boneage.phantom import write_cohort
 from boneage.preprocess import Preprocessing, preprocess_folder
+from boneage.split import split_samples
 
 ROOT = Path(__file__).parents[1]
 TINY = {"image_size": 48, "init": "none", "batch_size": 16, "epochs": 2, "learning_rate": 1e-3}

@@ -16,7 +16,7 @@ FLOW = [
     {"errors", "stages", "metrics", "files", "orientation"},
     {"config", "anatomy", "dicomfile", "calibration", "overlay"},
     {"labels", "radiograph", "bones", "agreement", "reference"},
-    {"preprocess", "prediction", "skeleton", "tables"},
+    {"preprocess", "prediction", "skeleton", "split", "tables"},
     {"film", "contract"},
     {"phantom", "download", "predict"},
     {"model", "evaluate", "batch", "describe", "cases"},
@@ -29,7 +29,7 @@ FLOW = [
     {"cli"},
     {"__main__", "__init__"},
 ]
-WITHOUT_TORCH = ["errors", "files", "stages", "config", "metrics", "labels", "radiograph",
+WITHOUT_TORCH = ["errors", "files", "stages", "config", "metrics", "labels", "split", "radiograph",
                  "preprocess", "phantom", "evaluate", "summary", "plots", "cli",
                  "download", "contract", "prediction", "predict", "batch", "describe",
                  "calibration", "overlay", "dicomfile", "orientation", "tables", "agreement",

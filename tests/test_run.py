@@ -15,12 +15,13 @@ from boneage.config import Films, Paths, Recipe, Runtime
 from boneage.dataset import BoneAgeDataset
 from boneage.errors import BoneAgeError, CheckpointError, LabelError
 from boneage.evaluate import load_table
-from boneage.labels import find_images, split_sha256
+from boneage.labels import find_images
 from boneage.phantom import write_cohort
 from boneage.predict import Predictor
 from boneage.preprocess import Preprocessing, preprocess_folder
 from boneage.radiograph import read_radiograph
 from boneage.run import evaluate_model, explain_model, export_model, load_samples, train_model
+from boneage.split import split_sha256
 
 TABLE = [
     "image_id", "split", "sex", "reference_years", "predicted_years",
@@ -269,6 +270,21 @@ def test_a_patient_stays_in_one_part(
     train_model(paths, replace(recipe, epochs=1, group_column="patient"), runtime)
     split = pd.read_csv(paths.output / "split.csv").merge(labels, left_on="image_id", right_on="id")
     assert split.groupby("patient")["split"].agg(set).map(len).max() == 1
+
+
+def test_a_split_of_one_s_own_is_trained_on(
+    samples: pd.DataFrame, raw: Path, recipe: Recipe, runtime: Runtime, tmp_path: Path
+) -> None:
+    parts = np.resize(["train", "train", "val", "test"], len(samples))
+    own = samples[["image_id"]].assign(split=parts)
+    own[::-1].to_csv(tmp_path / "own.csv", index=False)
+    paths = Paths(data=raw, output=tmp_path / "output")
+    train_model(paths, replace(recipe, epochs=1), runtime, split=tmp_path / "own.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(paths.output / "split.csv", dtype=str), own)
+    facts = load_checkpoint(paths.output / "models" / "best_model.pt").provenance
+    assert facts["n_by_split"] == {"train": 40, "val": 20, "test": 20}
+    answered = load_table(paths.output / "predictions_test.csv")["image_id"]
+    assert list(answered) == list(own.loc[own["split"] == "test", "image_id"])
 
 
 def test_a_train_folder_without_labels_says_what_to_do(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         gender_bias_regression,
     )
     from boneage.explain import GradCAM
-    from boneage.labels import read_labels, split_samples
+    from boneage.labels import read_labels
     from boneage.model import BoneAgePredictor
     from boneage.plots import plot_confusion_matrix, plot_scatter
     from boneage.predict import Predictor, load
@@ -51,7 +51,7 @@ _HOMES = {
     "plot_scatter": "plots",
     "read_labels": "labels",
     "read_radiograph": "radiograph",
-    "split_samples": "labels",
+    "split_samples": "split",
     "stage_from_years": "stages",
     "train_model": "run",
 }

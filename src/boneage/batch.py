@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from boneage.calibration import MIN_FILMS, Answers, Calibration, fit_calibration, join_answers
@@ -228,6 +229,32 @@ def calibrate(
     Raises:
         BoneAgeError: If the model answers no age, or too few films could be read.
     """
+    told, withheld, years, broken = look_twice(predictor, films, workers)
+    calibration = fit_calibration(
+        told, withheld, years, predictor.contract.graph_sha256, base=predictor.calibration
+    )
+    for whose, code in (("boys'", 1), ("girls'", -1)):
+        n = int((told.sex == code).sum())
+        if n < MIN_FILMS:
+            logger.warning(
+                "%d %s films are too few for a bias of their own (%d): it is that of all films.",
+                n, whose, MIN_FILMS,
+            )  # fmt: skip
+    return calibration, broken
+
+
+def look_twice(
+    predictor: Predictor, films: Sequence[Film], workers: int | None = None
+) -> tuple[Answers, Answers, npt.NDArray[np.float64], dict[str, str]]:
+    """Give a network's raw answers to labelled films, which `fit_calibration` asks for.
+
+    Returns:
+        The answers with the sex told and with it withheld, the reference ages in years, and by
+        path why films were left out that cannot be answered.
+
+    Raises:
+        BoneAgeError: If the model answers no age.
+    """
     if not predictor.contract.has_age:
         raise BoneAgeError("the model answers no age; there is nothing to calibrate.")
     told, withheld, years, broken = [], [], [], {}
@@ -252,22 +279,7 @@ def calibrate(
             told.append(found[0])
             withheld.append(found[1])
             years.append(film.reference_years)
-    answers = join_answers(told)
-    calibration = fit_calibration(
-        answers,
-        join_answers(withheld),
-        np.array(years, dtype=np.float64),
-        predictor.contract.graph_sha256,
-        base=predictor.calibration,
-    )
-    for whose, code in (("boys'", 1), ("girls'", -1)):
-        n = int((answers.sex == code).sum())
-        if n < MIN_FILMS:
-            logger.warning(
-                "%d %s films are too few for a bias of their own (%d): it is that of all films.",
-                n, whose, MIN_FILMS,
-            )  # fmt: skip
-    return calibration, broken
+    return join_answers(told), join_answers(withheld), np.array(years, dtype=np.float64), broken
 
 
 class PredictionsFile:

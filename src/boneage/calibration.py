@@ -64,7 +64,7 @@ class Answers:
 
 
 def join_answers(parts: Sequence[Answers]) -> Answers:
-    """Join answers to several films of one network."""
+    """Join answers to several films."""
 
     def join(name: str) -> Any:
         values = [getattr(part, name) for part in parts]

@@ -1,4 +1,4 @@
-"""Label CSVs in any RSNA dialect -> one checked table, and its 70/15/15 split."""
+"""Label CSVs in any RSNA dialect -> one checked table, its rows matched with their films."""
 
 import hashlib
 import logging
@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from boneage.errors import LabelError
 from boneage.files import IMAGE_SUFFIXES, cut_suffix
-from boneage.stages import STAGES, stage_from_years
+from boneage.stages import stage_from_years
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +20,6 @@ MONTHS_MAX = 240
 """Largest bone age accepted, in months; the Greulich-Pyle atlas ends at 228."""
 
 KAGGLE_NAME = "boneage-training-dataset"
-SPLITS = ("train", "val", "test")
 
 # Headers are compared without case, blanks and punctuation: "Bone Age (months)" is "boneagemonths".
 _COLUMNS = {
@@ -69,7 +67,7 @@ def read_labels(
     columns = _find_columns(path, list(raw.columns), require_age)
     if raw.empty:
         raise LabelError(f"{path} has a header but no rows; expected one row an image.")
-    table = pd.DataFrame({"image_id": _read_ids(path, raw[columns["image_id"]])})
+    table = pd.DataFrame({"image_id": read_ids(path, raw[columns["image_id"]])})
     if "months" in columns:
         table["months"] = _read_months(path, raw[columns["months"]], require_age)
         table["age_years"] = table["months"] / 12.0
@@ -87,11 +85,13 @@ def read_labels(
     if unknown_sex == "drop":
         unknown = table["sex"].isna()
         if unknown.any():
-            logger.warning("%s: left out %s", path, _count(table.loc[unknown, "image_id"], "sex"))
+            logger.warning(
+                "%s: left out %s", path, count_ids(table.loc[unknown, "image_id"], "sex")
+            )
         table = table[~unknown]
         if table.empty:
             raise LabelError(f"{path} has no row with a known sex; expected M or F.")
-    order = sorted(range(len(table)), key=[_natural(i) for i in table["image_id"]].__getitem__)
+    order = sorted(range(len(table)), key=[natural_order(i) for i in table["image_id"]].__getitem__)
     return table.iloc[order].reset_index(drop=True)
 
 
@@ -108,7 +108,7 @@ def read_known(path: Path) -> dict[str, tuple[str | None, float | None]]:
 def read_further(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Read further columns of a label table as text, under `image_id`; those it lacks are left."""
     raw = read_csv(path)
-    ids = _read_ids(path, raw[_find_columns(path, list(raw.columns), False)["image_id"]])
+    ids = read_ids(path, raw[_find_columns(path, list(raw.columns), False)["image_id"]])
     return raw[[name for name in dict.fromkeys(columns) if name in raw]].assign(image_id=ids)
 
 
@@ -142,12 +142,14 @@ def read_csv(path: Path, expected: str = "a label CSV") -> pd.DataFrame:
     return rows[(rows != "").any(axis=1)]
 
 
-def _count(ids: pd.Series, lacking: str) -> str:
+def count_ids(ids: pd.Series, lacking: str) -> str:
+    """Say how many rows lack something, and which are the first of them."""
     shown = ", ".join(ids.head(5)) + (", …" if len(ids) > 5 else "")
     return f"{len(ids)} rows without {lacking}: {shown}"
 
 
-def _natural(image_id: str) -> tuple[int, int, str]:
+def natural_order(image_id: str) -> tuple[int, int, str]:
+    """Key to sort ids by: numbers by their value, then words."""
     return (0, int(image_id), image_id) if image_id.isdecimal() else (1, 0, image_id)
 
 
@@ -177,7 +179,8 @@ def _find_columns(path: Path, header: list[str], require_age: bool) -> dict[str,
     return found
 
 
-def _read_ids(path: Path, values: pd.Series) -> pd.Series:
+def read_ids(path: Path, values: pd.Series) -> pd.Series:
+    """Give the ids of a column, a file's suffix cut off; raises where one is empty or doubled."""
     ids = values.str.strip().map(cut_suffix)
     for line in ids.index[ids == ""]:
         raise LabelError(f"{path} line {line}: the image id is empty; expected a file's stem.")
@@ -297,72 +300,10 @@ def match_images(labels: pd.DataFrame, images: Mapping[str, Path]) -> pd.DataFra
             f"{', '.join(list(images)[:3])}). Check that --data and --labels belong together."
         )
     if not has_film.all():
-        logger.warning("left out %s", _count(labels.loc[~has_film, "image_id"], "a film"))
+        logger.warning("left out %s", count_ids(labels.loc[~has_film, "image_id"], "a film"))
     samples = labels[has_film].reset_index(drop=True)
     samples["path"] = pd.Series([images[i] for i in samples["image_id"]], dtype=object)
     return samples
-
-
-def split_samples(samples: pd.DataFrame, seed: int = 0) -> pd.Series:
-    """Assign each row to train, val or test: 70/15/15, stratified by stage.
-
-    The seed report's two steps of scikit-learn's `train_test_split`: 70% against 30%, then the
-    30% in halves. Rows are taken in the order of their ids, so the order of the CSV does not
-    matter. Where `samples` has a `group` column, groups are split instead of rows, each under
-    its most frequent stage. A stage with one film or group alone cannot be on both sides of a
-    step; it is stratified together with the nearest stage, with a warning.
-
-    Returns:
-        "train", "val" or "test" for each row.
-
-    Raises:
-        LabelError: If there are too few rows or groups to fill three parts.
-    """
-    unit_name = "group" if "group" in samples else "image_id"
-    stage_by_unit = samples.groupby(unit_name)["stage"].agg(lambda stages: stages.mode().iloc[0])
-    units = sorted(stage_by_unit.index, key=_natural)
-    stages = stage_by_unit.loc[units].to_numpy()
-    try:
-        train, rest = _cut(np.array(units), stages, 0.30, seed)
-        position = {unit: i for i, unit in enumerate(units)}
-        val, test = _cut(rest, stages[[position[u] for u in rest]], 0.50, seed)
-    except ValueError as error:
-        raise LabelError(
-            f"{len(units)} films or groups are too few to split 70/15/15 by stage ({error})."
-        ) from None
-    part = dict.fromkeys(train, "train") | dict.fromkeys(val, "val") | dict.fromkeys(test, "test")
-    return samples[unit_name].map(part)
-
-
-def _cut(
-    units: np.ndarray, stages: np.ndarray, second_share: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.model_selection import train_test_split
-
-    strata = stages.copy()
-    for stage in np.unique(stages):
-        others = np.setdiff1d(strata, stage)
-        if (strata == stage).sum() == 1 and len(others):
-            nearest = min(others, key=lambda other: abs(other - stage))
-            logger.warning(
-                "one %s alone cannot be on both sides of a split; stratified as %s",
-                STAGES[stage],
-                STAGES[nearest],
-            )
-            strata[strata == stage] = nearest
-    first, second = train_test_split(
-        units,
-        test_size=second_share,
-        random_state=seed,
-        stratify=strata,
-    )
-    return first, second
-
-
-def split_sha256(image_ids: pd.Series, parts: pd.Series) -> str:
-    """Fingerprint a split: sha256 of the lines `id,part`, sorted, each ended by a newline."""
-    lines = sorted(f"{image_id},{part}\n" for image_id, part in zip(image_ids, parts, strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def data_sha256(samples: pd.DataFrame) -> str:

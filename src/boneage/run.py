@@ -23,14 +23,11 @@ from boneage.explain import GradCAM, predicted_age, predicted_stage
 from boneage.export import Parity, export_onnx, load_exported
 from boneage.files import save_text
 from boneage.labels import (
-    SPLITS,
     data_sha256,
     find_images,
     find_labels,
     match_images,
     read_labels,
-    split_samples,
-    split_sha256,
 )
 from boneage.model import BoneAgePredictor
 from boneage.phantom import write_cohort
@@ -43,6 +40,7 @@ from boneage.plots import (
 )
 from boneage.predict import WEIGHTS, Predictor
 from boneage.preprocess import Preprocessing, find_processed, preprocess_folder
+from boneage.split import SPLITS, read_split, split_samples, split_sha256
 from boneage.train import BEST, LAST, Batch, Trainer, loaded_data, pick_device
 
 logger = logging.getLogger(__name__)
@@ -72,6 +70,7 @@ def train_model(
     recipe: Recipe,
     runtime: Runtime = Runtime(),
     *,
+    split: Path | None = None,
     resume: bool = False,
     tensorboard: bool = False,
     evaluated: Sequence[str] = HELD_OUT,
@@ -85,6 +84,7 @@ def train_model(
         paths: Where films, labels and results lie.
         recipe: What to train.
         runtime: How to compute.
+        split: CSV of `image_id` and `split` to use instead of a split by the seed.
         resume: Whether to go on with the run in the output folder.
         tensorboard: Whether to write the history for TensorBoard too.
         evaluated: Parts to evaluate at the end; ("val",) leaves the test films unseen.
@@ -98,15 +98,17 @@ def train_model(
     if recipe.init == PACKAGED:
         recipe = take_over(recipe)
     samples, stored_size = load_samples(paths, recipe)
-    samples["split"] = split_samples(samples, recipe.seed)
+    samples["split"] = (
+        split_samples(samples, recipe.seed) if split is None else read_split(split, samples)
+    )
     fingerprint = split_sha256(samples["image_id"], samples["split"])
     if recipe.split_sha256 not in (None, fingerprint):
         raise BoneAgeError(
             f"the split of these {len(samples)} films has sha256 {fingerprint}; the recipe "
-            f"expects {recipe.split_sha256}. Use the same films, labels and seed, or leave "
-            "split_sha256 out."
+            f"expects {recipe.split_sha256}. Use the same films, labels and seed or split file, or "
+            "leave split_sha256 out."
         )
-    training = _choose_training(samples, recipe)
+    training = choose_training(samples, recipe)
     provenance = {
         "n_by_split": {**samples["split"].value_counts().to_dict(), "train": len(training)},
         "data_sha256": data_sha256(samples),
@@ -289,7 +291,7 @@ def take_over(recipe: Recipe) -> Recipe:
     return replace(recipe, **taken)
 
 
-def _choose_training(samples: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
+def choose_training(samples: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
     """Give the training part of a split without the films that are held out of it."""
     unknown = set(recipe.hold_out) - set(samples["image_id"])
     if unknown:

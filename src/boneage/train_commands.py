@@ -70,18 +70,22 @@ def train(
     paths: Annotated[Paths, Flat] = Paths(),
     recipe: Annotated[Recipe, Flat] = Recipe(),
     runtime: Annotated[Runtime, Flat] = Runtime(),
+    split: Path | None = None,
     resume: bool = False,
     tensorboard: bool = False,
 ) -> None:
     """Train a model, then evaluate its best checkpoint on validation and test films.
 
     Args:
+        split: CSV of image_id and split (train, val, test) to use instead of a split by the seed.
         resume: Continue the run in the output folder from its last whole epoch.
         tensorboard: Log to output/tensorboard as well.
     """
     from boneage.run import train_model
 
-    reports = train_model(paths, recipe, runtime, resume=resume, tensorboard=tensorboard)
+    reports = train_model(
+        paths, recipe, runtime, split=split, resume=resume, tensorboard=tensorboard
+    )
     _print_reports(reports, paths)
 
 

@@ -1,0 +1,121 @@
+"""One checked table -> its training, validation and test parts, by the seed or from a file."""
+
+import hashlib
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from boneage.errors import LabelError
+from boneage.labels import count_ids, natural_order, read_csv, read_ids
+from boneage.stages import STAGES
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test")
+
+
+def split_samples(samples: pd.DataFrame, seed: int = 0) -> pd.Series:
+    """Assign each row to train, val or test: 70/15/15, stratified by stage.
+
+    The seed report's two steps of scikit-learn's `train_test_split`: 70% against 30%, then the
+    30% in halves. Rows are taken in the order of their ids, so the order of the CSV does not
+    matter. Where `samples` has a `group` column, groups are split instead of rows, each under
+    its most frequent stage. A stage with one film or group alone cannot be on both sides of a
+    step; it is stratified together with the nearest stage, with a warning.
+
+    Returns:
+        "train", "val" or "test" for each row.
+
+    Raises:
+        LabelError: If there are too few rows or groups to fill three parts.
+    """
+    unit_name = "group" if "group" in samples else "image_id"
+    stage_by_unit = samples.groupby(unit_name)["stage"].agg(lambda stages: stages.mode().iloc[0])
+    units = sorted(stage_by_unit.index, key=natural_order)
+    stages = stage_by_unit.loc[units].to_numpy()
+    try:
+        train, rest = _cut(np.array(units), stages, 0.30, seed)
+        position = {unit: i for i, unit in enumerate(units)}
+        val, test = _cut(rest, stages[[position[u] for u in rest]], 0.50, seed)
+    except ValueError as error:
+        raise LabelError(
+            f"{len(units)} films or groups are too few to split 70/15/15 by stage ({error})."
+        ) from None
+    part = dict.fromkeys(train, "train") | dict.fromkeys(val, "val") | dict.fromkeys(test, "test")
+    return samples[unit_name].map(part)
+
+
+def read_split(path: Path, samples: pd.DataFrame) -> pd.Series:
+    """Read the part of each row from a CSV with the columns `image_id` and `split`.
+
+    Rows of other films are passed over, so that the split of a larger set serves a part of it.
+
+    Returns:
+        "train", "val" or "test" for each row of `samples`.
+
+    Raises:
+        LabelError: If a column is missing, an id comes twice, a part has another name or no film,
+            a film has no part, or a group has several.
+    """
+    raw = read_csv(path, "a CSV of image_id and split")
+    for name in ("image_id", "split"):
+        if name not in raw:
+            raise LabelError(
+                f"{path} has no column {name}; found: {', '.join(raw.columns)}. It needs image_id "
+                f"and split ({', '.join(SPLITS)})."
+            )
+    parts = raw["split"].str.strip()
+    for line in parts.index[~parts.isin(SPLITS)]:
+        raise LabelError(
+            f"{path} line {line}: split is {raw.at[line, 'split']!r}; expected "
+            f"{', '.join(SPLITS)}. Fix or remove the row."
+        )
+    found = samples["image_id"].map(dict(zip(read_ids(path, raw["image_id"]), parts, strict=True)))
+    if found.isna().any():
+        lacking = count_ids(samples.loc[found.isna(), "image_id"], "a part")
+        raise LabelError(f"{path}: {lacking}. Add them, or leave the films out of the labels.")
+    empty = [part for part in SPLITS if part not in set(found)]
+    if empty:
+        raise LabelError(f"{path} puts none of these films in {' or '.join(empty)}. Add some.")
+    if "group" in samples:
+        for group, of_group in found.groupby(samples["group"]):
+            used = sorted(set(of_group))
+            if len(used) > 1:
+                raise LabelError(
+                    f"{path} puts the films of {group} in {' and '.join(used)}. Keep a group in "
+                    "one part."
+                )
+    return found
+
+
+def _cut(
+    units: np.ndarray, stages: np.ndarray, second_share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.model_selection import train_test_split
+
+    strata = stages.copy()
+    for stage in np.unique(stages):
+        others = np.setdiff1d(strata, stage)
+        if (strata == stage).sum() == 1 and len(others):
+            nearest = min(others, key=lambda other: abs(other - stage))
+            logger.warning(
+                "one %s alone cannot be on both sides of a split; stratified as %s",
+                STAGES[stage],
+                STAGES[nearest],
+            )
+            strata[strata == stage] = nearest
+    first, second = train_test_split(
+        units,
+        test_size=second_share,
+        random_state=seed,
+        stratify=strata,
+    )
+    return first, second
+
+
+def split_sha256(image_ids: pd.Series, parts: pd.Series) -> str:
+    """Fingerprint a split: sha256 of the lines `id,part`, sorted, each ended by a newline."""
+    lines = sorted(f"{image_id},{part}\n" for image_id, part in zip(image_ids, parts, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
