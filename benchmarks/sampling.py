@@ -4,7 +4,8 @@
 
 DATA holds the reduced films, ORIGINALS some of them at full size under the same ids, ENHANCED
 others with their background removed. Sex and age come from the labels in DATA. As these are few,
-films are drawn at full size besides, whose twin is the middle sample.
+films are drawn at full size besides. A film of DATA is the middle sample of its original; all are
+held against their own middle sample as well.
 """
 
 import json
@@ -74,6 +75,7 @@ def answer_folder(
             "kind": kind,
             "image_id": image_id,
             "twin": months(predictor, twin, sex, ((0.0, 0.0),)),
+            "middle": months(predictor, film, sex, ((0.0, 0.0),)),
             "phases": months(predictor, film, sex),
             "other_phases": months(predictor, film, sex, OTHER_PHASES),
         }
@@ -104,8 +106,9 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
         "two_disjoint_sets_apart": float(np.abs(phases - column("other_phases")).mean()),
         "two_single_phases_apart": float(np.abs(single[0] - single[1]).mean()),
         "minus_twin": float((phases - twin).mean()),
-        # A twin is one sample, and the samples of its film tell how far it strays by chance.
-        "minus_twin_se": float(np.sqrt(single.var(axis=0, ddof=1).sum()) / len(rows)),
+        "minus_middle": float((phases - column("middle")).mean()),
+        # That is one sample, and the samples of its film tell how far it strays by chance.
+        "minus_middle_se": float(np.sqrt(single.var(axis=0, ddof=1).sum()) / len(rows)),
         "apart_from_twin": float(np.abs(phases - twin).mean()),
         **{
             f"{name}_apart_from_phases": float(np.abs(column(name) - phases).mean())

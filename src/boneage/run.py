@@ -292,7 +292,11 @@ def take_over(recipe: Recipe) -> Recipe:
 
 
 def choose_training(samples: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
-    """Give the training part of a split without the films that are held out of it."""
+    """Give the training part of a split without the films that are held out of it.
+
+    Raises:
+        BoneAgeError: If `hold_out` names a film that is not there.
+    """
     unknown = set(recipe.hold_out) - set(samples["image_id"])
     if unknown:
         raise BoneAgeError(
