@@ -38,7 +38,7 @@ from boneage.plots import plot_calibration, plot_confusion_matrix, plot_scatter,
 from boneage.predict import WEIGHTS, Predictor
 from boneage.preprocess import preprocess_folder
 from boneage.run import choose_training, load_samples, train_model
-from boneage.split import read_split, split_samples
+from boneage.split import read_split
 from boneage.train import BEST, LAST
 
 ROOT = Path(__file__).parent.parent
@@ -103,7 +103,7 @@ def write_fold(paths: Paths, recipe: Recipe, fold: int) -> Path:
     nothing is chosen on the films left out.
     """
     samples, _ = load_samples(replace(paths, use_processed=False), recipe)
-    samples["split"] = split_samples(samples, recipe.seed)
+    samples["split"] = read_split(paths.output / "split.csv", samples)
     training = choose_training(samples, recipe)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=recipe.seed)
     _, left_out = list(folds.split(training, training["stage"]))[fold]
@@ -141,12 +141,16 @@ def fit(networks: Sequence[tuple[Path, pd.DataFrame]]) -> tuple[Calibration, dic
             raise SystemExit(f"{len(broken)} films cannot be read, the first: {broken.popitem()}")
         looks.append(look)
         error = 12.0 * (look[0].years - look[2])
+        of_sex = {"all": error, "M": error[look[0].sex > 0], "F": error[look[0].sex < 0]}
         figures.append(
             {
-                "n": len(error),
-                "mae_months": float(np.abs(error).mean()),
-                "signed_error_months": float(error.mean()),
-                "signed_error_months_se": float(error.std() / np.sqrt(len(error))),
+                sex: {
+                    "n": len(errors),
+                    "mae_months": float(np.abs(errors).mean()),
+                    "signed_error_months": float(errors.mean()),
+                    "signed_error_months_se": float(errors.std() / np.sqrt(len(errors))),
+                }
+                for sex, errors in of_sex.items()
             }
         )
     told, withheld, years = zip(*looks, strict=True)
@@ -174,7 +178,11 @@ def build(paths: Paths, recipe: Recipe, folds: Sequence[Paths]) -> None:
     for fold in folds:
         left_out = samples[read_split(fold.output / "split.csv", samples) == "val"]
         networks.append((fold.output / "plain.onnx", left_out))
-        export_onnx(load_checkpoint(fold.output / BEST), networks[-1][0], real_films)
+        export_onnx(
+            load_checkpoint(fold.output / BEST),
+            networks[-1][0],
+            list(left_out["path"][:PARITY_FILMS]),
+        )
     calibration, calibration_figures = fit(networks)
     calibration.save(site)
     predictor = Predictor(plain, calibration=site, threads=1)

@@ -105,9 +105,8 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
         "n": len(rows),
         "two_disjoint_sets_apart": float(np.abs(phases - column("other_phases")).mean()),
         "two_single_phases_apart": float(np.abs(single[0] - single[1]).mean()),
-        "minus_twin": float((phases - twin).mean()),
         "minus_middle": float((phases - column("middle")).mean()),
-        # That is one sample, and the samples of its film tell how far it strays by chance.
+        # The middle is one sample; how far it strays by chance, the samples of its film tell.
         "minus_middle_se": float(np.sqrt(single.var(axis=0, ddof=1).sum()) / len(rows)),
         "apart_from_twin": float(np.abs(phases - twin).mean()),
         **{

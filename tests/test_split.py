@@ -1,4 +1,5 @@
 import hashlib
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,7 @@ def test_a_split_is_not_fingerprinted_in_part() -> None:
 def file(tmp_path: Path) -> Path:
     """A split of six films, one of them of another folder."""
     path = tmp_path / "split.csv"
-    path.write_text("image_id,split\n1,train\n2.png, val\n3,test\n4,train\n5,test\n99,val\n")
+    path.write_text("image_id,split\n1,train\n2.png, val\n3,test\n4,train\n5,test\n99,unused\n")
     return path
 
 
@@ -237,6 +238,19 @@ def test_a_split_is_read_from_a_file_whatever_its_order_and_further_films(file: 
     }  # fmt: skip
 
 
+def test_a_doubled_column_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text("image_id,split,split\n1,train,val\n")
+    with pytest.raises(LabelError, match="needs one column split; found: image_id, split, split"):
+        read_split(path, _samples(3, 2))
+
+
+def test_rows_of_other_films_are_counted(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        read_split(file, _samples(3, 2))
+    assert "1 rows without a labelled film here: 99" in caplog.text
+
+
 def test_a_split_that_was_written_is_read_back(tmp_path: Path) -> None:
     samples = _samples(57, 40, 3)
     parts = split_samples(samples, 3)
@@ -247,8 +261,13 @@ def test_a_split_that_was_written_is_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("split\n", "part\n", r"split.csv has no column split; found: image_id, part. It needs"),
-        ("image_id", "film", r"has no column image_id; found: film, split"),
+        (
+            "split\n",
+            "part\n",
+            r"split.csv needs one column split; found: image_id, part\. It should",
+        ),
+        ("image_id", "film", r"needs one column image_id; found: film, split"),
+        ("image_id,split", "split,split", r"needs one column image_id; found: split, split"),
         ("3,test", "3,valid", r"line 4: split is 'valid'; expected train, val, test\. Fix or"),
         ("3,test\n", "3,\n", r"line 4: split is ''; expected train, val, test"),
         ("4,train", "1,test", r"line 5: id '1' was given on line 2 already"),

@@ -50,29 +50,36 @@ def split_samples(samples: pd.DataFrame, seed: int = 0) -> pd.Series:
 def read_split(path: Path, samples: pd.DataFrame) -> pd.Series:
     """Read the part of each row from a CSV with the columns `image_id` and `split`.
 
-    Rows of other films are passed over, so that the split of a larger set serves a part of it.
+    Rows of other films are passed over, whatever their part, and counted: the split of a larger
+    set serves a part of it.
 
     Returns:
         "train", "val" or "test" for each row of `samples`.
 
     Raises:
-        LabelError: If a column is missing, an id comes twice, a part has another name or no film,
-            a film has no part, or a group has several.
+        LabelError: If a column is missing or doubled, an id comes twice, a part has another name
+            or no film, a film has no part, or a group has several.
     """
     raw = read_csv(path, "a CSV of image_id and split")
     for name in ("image_id", "split"):
-        if name not in raw:
+        if list(raw.columns).count(name) != 1:
             raise LabelError(
-                f"{path} has no column {name}; found: {', '.join(raw.columns)}. It needs image_id "
-                f"and split ({', '.join(SPLITS)})."
+                f"{path} needs one column {name}; found: {', '.join(raw.columns)}. It should have "
+                f"image_id and split ({', '.join(SPLITS)})."
             )
+    raw["image_id"] = read_ids(path, raw["image_id"])
+    is_here = raw["image_id"].isin(list(samples["image_id"]))
+    if not is_here.all():
+        others = raw.loc[~is_here, "image_id"]
+        logger.info("%s: %s", path, count_ids(others, "a labelled film here"))
+    raw = raw[is_here]
     parts = raw["split"].str.strip()
     for line in parts.index[~parts.isin(SPLITS)]:
         raise LabelError(
             f"{path} line {line}: split is {raw.at[line, 'split']!r}; expected "
             f"{', '.join(SPLITS)}. Fix or remove the row."
         )
-    found = samples["image_id"].map(dict(zip(read_ids(path, raw["image_id"]), parts, strict=True)))
+    found = samples["image_id"].map(dict(zip(raw["image_id"], parts, strict=True)))
     if found.isna().any():
         lacking = count_ids(samples.loc[found.isna(), "image_id"], "a part")
         raise LabelError(f"{path}: {lacking}. Add them, or leave the films out of the labels.")

@@ -217,7 +217,7 @@ class Trainer:
             if last.provenance.get(name) != self.provenance.get(name):
                 raise CheckpointError(
                     f"{path} was trained on other data ({name} differs). Resume with the same "
-                    "films and labels, or start afresh without --resume."
+                    "films, labels and split, or start afresh without --resume."
                 )
         self.kept_model.load_state_dict(last.model.state_dict())
         if self._average is not None:

@@ -77,7 +77,8 @@ def train(
     """Train a model, then evaluate its best checkpoint on validation and test films.
 
     Args:
-        split: CSV of image_id and split (train, val, test) to use instead of a split by the seed.
+        split: CSV of image_id and split (train, val, test) to use instead of a split by the seed;
+            give it again to resume.
         resume: Continue the run in the output folder from its last whole epoch.
         tensorboard: Log to output/tensorboard as well.
     """
