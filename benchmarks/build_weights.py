@@ -57,8 +57,7 @@ DATA = (
 )
 DRAWN_FILMS, DRAWN_SEED = 300, 5
 FOLDS = 4
-CALIBRATION_FOLDS = 1
-"""Of the training part's quarters, how many are answered by a network that left them out."""
+"""The training part is cut into as many folds, and the first is what the sister leaves out."""
 
 PARITY_FILMS = 100
 
@@ -81,12 +80,9 @@ def main() -> None:
     recipe = Recipe(**settings, init=arguments.init)
     preprocess_folder(find_images(paths.data), paths.processed, recipe)
     train(paths, recipe)
-    folds = []
-    for fold in range(CALIBRATION_FOLDS):
-        folds.append(replace(paths, output=paths.output / f"fold{fold}"))
-        split = write_fold(paths, recipe, fold)
-        train(folds[-1], replace(recipe, split_sha256=None), split)
-    build(paths, recipe, folds)
+    sister = replace(paths, output=paths.output / "fold0")
+    train(sister, replace(recipe, split_sha256=None), write_fold(paths, recipe, 0))
+    build(paths, recipe, sister)
 
 
 def train(paths: Paths, recipe: Recipe, split: Path | None = None) -> None:
@@ -163,8 +159,8 @@ def fit(networks: Sequence[tuple[Path, pd.DataFrame]]) -> tuple[Calibration, dic
     return calibration, {"calibrated_on": figures, "naive_width_months": naive_width}
 
 
-def build(paths: Paths, recipe: Recipe, folds: Sequence[Paths]) -> None:
-    """Calibrate, measure and export the run in the output folder."""
+def build(paths: Paths, recipe: Recipe, sister: Paths) -> None:
+    """Calibrate, with a sister network's help, measure and export the run in the output folder."""
     samples, _ = load_samples(replace(paths, use_processed=False), recipe)
     samples["split"] = read_split(paths.output / "split.csv", samples)
     val, test = (samples[samples["split"] == part] for part in ("val", "test"))
@@ -174,15 +170,14 @@ def build(paths: Paths, recipe: Recipe, folds: Sequence[Paths]) -> None:
     trained = load_checkpoint(paths.output / BEST)
     real_films = list(test["path"].iloc[:PARITY_FILMS])
     parity = export_onnx(trained, plain, real_films)
-    networks = [(plain, calibrated_on)]
-    for fold in folds:
-        left_out = samples[read_split(fold.output / "split.csv", samples) == "val"]
-        networks.append((fold.output / "plain.onnx", left_out))
-        export_onnx(
-            load_checkpoint(fold.output / BEST),
-            networks[-1][0],
-            list(left_out["path"][:PARITY_FILMS]),
-        )
+    left_out = samples[read_split(sister.output / "split.csv", samples) == "val"]
+    if (left_out["split"] != "train").any():
+        raise SystemExit(f"{sister.output} left out films of another split; pass another --output")
+    sisters = sister.output / "plain.onnx"
+    export_onnx(
+        load_checkpoint(sister.output / BEST), sisters, list(left_out["path"][:PARITY_FILMS])
+    )
+    networks = [(plain, calibrated_on), (sisters, left_out)]
     calibration, calibration_figures = fit(networks)
     calibration.save(site)
     predictor = Predictor(plain, calibration=site, threads=1)

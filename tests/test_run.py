@@ -285,6 +285,11 @@ def test_a_split_of_one_s_own_is_trained_on(
     assert facts["n_by_split"] == {"train": 40, "val": 20, "test": 20}
     answered = load_table(paths.output / "predictions_test.csv")["image_id"]
     assert list(answered) == list(own.loc[own["split"] == "test", "image_id"])
+    with pytest.raises(CheckpointError, match="Resume with the same films, labels and split"):
+        train_model(paths, replace(recipe, epochs=2), runtime, resume=True)
+    again = replace(recipe, epochs=2)
+    train_model(paths, again, runtime, split=tmp_path / "own.csv", resume=True)
+    assert len(pd.read_csv(paths.output / "history.csv")) == 2
 
 
 def test_a_train_folder_without_labels_says_what_to_do(

@@ -1,7 +1,7 @@
 """What a network's answers need besides: bias, prediction intervals, honest probabilities.
 
-All of it is fitted on answers to labelled films that the network giving them was neither trained nor
-chosen on, and applied to raw answers. The interval is conformal (Lei et al., JASA 2018, doi
+All of it is fitted on answers to labelled films that the network giving them was neither trained
+nor chosen on, and applied to raw answers. The interval is conformal (Lei et al., JASA 2018, doi
 10.1080/01621459.2017.1307116): residuals are divided by the spread expected of such a film, and
 the quantile of those scores times the spread of a new film is its half width.
 """
