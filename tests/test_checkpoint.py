@@ -1,5 +1,6 @@
 import json
 import pickle
+import signal
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,26 @@ def test_the_software_is_described_with_its_versions() -> None:
     assert software["torch"] == torch.__version__
     assert software["boneage"][0].isdigit()
     assert software["commit"] is None or len(software["commit"]) == 40
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer to interrupt with")
+def test_an_interrupted_save_is_an_interrupt_and_leaves_a_whole_file(tmp_path: Path) -> None:
+    path, model = tmp_path / "model.pt", BoneAgePredictor.from_recipe(RECIPE)
+    state = {f"part {i}": torch.zeros(2_000_000) for i in range(12)}
+    save_checkpoint(path, model, RECIPE, PREPROCESSING, {"epoch": 3})
+    interrupted = 0
+    ours = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for tries in range(1, 21):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.004 * tries)
+                save_checkpoint(path, model, RECIPE, PREPROCESSING, {"epoch": 3}, state)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+                assert load_checkpoint(path).provenance == {"epoch": 3}
+                assert list(tmp_path.iterdir()) == [path]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, ours)
+    assert interrupted > 3

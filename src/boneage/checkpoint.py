@@ -64,7 +64,13 @@ def save_checkpoint(
         "state": state or {},
     }
     with replacing(path) as part, part.open("wb") as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # torch still closes its half-written archive, and that failure hides the Ctrl-C.
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise error.__context__ from None
+            raise
         file.flush()
         os.fsync(file.fileno())
 
