@@ -1,14 +1,34 @@
-"""The seed report's command line: `python main.py --mode train|evaluate [options]`."""
+"""The seed report's command line: `python main.py --mode train|evaluate [options]`.
+
+Written so that any Python 3 gets as far as the line that says what is missing.
+"""
 
 import sys
-
-from boneage.cli import main
+from collections.abc import Callable
 
 USAGE = "usage: python main.py --mode train|evaluate [options of boneage train|evaluate]"
 
 
-def run(tokens: list[str]) -> int:
+def command_line() -> "Callable[[list[str]], int]":
+    """Give the package's `main`; where it cannot be had, exit with what to do about it."""
+    make, pip = "make .venv/.installed", "pip install '.[train]'"
+    if sys.version_info < (3, 11):  # noqa: UP036, for it may be run by a Python without the package
+        version = ".".join(map(str, sys.version_info[:2]))
+        lack = f"{sys.executable} is Python {version}; boneage needs 3.11 or newer"
+        make, pip = f"{make} PYTHON=python3.11", f"python3.11 -m {pip}"
+    else:
+        try:
+            from boneage.cli import main
+        except ModuleNotFoundError as error:
+            lack = f"{error.name} is not installed for {sys.executable}"
+        else:
+            return main
+    sys.exit(f"{lack}. In the repository, run `{make}` and `. .venv/bin/activate`, or `{pip}`.")
+
+
+def run(tokens: "list[str]") -> int:
     """Hand the options over to the command that `--mode` names."""
+    main = command_line()
     for i, token in enumerate(tokens):
         name, equals, value = token.partition("=")
         if name == "--mode":

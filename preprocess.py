@@ -2,7 +2,7 @@
 
 import sys
 
-from boneage.cli import main
+from main import command_line
 
 if __name__ == "__main__":
-    sys.exit(main(["preprocess", *sys.argv[1:]]))
+    sys.exit(command_line()(["preprocess", *sys.argv[1:]]))

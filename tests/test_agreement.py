@@ -17,6 +17,7 @@ import boneage.agreement
 from boneage.agreement import (
     age_columns,
     age_figures,
+    bootstrap_groups,
     holm,
     mcnemar,
     mcnemar_p_value,
@@ -239,22 +240,90 @@ def test_permutation_p_values_are_scipys(shift: float) -> None:
     assert ours == pytest.approx(theirs, abs=0.03)
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.7, -1.5])
+def test_studentised_permutation_p_values_are_scipys_of_welchs_t(shift: float) -> None:
+    rng = np.random.default_rng(2)
+    inside = np.arange(60) < 22
+    values = rng.normal(np.where(inside, shift, 0.0), np.where(inside, 2.0, 1.0))
+    (ours,) = permutation_p_values(values, [inside], 4000, studentised=True)
+
+    def welch(a: np.ndarray, b: np.ndarray) -> float:
+        return abs(float(scipy.stats.ttest_ind(a, b, equal_var=False).statistic))
+
+    theirs = scipy.stats.permutation_test(
+        (values[inside], values[~inside]), welch, vectorized=False,
+        alternative="greater", n_resamples=2000, rng=np.random.default_rng(9),
+    ).pvalue  # fmt: skip
+    assert ours == pytest.approx(theirs, abs=0.03)
+
+
+@pytest.mark.parametrize("studentised", [True, False])
+def test_only_the_studentised_test_holds_its_level_for_a_small_group_that_spreads_more(
+    studentised: bool,
+) -> None:
+    inside = np.arange(300) < 15
+    found = []
+    for seed in range(200):
+        values = np.random.default_rng(seed).normal(0.0, np.where(inside, 14.0, 6.0))
+        found += permutation_p_values(values, [inside], 199, seed, studentised=studentised)
+    false_alarms = np.mean(np.array(found) < 0.05)
+    if studentised:
+        assert false_alarms < 0.11
+    else:  # what the plain difference of means would make of it
+        assert false_alarms > 0.2
+
+
+@pytest.mark.parametrize("shift", [1e-3, 10.0, 1e4])
+def test_the_studentised_test_has_no_unit_and_no_origin(shift: float) -> None:
+    rng = np.random.default_rng(4)
+    values = rng.normal(size=80) + 0.4 * (np.arange(80) < 30)
+    groups = [np.arange(80) < 30, np.arange(80) == 7, np.arange(80) % 2 == 0]
+    plain = permutation_p_values(values, groups, 300, studentised=True)
+    moved = permutation_p_values(shift * values + 100 * shift, groups, 300, studentised=True)
+    assert moved == plain
+    assert all(0.0 < p <= 1.0 for p in plain)
+
+
+def test_groups_apart_without_any_spread_differ_in_the_studentised_test() -> None:
+    inside = np.arange(6) < 3
+    values = np.where(inside, 10.0, -9.2)
+    (ours,) = permutation_p_values(values, [inside], 20_000, studentised=True)
+    assert ours == pytest.approx(0.1, abs=0.01)  # the same three, or the other three, of twenty
+
+
 def test_the_permutation_p_value_of_few_cases_is_the_exact_share_whatever_their_last_bit() -> None:
     inside = np.arange(6) < 3
     (ours,) = permutation_p_values(np.array([1.3, 1.1, 1.2, 0.1, 0.2, 0.3]), [inside], 20_000)
     assert ours == pytest.approx(0.1, abs=0.01)  # the largest or smallest three, of twenty choices
 
 
-def test_equal_errors_differ_in_no_group_whatever_their_last_bit() -> None:
+@pytest.mark.parametrize("studentised", [True, False])
+def test_equal_errors_differ_in_no_group_whatever_their_last_bit(studentised: bool) -> None:
     groups = [np.arange(3000) % k == 0 for k in range(2, 12)]
-    assert permutation_p_values(np.full(3000, 8.1), groups, 5) == [1.0] * 10
+    same = np.full(3000, 8.1)
+    rounded = (np.arange(3000) / 7 + 8.1) - np.arange(3000) / 7
+    for values in (same, rounded):
+        assert permutation_p_values(values, groups, 5, studentised=studentised) == [1.0] * 10
 
 
 def test_groups_of_none_or_all_have_no_p_value_and_no_shuffles_give_none() -> None:
     size = np.arange(4.0)
     groups = [np.zeros(4, bool), np.ones(4, bool), size > 1]
-    assert np.isnan(permutation_p_values(size, groups, 10)).tolist() == [True, True, False]
-    assert np.isnan(permutation_p_values(size, groups, 0)).all()
+    for studentised in (True, False):
+        found = permutation_p_values(size, groups, 10, studentised=studentised)
+        assert np.isnan(found).tolist() == [True, True, False]
+        assert np.isnan(permutation_p_values(size, groups, 0, studentised=studentised)).all()
+
+
+def test_the_bootstrap_of_groups_sums_each_groups_own_cases() -> None:
+    cases = np.stack([np.ones(30), np.arange(30.0)], axis=1)
+    masks = [np.ones(30, bool), np.arange(30) < 10]
+    sums, drawn, medians = bootstrap_groups(cases, masks, 150, np.arange(30.0))
+    assert sums.tolist() == [[30, 435], [10, 45]]
+    assert (drawn.shape, medians.shape) == ((2, 150, 2), (2, 150))
+    weights = np.concatenate([*resample(30, 150)])
+    np.testing.assert_allclose(drawn[1], weights[:, :10] @ cases[:10])
+    np.testing.assert_array_equal(medians[0], weighted_median(np.arange(30.0), weights))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

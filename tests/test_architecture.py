@@ -13,14 +13,15 @@ SOURCE = Path(boneage.__file__).parent
 MODULES = {path.stem: ast.parse(path.read_text()) for path in SOURCE.glob("*.py")}
 
 FLOW = [
-    {"errors", "stages", "metrics", "files", "orientation"},
-    {"config", "anatomy", "dicomfile", "calibration", "overlay"},
-    {"labels", "radiograph", "bones", "agreement", "reference"},
-    {"preprocess", "prediction", "skeleton", "split", "tables"},
-    {"film", "contract"},
+    {"errors", "stages", "metrics", "orientation", "environment"},
+    {"files", "sex"},
+    {"config", "anatomy", "dicomfile", "calibration", "overlay", "columns", "arrays"},
+    {"discovery", "radiograph", "bones", "agreement", "reference"},
+    {"labels", "preprocess", "prediction", "skeleton", "tables"},
+    {"split", "film", "contract"},
     {"phantom", "download", "predict"},
     {"model", "evaluate", "batch", "describe", "cases"},
-    {"dataset", "audit", "regions", "stress"},
+    {"dataset", "audit", "regions", "stress", "results_file"},
     {"checkpoint", "summary", "orientation_head", "gallery", "mitigation"},
     {"train", "explain", "plots", "robustness"},
     {"export", "audit_pictures", "audit_films"},
@@ -29,7 +30,8 @@ FLOW = [
     {"cli"},
     {"__main__", "__init__"},
 ]
-WITHOUT_TORCH = ["errors", "files", "stages", "config", "metrics", "labels", "split", "radiograph",
+WITHOUT_TORCH = ["errors", "environment", "sex", "columns", "arrays", "discovery", "results_file",
+                 "files", "stages", "config", "metrics", "labels", "split", "radiograph",
                  "preprocess", "phantom", "evaluate", "summary", "plots", "cli",
                  "download", "contract", "prediction", "predict", "batch", "describe",
                  "calibration", "overlay", "dicomfile", "orientation", "tables", "agreement",

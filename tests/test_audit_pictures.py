@@ -1,20 +1,26 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from test_audit import make_biased
 from test_audit_page import EVIL, make_table
 
 from boneage.audit import audit
 from boneage.audit_pictures import (
     describe_agreement,
+    describe_differences,
+    describe_groups,
     describe_regions,
     describe_robustness,
     describe_skill,
+    explain_no_test,
     format_figure,
     format_months,
     format_p,
+    name_differences,
     name_stress,
     plot_agreement,
     plot_groups,
@@ -23,7 +29,7 @@ from boneage.audit_pictures import (
     plot_robustness,
     plot_skill,
 )
-from boneage.plots import BLUE, RED
+from boneage.plots import BLUE, ORANGE, RED
 from boneage.tables import read_predictions
 
 
@@ -91,6 +97,110 @@ def test_the_third_picture_names_each_group_with_its_n(result: dict[str, Any]) -
     assert len(labels) == len(result["groups"])
     assert f"site: {EVIL} (n = 30, small)" in labels
     assert any(label.startswith("female (n = ") for label in labels)
+
+
+def panels_of(figure: Figure) -> dict[str, Any]:
+    return {axes.get_xlabel(): axes for axes in figure.axes}
+
+
+def test_the_third_picture_shows_absolute_error_signed_error_and_coverage(
+    result: dict[str, Any],
+) -> None:
+    panels = panels_of(plot_groups(result))
+    names = {"mean absolute error (months)": ("mae_months", 1),
+             "signed error (months)": ("bias_months", 1),
+             "coverage (%)": ("coverage", 100)}  # fmt: skip
+    assert list(panels) == list(names)
+    for label, (name, scale) in names.items():
+        places, rows, _ = zip(*points(panels[label]), strict=True)
+        expected = [scale * group["figures"][name]["value"] for group in result["groups"]]
+        assert places == pytest.approx(expected)
+        assert list(rows) == [*range(len(result["groups"]))]
+        lines = [line.get_xdata() for line in panels[label].lines]
+        whole = scale * result["accuracy"][name]["value"]
+        assert any(list(xs) == pytest.approx([whole, whole]) for xs in lines if len(xs) == 2)
+    lines = panels["signed error (months)"].lines
+    assert sum(list(line.get_xdata()) == [0, 0] for line in lines) == 1
+
+
+def test_small_groups_have_a_colour_and_groups_that_differ_a_marker(
+    result: dict[str, Any],
+) -> None:
+    groups = [dict(group) for group in result["groups"]]
+    for group in groups:
+        group |= {"bias_p_corrected": 0.5, "p_corrected": 0.5, "coverage_p_corrected": None}
+    groups[0] |= {"bias_p_corrected": 0.049}
+    panels = panels_of(plot_groups({**result, "groups": groups}))
+    assert any(group["is_small"] for group in groups)
+    for label, axes in panels.items():
+        colours = [colour for _, _, colour in points(axes)]
+        assert colours == [to_hex(ORANGE if g["is_small"] else BLUE) for g in groups]
+        markers = [container.lines[0].get_marker() for container in axes.containers]
+        marked = [0] if label.startswith("signed") else []
+        assert [i for i, marker in enumerate(markers) if marker == "D"] == marked
+
+
+def test_a_table_without_intervals_has_no_panel_of_coverage(tmp_path: Path) -> None:
+    make_biased().to_csv(tmp_path / "table.csv", index=False)
+    result = audit([read_predictions(tmp_path / "table.csv")], draws=0)
+    assert len(plot_groups(result).axes) == 2
+    text = describe_groups(result)
+    assert "coverage" not in text
+    assert "interval" not in text
+    assert "mean absolute error and signed error" in text
+
+
+def make_group(name: str, **p_values: float | None) -> dict[str, Any]:
+    found = {"bias_p_corrected": 0.9, "p_corrected": 0.9, "coverage_p_corrected": None}
+    apart = {"bias_months": make_ends(float(len(name)), 0.5), "mae_months": make_ends(-1.0, 0.5),
+             "coverage": make_ends(-0.08, 0.03)}  # fmt: skip
+    return {"by": "site", "group": name, "difference": apart, **found, **p_values}
+
+
+def test_differences_are_said_in_words_the_largest_first_and_not_without_end() -> None:
+    groups = [make_group("x" * k, bias_p_corrected=0.01) for k in range(1, 10)]
+    groups.append(make_group("north", coverage_p_corrected=0.0499, p_corrected=0.05))
+    result = {"draws": 999, "groups": groups, "male_minus_female": None}
+    sexes, signed, absolute, coverage = describe_differences(result)
+    assert sexes.startswith("The sexes cannot be compared")
+    assert signed.startswith(
+        "Signed error differs significantly from that of the other cases in 9 groups: site: "
+        "xxxxxxxxx (9.0 [8.5, 9.5] months); site: xxxxxxxx (8.0"
+    )
+    assert signed.endswith("and 3 more, marked in the table.")
+    assert absolute == (
+        "No group's absolute error differs significantly from that of the other cases."
+    )
+    assert coverage.endswith("in 1 group: site: north (−8.0 [−11.0, −5.0] percentage points).")
+    assert "site: xxx (" not in signed
+    assert [name_differences(group) for group in groups[-2:]] == [["signed error"], ["coverage"]]
+    result["male_minus_female"] = {"bias_months": make_ends(-19.2, 0.9)}
+    assert describe_differences(result)[0] == (
+        "Signed error, male minus female: −19.2 [−20.1, −18.3] months."
+    )
+
+
+@pytest.mark.parametrize(("draws", "n", "why"), [
+    (0, 3, "No difference was tested: no permutations"),
+    (99, 0, "No difference was tested: every group holds all the cases."),
+    (99, 5, "with 99 permutations and 5 groups the lowest corrected p is 0.050. Raise --draws."),
+    (9, 50, "the lowest corrected p is 1.000. Raise --draws."),
+    (100, 5, None),
+])  # fmt: skip
+def test_tests_that_can_find_nothing_are_not_taken_for_a_finding(
+    draws: int, n: int, why: str | None
+) -> None:
+    untested = {"bias_p_corrected": None, "p_corrected": None}
+    groups = [make_group("all", **untested), *(make_group(f"{i}") for i in range(n))]
+    result = {"draws": draws, "groups": groups, "male_minus_female": None}
+    found = explain_no_test(result)
+    sentences = describe_differences(result)
+    if why is None:
+        assert found is None
+        assert sum("No group's" in sentence for sentence in sentences) == 2
+    else:
+        assert why in str(found)
+        assert sentences[1:] == [found]
 
 
 def test_the_picture_of_the_calibration_shows_each_bin(result: dict[str, Any]) -> None:

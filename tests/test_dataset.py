@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,6 +10,7 @@ from PIL import Image
 
 from boneage.config import Recipe
 from boneage.dataset import IMAGENET_MEAN, IMAGENET_STD, BoneAgeDataset, get_transforms, make_loader
+from boneage.errors import BoneAgeError
 from boneage.preprocess import Preprocessing
 
 RAW = Preprocessing(image_size=48, stored_size=None, invert="auto")
@@ -180,3 +183,63 @@ def test_a_last_batch_of_one_film_is_left_out_of_training_only(
     odd = replace(recipe, batch_size=len(dataset) - 1)
     assert [len(b["stage"]) for b in make_loader(dataset, odd, shuffle=True)] == [len(dataset) - 1]
     assert sum(len(b["stage"]) for b in make_loader(dataset, odd)) == len(dataset)
+
+
+def test_without_a_recipe_the_transform_is_that_of_the_defaults(samples: pd.DataFrame) -> None:
+    image = Image.open(samples["path"].iloc[0])
+    for split in ("train", "val", "test"):
+        versions = []
+        for transform in (get_transforms(split), get_transforms(split, Recipe())):
+            torch.manual_seed(3)
+            versions.append(transform(image))
+        assert versions[0].shape == (3, 256, 256)
+        assert torch.equal(*versions)
+
+
+@pytest.mark.parametrize("split", ["validation", "trian", "Train", "", None])
+def test_an_unknown_split_is_refused_with_the_names_there_are(split: str) -> None:
+    with pytest.raises(BoneAgeError) as refused:
+        get_transforms(split)
+    assert str(refused.value) == f"split is {split!r}; expected one of train, val, test."
+
+
+@pytest.mark.parametrize("stretch", [False, True])
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(np.asarray, id="array (H, W)"),
+        pytest.param(lambda image: np.asarray(image)[:, :, None], id="array (H, W, 1)"),
+        pytest.param(lambda image: np.asarray(image.convert("RGB")), id="array (H, W, 3)"),
+        pytest.param(lambda image: image.convert("RGB"), id="PIL in colour"),
+        pytest.param(lambda image: image.convert("RGBA"), id="PIL with transparency"),
+        pytest.param(lambda image: torch.from_numpy(np.array(image))[None], id="tensor (1, H, W)"),
+    ],
+)
+def test_arrays_and_colour_images_become_what_the_grey_image_becomes(
+    samples: pd.DataFrame, recipe: Recipe, given: Callable[[Image.Image], Any], stretch: bool
+) -> None:
+    image = Image.open(samples["path"].iloc[0]).convert("L")
+    for split in ("train", "val"):
+        transform = get_transforms(split, replace(recipe, stretch_grey=stretch))
+        versions = []
+        for version in (image, given(image)):
+            torch.manual_seed(3)
+            versions.append(transform(version))
+        assert torch.equal(*versions)
+
+
+@pytest.mark.parametrize(
+    ("image", "named"),
+    [
+        (np.zeros((50, 40)), "float64"),
+        (np.zeros((50, 40), np.uint16), "uint16"),
+        (torch.zeros(3, 50, 40), "torch.float32"),
+        (Image.fromarray(np.zeros((50, 40), np.uint16)), "I;16"),
+        (Image.new("F", (40, 50)), "F"),
+        ("hand.png", "str"),
+    ],
+    ids=["floats", "16 bits", "float tensor", "PIL of 16 bits", "PIL of floats", "a file's name"],
+)
+def test_pixels_whose_scale_is_not_known_are_refused(image: Any, named: str) -> None:
+    with pytest.raises(BoneAgeError, match=f"the image is .*{named}; expected .*uint8"):
+        get_transforms("val")(image)

@@ -67,26 +67,43 @@ def test_a_film_without_an_answer_says_why(in_full: bool) -> None:
 
 
 def test_films_are_counted_by_what_became_of_them() -> None:
-    counts = Counts(others=0)
+    counts = Counts()
     assert counts.summarise(None).startswith("0 films: none left to answer. Research use only")
     for status in ("error", "ok", "ok", "warn"):
         counts.add(replace(WHOLE, status=status))
     assert counts.has_errors
     assert counts.summarise(None).startswith("4 films: 2 ok, 1 warn, 1 error. Research")
-    counts.kept, counts.others = 3, 1
+    counts.kept, counts.changed, counts.rest = 3, 2, ["1 other file left out"]
     text = counts.summarise(Path("out.csv"))
-    assert "; 3 answered before; 1 other file passed over; in out.csv. Research" in text
-    one = Counts(others=2)
+    assert (
+        "; 3 answered before; 2 predicted again, since the file has changed; 1 other file left "
+        "out; in out.csv. Research"
+    ) in text
+    one = Counts(not_in_table=1, without_image=2)
     one.add(WHOLE)
     assert not one.has_errors
-    assert one.summarise(None).startswith("1 film: 1 ok; 2 other files passed over.")
+    assert one.summarise(None).startswith(
+        "1 film: 1 ok; 1 not in the table; 2 of the table's rows without an"
+    )
 
 
 def test_a_calibration_is_told_beside_the_model_s_own() -> None:
     fitted = make_calibration("abc", bias_male_years=0.25, films=40)
     alone = describe_calibration(fitted, None)
     assert alone.splitlines()[:2] == ["40 films", "  bias, male         +3.00 months"]
-    assert alone.splitlines()[-1] == "  temperature        2.00"
+    assert alone.splitlines()[-2] == "  temperature        2.00"
+    assert alone.splitlines()[-1].startswith("  with 40 films, intervals meant to hold 90% of new")
+    many = describe_calibration(replace(fitted, films=300), None)
+    assert many.splitlines()[-1] == "  temperature        2.00"
     assert "+3.00 months (model's own -120.00)" in describe_calibration(
         fitted, make_calibration("abc")
     )
+
+
+def test_a_note_is_no_warning_in_words() -> None:
+    noted = replace(WHOLE, status="ok", reasons=("note: age and stage differ",))
+    assert "\n  note       age and stage differ\n" in describe_prediction(noted, in_full=True)
+    assert describe_prediction(noted, in_full=False).endswith("[note: age and stage differ]")
+    both = replace(noted, status="warn", reasons=("bones were dark", "note: age and stage differ"))
+    text = describe_prediction(both, in_full=True)
+    assert "\n  warn       bones were dark\n  note       age and stage differ\n" in text

@@ -1,6 +1,6 @@
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics
+import torch
 
 from boneage.errors import BoneAgeError
 from boneage.evaluate import (
@@ -450,12 +451,21 @@ SPELLINGS = [
         "array of 1 and 0": np.array([1, 1, 0, 0]),
         "series of M and F": pd.Series(["M", "M", "F", "F"], index=[7, 5, 3, 1]),
         "series of 1 and 0": pd.Series([1, 1, 0, 0], index=[7, 5, 3, 1], dtype="Int64"),
+        "array of words": np.array(["male", "Male", "female", "FEMALE"]),
+        "array of booleans": np.array([True, True, False, False]),
+        "array of float32": np.array([1, 1, 0, 0], np.float32),
+        "list of numpy numbers": [np.int64(1), np.bool_(True), np.float32(0), np.str_("f")],
+        "tensor": torch.tensor([1, 1, 0, 0]),
+        "tensor of floats": torch.tensor([1.0, 1.0, 0.0, 0.0]),
+        "list of tensors": list(torch.tensor([True, True, False, False])),
+        "generator": None,
     }.items()
 ]
 
 
 @pytest.mark.parametrize("genders", SPELLINGS)
 def test_bias_of_ages_by_sex_has_error_and_sign(genders: Any) -> None:
+    genders = (sex for sex in "MMFF") if genders is None else genders
     assert gender_bias_regression(TRUTH, ANSWER, genders) == {
         "male": {
             "n": 2,
@@ -479,6 +489,7 @@ def test_bias_of_ages_by_sex_has_error_and_sign(genders: Any) -> None:
 
 @pytest.mark.parametrize("genders", SPELLINGS)
 def test_bias_of_stages_by_sex_has_accuracy(genders: Any) -> None:
+    genders = (sex for sex in "MMFF") if genders is None else genders
     assert gender_bias_classification([0, 1, 1, 2], [0, 1, 0, 2], genders) == {
         "male": {"n": 2, "accuracy": 1.0},
         "female": {"n": 2, "accuracy": 0.5},
@@ -512,6 +523,110 @@ def test_an_unknown_sex_is_counted_apart(unknown: Any) -> None:
 def test_a_missing_sex_of_pandas_is_counted_apart(genders: "pd.Series[Any]") -> None:
     result = gender_bias_regression(TRUTH, ANSWER, genders)
     assert (result["male"]["n"], result["female"]["n"], result["n_unknown"]) == (1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        np.array,
+        lambda values: np.array(values, np.float32),
+        lambda values: pd.Series(values, index=[7, 5, 3, 1]),
+        lambda values: pd.Series(values, dtype="Float64"),
+        torch.tensor,
+        lambda values: torch.tensor(values, dtype=torch.bfloat16, requires_grad=True),
+        lambda values: list(torch.tensor(values)),
+        tuple,
+        iter,
+    ],
+    ids=["array", "float32", "series", "nullable series", "tensor", "tensor of a network",
+         "list of tensors", "tuple", "iterator"],
+)  # fmt: skip
+def test_ages_come_in_any_container(of: Callable[[list[float]], Any]) -> None:
+    expected = gender_bias_regression(TRUTH, ANSWER, ["M", "F", "F", "M"])
+    assert gender_bias_regression(of(TRUTH), of(ANSWER), ["M", "F", "F", "M"]) == expected
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        _names,
+        lambda codes: np.array(_names(codes)),
+        lambda codes: pd.Series(_names(codes), index=[7, 5, 3, 1]),
+        lambda codes: pd.Series(_names(codes), dtype="category"),
+        lambda codes: [name.lower() for name in _names(codes)],
+        lambda codes: np.array(codes, float),
+        lambda codes: pd.Series(codes, dtype="Int64"),
+        torch.tensor,
+    ],
+    ids=["names", "array of names", "series of names", "category", "small letters", "floats",
+         "nullable series", "tensor"],
+)  # fmt: skip
+def test_stages_come_as_names_or_codes_in_any_container(of: Callable[[list[int]], Any]) -> None:
+    for truth, answer in ((of([0, 1, 1, 2]), [0, 1, 0, 2]), ([0, 1, 1, 2], of([0, 1, 0, 2]))):
+        result = gender_bias_classification(truth, answer, ["M", "M", "F", "F"])
+        assert (result["male"]["accuracy"], result["female"]["accuracy"]) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize("word", ["X", "mann", 2, -1.0, "2"])
+@pytest.mark.parametrize("bias", [gender_bias_regression, gender_bias_classification])
+def test_a_sex_that_is_not_understood_is_refused(bias: Callable[..., Report], word: Any) -> None:
+    with pytest.raises(BoneAgeError) as refused:
+        bias([1, 1, 2], [1, 1, 1], ["M", "F", word])
+    assert f"position 2 of genders is {word!r}; expected M or F" in str(refused.value)
+
+
+@pytest.mark.parametrize("bias", [gender_bias_regression, gender_bias_classification])
+def test_columns_of_different_length_are_refused_with_their_lengths(
+    bias: Callable[..., Report],
+) -> None:
+    with pytest.raises(
+        BoneAgeError, match="y_true has 3, y_pred has 2, genders has 3 values; expected"
+    ):
+        bias([1, 1, 2], [1, 1], ["M", "F", "F"])
+    with pytest.raises(
+        BoneAgeError, match="y_true has 2, y_pred has 2, genders has 1 values; expected"
+    ):
+        bias([1, 1], [1, 1], ["M"])
+
+
+@pytest.mark.parametrize("bias", [gender_bias_regression, gender_bias_classification])
+@pytest.mark.parametrize("empty", [[], np.array([]), pd.Series([], dtype=float)])
+def test_bias_of_no_cases_is_refused(bias: Callable[..., Report], empty: Any) -> None:
+    with pytest.raises(BoneAgeError, match="y_true, y_pred, genders are empty; expected"):
+        bias(empty, empty, empty)
+
+
+@pytest.mark.parametrize("value", [NAN, None, pd.NA, float("inf"), "old", [10.0], "Child"])
+def test_an_age_that_is_no_number_is_refused_with_its_place(value: Any) -> None:
+    for name in ("y_true", "y_pred"):
+        ages: dict[str, Any] = {"y_true": [10.0, 11.0], "y_pred": [10.0, 11.0]}
+        ages[name] = [10.0, value]
+        with pytest.raises(BoneAgeError) as refused:
+            gender_bias_regression(**ages, genders=["M", "F"])
+        expected = f"position 1 of {name} is {value!r}; expected an age, a finite number of years."
+        assert str(refused.value) == expected
+
+
+@pytest.mark.parametrize("value", [NAN, None, pd.NA, 3, -1, 0.5, 12.5, "Infant", [0.1, 0.7, 0.2]])
+def test_a_stage_that_there_is_not_is_refused_with_its_place(value: Any) -> None:
+    with pytest.raises(BoneAgeError) as refused:
+        gender_bias_classification([0, 1], [0, value], ["M", "F"])
+    message = str(refused.value)
+    assert f"position 1 of y_pred is {value!r}; expected a stage, 0, 1, 2 or Child" in message
+    assert "stage_from_years" in message
+
+
+@pytest.mark.parametrize("odd", [None, 10.0, "Child", torch.tensor(1.0), {"a": 1}, pd.DataFrame()])
+def test_what_is_no_column_is_refused(odd: Any) -> None:
+    with pytest.raises(BoneAgeError, match=r"y_pred is a \w+; expected one value a case"):
+        gender_bias_regression([10.0], odd, ["M"])
+
+
+def test_an_error_at_a_value_is_one_short_line() -> None:
+    with pytest.raises(BoneAgeError) as refused:
+        gender_bias_regression([10.0], np.zeros((1, 5000)), ["M"])
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 200
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,20 @@
+import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from boneage.files import cut_suffix, replacing, save_text
+from boneage.errors import BoneAgeError
+from boneage.files import (
+    LONGEST_NAME,
+    cut_suffix,
+    fit_name,
+    hash_file,
+    locked,
+    replacing,
+    save_text,
+)
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -25,10 +37,53 @@ def test_a_failure_keeps_what_was_there(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_named_as_the_user_knows_it(tmp_path: Path) -> None:
-    path = tmp_path / f"{'long' * 62}.csv"  # the temporary name is longer than a name may be
+    path = tmp_path / f"{'long' * 64}.csv"
     with pytest.raises(OSError, match="name too long") as caught:
         save_text(path, "a")
     assert caught.value.filename == str(path)
+
+
+def test_a_name_as_long_as_the_system_takes_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * (LONGEST_NAME - 4) + ".csv")
+    save_text(path, "a")
+    assert path.read_text() == "a"
+
+
+def test_a_name_too_long_is_cut_and_marked() -> None:
+    names = [fit_name("x" * 255 + end, ".png") for end in ("a", "b")]
+    assert len(set(names)) == 2
+    assert all(len(name) == LONGEST_NAME and name.endswith(".png") for name in names)
+    assert len(fit_name("ü" * 200, ".png").encode()) <= LONGEST_NAME
+    assert fit_name("7", ".png") == "7.png"
+
+
+def test_one_run_at_a_time_may_write_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "out.csv"
+    code = (
+        "import sys; from pathlib import Path; from boneage.files import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.readline()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as other:  # fmt: skip
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with (
+            pytest.raises(BoneAgeError, match=r"out\.csv is being written by another run\. Wait"),
+            locked(path),
+        ):
+            pytest.fail("both runs hold the file")
+        other.kill()
+    with locked(path):  # free again, however the other run ended
+        pass
+
+
+def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"content")
+    second.write_bytes(b"content")
+    assert hash_file(first) == hash_file(second) == hashlib.sha256(b"content").hexdigest()
 
 
 def test_text_keeps_its_line_ends(tmp_path: Path) -> None:

@@ -121,14 +121,14 @@ def test_ages_are_read_where_they_are_not_required(csv: Path) -> None:
         ("id,boneage,mail", "sex"),
         ("name,age,male", "image_id and months"),
         ("a,b,c", "image_id and months and sex"),
-        ("id;boneage;male", "image_id and months and sex"),
+        ("name;age;male", "image_id and months"),
     ],
 )
 def test_a_missing_column_is_named_with_what_was_found(
     csv: Path, header: str, lacking: str
 ) -> None:
     csv.write_text(f"{header}\n1,2,3\n" if "," in header else f"{header}\n1;2;3\n")
-    found = header.replace(",", ", ")
+    found = header.replace(",", ", ").replace(";", ", ")
     message = rf"labels\.csv lacks a column for {lacking}; found: {found}; accepted: id \(or Image"
     with pytest.raises(LabelError, match=message):
         read_labels(csv)
@@ -280,7 +280,7 @@ def test_an_empty_id_is_refused(csv: Path, empty: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "age", ["0", "-1", "241", "240.01", "abc", "", "nan", "inf", "12 months", '"10,5"']
+    "age", ["0", "-1", "241", "240.01", "abc", "", "inf", "12 months", '"1,024.5"']
 )
 def test_an_impossible_age_is_refused_with_line_and_value(csv: Path, age: str) -> None:
     csv.write_text(f"id,Bone Age (months),male\n7,94,True\n8,{age},True\n")
@@ -301,7 +301,8 @@ def test_line_numbers_count_blank_lines(csv: Path) -> None:
 
 @pytest.mark.parametrize("months", [0.5, 1.0, 240.0])
 def test_ages_up_to_the_limits_are_read(csv: Path, months: float) -> None:
-    assert _one(csv, f"id,boneage,male\n7,{months},True\n").months == months
+    csv.write_text(f"id,boneage,male\n7,{months},True\n8,94,True\n")
+    assert read_labels(csv)["months"].tolist() == [months, 94.0]
 
 
 def test_years_are_months_over_twelve_exactly(csv: Path) -> None:
@@ -338,6 +339,12 @@ def test_twelve_and_eighteen_years_are_adolescent(csv: Path, months: float, stag
         ("sex", "F", "F"),
         ("sex", "f", "F"),
         ("gender", "female", "F"),
+        ("sex", "boy", "M"),
+        ("sex", "Girl", "F"),
+        ("sex", "1", "M"),
+        ("sex", "0", "F"),
+        ("male", "M", "M"),
+        ("male", "female", "F"),
     ],
 )
 def test_each_spelling_of_sex_is_read(csv: Path, column: str, written: str, sex: str) -> None:
@@ -347,22 +354,23 @@ def test_each_spelling_of_sex_is_read(csv: Path, column: str, written: str, sex:
 
 @pytest.mark.parametrize("mode", ["error", "drop", "keep"])
 @pytest.mark.parametrize(
-    ("column", "written", "expected"),
+    ("column", "written"),
     [
-        ("sex", "W", "M or F"),
-        ("sex", "1", "M or F"),
-        ("sex", "boy", "M or F"),
-        ("male", "M", "True or False, 1 or 0"),
-        ("male", "2", "True or False, 1 or 0"),
-        ("male", "yes", "True or False, 1 or 0"),
+        ("sex", "W"),
+        ("sex", "2"),
+        ("male", "yes"),
+        ("male", "2"),
     ],
 )
 def test_an_unreadable_sex_is_refused_in_every_mode(
-    csv: Path, mode: str, column: str, written: str, expected: str
+    csv: Path, mode: str, column: str, written: str
 ) -> None:
     csv.write_text(f"id,boneage,{column}\n8,94,{written}\n")
-    more = ", or U or nothing where it is unknown" if mode == "keep" else ""
-    message = rf"labels\.csv line 2: {column} is '{written}'; expected {expected}{more}\. Fix it\.$"
+    more = "" if mode == "error" else ", or U or nothing where it is unknown"
+    message = (
+        rf"labels\.csv line 2: {column} is '{written}'; expected M or F \(also male, female, boy, "
+        rf"girl, 1 for male, 0 for female\){more}\. Fix it\.$"
+    )
     with pytest.raises(LabelError, match=message):
         read_labels(csv, unknown_sex=mode)  # type: ignore[arg-type]
 
@@ -375,7 +383,9 @@ UNKNOWN = pytest.mark.parametrize(
 @UNKNOWN
 def test_an_unknown_sex_is_refused_by_default(csv: Path, unknown: str) -> None:
     csv.write_text(f"id,boneage,Sex\n7,94,M\n8,94,{unknown}\n")
-    message = rf"line 3: Sex is '{unknown}'; expected M or F\. Fix it, or pass --drop-unknown-sex"
+    message = (
+        rf"line 3: Sex is '{unknown}'; expected M or F .*\. Fix it, or pass --drop-unknown-sex"
+    )
     with pytest.raises(LabelError, match=message):
         read_labels(csv)
 
@@ -544,7 +554,20 @@ def test_each_row_gets_its_own_film_by_id(caplog: pytest.LogCaptureFixture) -> N
     samples = match_images(_labels("1", "2", "3"), images)
     assert [p.stem for p in samples["path"]] == ["1", "2", "3"]
     assert list(samples) == ["image_id", "months", "path"]
-    assert not caplog.records
+    assert caplog.messages == ["left out 1 films without a row"]
+
+
+def test_ids_with_folders_find_their_own_films_of_one_name(tmp_path: Path) -> None:
+    _touch(tmp_path / "A", "1.png")
+    _touch(tmp_path / "B", "1.png", "2.png")
+    images = find_images(tmp_path)
+    assert set(images) == {"A/1", "B/1", "2"}
+    samples = match_images(_labels("A/1", "B/1", "B/2"), images)
+    assert [path.relative_to(tmp_path).as_posix() for path in samples["path"]] == [
+        "A/1.png", "B/1.png", "B/2.png",
+    ]  # fmt: skip
+    with pytest.raises(LabelError, match="the table's id '1' fits"):
+        match_images(_labels("1", "2"), images)
 
 
 def test_rows_without_a_film_are_left_out_counted_and_named(

@@ -1,11 +1,15 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from boneage.errors import BoneAgeError
 from boneage.evaluate import evaluate_table
 from boneage.plots import (
     plot_calibration,
@@ -157,3 +161,107 @@ def test_a_figure_is_written_whole(tmp_path: Path) -> None:
     save_figure(Figure(figsize=(1, 1)), tmp_path / "plots" / "a.png")
     assert [p.name for p in (tmp_path / "plots").iterdir()] == ["a.png"]
     assert Image.open(tmp_path / "plots" / "a.png").size[0] > 50
+
+
+STAGES_TRUE, STAGES_PREDICTED = [0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 1, 1]
+
+
+def cells(figure: Figure) -> list[list[str]]:
+    """Texts of the confusion matrix, row by row."""
+    found = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
+    return [[found[column, row] for column in range(3)] for row in range(3)]
+
+
+def named(codes: list[int]) -> list[str]:
+    return [STAGES[code] for code in codes]
+
+
+@pytest.mark.parametrize(
+    "of",
+    [list, np.array, pd.Series, torch.tensor, named, lambda codes: np.array(named(codes)),
+     lambda codes: pd.Series(named(codes), index=range(6, 0, -1))],
+    ids=["list", "array", "series", "tensor", "names", "array of names", "series of names"],
+)  # fmt: skip
+def test_the_confusion_matrix_is_drawn_from_stages(of: Callable[[list[int]], Any]) -> None:
+    figure = plot_confusion_matrix(of(STAGES_TRUE), of(STAGES_PREDICTED))
+    assert cells(figure) == [
+        ["2\n67%", "1\n33%", "0\n0%"],
+        ["0\n0%", "2\n100%", "0\n0%"],
+        ["0\n0%", "1\n100%", "0\n0%"],
+    ]
+    assert figure.axes[0].get_title() == "n = 6: accuracy 0.667"
+    assert "research use only" in texts(figure)
+
+
+def test_the_confusion_matrix_of_stages_is_that_of_their_report(table: pd.DataFrame) -> None:
+    of_report = plot_confusion_matrix(evaluate_table(table, draws=0))
+    of_stages = plot_confusion_matrix(table["reference_stage"], table["predicted_stage"])
+    assert cells(of_stages) == cells(of_report)
+    assert of_report.axes[0].get_title() == f"test split, {of_stages.axes[0].get_title()}"
+
+
+def test_a_figure_is_saved_where_asked(table: pd.DataFrame, tmp_path: Path) -> None:
+    plots = tmp_path / "output" / "plots"
+    report = evaluate_table(table, draws=0)
+    plot_confusion_matrix(STAGES_TRUE, STAGES_PREDICTED, plots / "confusion_matrix_test.png")
+    plot_confusion_matrix(report, path=plots / "of_report.png")
+    plot_scatter([10.0, 12.0], [11.0, 12.0], str(plots / "scatter_pred_vs_true_test.png"))
+    plot_scatter(table, report, path=plots / "of_table.png")
+    assert {path.name for path in plots.iterdir()} == {
+        "confusion_matrix_test.png", "of_report.png", "scatter_pred_vs_true_test.png",
+        "of_table.png",
+    }  # fmt: skip
+    for path in plots.iterdir():
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+
+
+def test_a_file_that_is_not_named_png_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BoneAgeError, match=r"matrix\.pdf .*; expected .*\.png"):
+        plot_confusion_matrix(STAGES_TRUE, STAGES_PREDICTED, tmp_path / "matrix.pdf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_confusion_matrix_of_ages_or_of_uneven_stages_is_refused() -> None:
+    with pytest.raises(BoneAgeError, match=r"position 0 of y_true is 10\.5; expected a stage"):
+        plot_confusion_matrix([10.5, 12.5], [0, 1])
+    with pytest.raises(BoneAgeError, match="y_true has 2, y_pred has 3 values"):
+        plot_confusion_matrix([0, 1], [0, 1, 1])
+    with pytest.raises(BoneAgeError, match="y_true, y_pred are empty"):
+        plot_confusion_matrix([], [])
+
+
+@pytest.mark.parametrize("alone", [[0, 1, 2], {"accuracy": 0.9}])
+def test_one_argument_that_is_no_report_is_refused(alone: Any) -> None:
+    with pytest.raises(BoneAgeError, match=r"plot_confusion_matrix\(y_true, y_pred\)"):
+        plot_confusion_matrix(alone)
+
+
+@pytest.mark.parametrize("of", [list, np.array, pd.Series, torch.tensor])
+def test_the_scatter_is_drawn_from_ages(of: Callable[[list[float]], Any]) -> None:
+    figure = plot_scatter(of([10.0, 12.0, 14.0]), of([11.0, 12.0, 12.0]))
+    (points,) = figure.axes[0].collections
+    assert np.asarray(points.get_offsets()).tolist() == [[10, 11], [12, 12], [14, 12]]
+    assert figure.axes[0].get_title() == "n = 3: MAE 12.0 months, R² 0.375"
+    assert "research use only" in texts(figure)
+
+
+def test_the_scatter_of_ages_tells_the_sexes_it_is_given() -> None:
+    figure = plot_scatter([10.0, 12.0, 14.0], [11.0, 12.0, 12.0], genders=["male", 0, None])
+    text = texts(figure)
+    for label in ("male (n = 1)", "female (n = 1)", "sex unknown (n = 1)"):
+        assert label in text.splitlines()
+
+
+def test_the_scatter_of_equal_ages_has_no_r2() -> None:
+    title = plot_scatter([10.0, 10.0], [11.0, 12.0]).axes[0].get_title()
+    assert title == "n = 2: MAE 18.0 months"
+
+
+def test_a_scatter_of_what_are_no_ages_is_refused() -> None:
+    with pytest.raises(BoneAgeError, match="position 1 of y_pred is nan; expected an age"):
+        plot_scatter([10.0, 12.0], [11.0, np.nan])
+    with pytest.raises(BoneAgeError, match="y_true has 2, y_pred has 1 values"):
+        plot_scatter([10.0, 12.0], [11.0])
+    with pytest.raises(BoneAgeError, match="position 0 of genders is 'X'; expected M or F"):
+        plot_scatter([10.0], [11.0], genders=["X"])

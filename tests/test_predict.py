@@ -15,7 +15,7 @@ from boneage.calibration import load_calibration
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError, ImageError
 from boneage.export import export_onnx
 from boneage.predict import PHASES, SMALLEST_SIDE, Predictor
-from boneage.prediction import COLUMNS, Prediction
+from boneage.prediction import COLUMNS, NOTE, Prediction, columns_of_run
 from boneage.radiograph import read_radiograph
 
 
@@ -100,8 +100,8 @@ def test_an_unreadable_sex_or_film_is_an_error(model: Path, tmp_path: Path) -> N
         predictor.predict(broken, "F")
     film = tmp_path / "film.png"
     Image.fromarray(np.eye(64, dtype=np.uint8) * 9).save(film)
-    with pytest.raises(BoneAgeError, match="sex is 'female'; expected M, F"):
-        predictor.predict(film, "female")  # type: ignore[arg-type]
+    with pytest.raises(BoneAgeError, match=r"sex is 'diverse'; expected M or F .*, or unknown\.$"):
+        predictor.predict(film, "diverse")
 
 
 def test_a_file_that_is_no_export_is_refused(model: Path, tmp_path: Path) -> None:
@@ -149,10 +149,11 @@ def test_a_row_has_the_agreed_columns() -> None:
     assert ", ".join(COLUMNS) == (
         "image_id, path, sex, predicted_years, predicted_low_years, predicted_high_years, "
         "predicted_months, predicted_stage, p_child, p_adolescent, p_adult, status, reasons, "
-        "reference_years, reference_stage"
+        "reference_years, reference_stage, image_sha256, model_sha256, calibration_sha256, "
+        "boneage_version"
     )
     answer = Prediction("7", Path("films/7.png"), "M", reasons=("one", "two"))
-    assert tuple(answer.to_row(with_reference=False)) == COLUMNS[:-2]
+    assert tuple(answer.to_row(with_reference=False)) == columns_of_run(with_reference=False)
     row = answer.with_reference(18.0).to_row(with_reference=True)
     assert tuple(row) == COLUMNS
     assert (row["path"], row["reasons"]) == (str(Path("films/7.png")), "one; two")
@@ -176,7 +177,7 @@ def test_a_calibration_moves_the_age_and_gives_the_interval(
     make_calibration(predictor.contract.graph_sha256, **biases).save(site)
     calibrated = load(exported, calibration=site)
     for sex, bias, half in (("M", 4.0, 1.5), ("F", 5.0, 1.5), (None, 6.0, 2.5)):
-        raw, answer = (p.predict(film, sex) for p in (predictor, calibrated))  # type: ignore[arg-type]
+        raw, answer = (p.predict(film, sex) for p in (predictor, calibrated))
         assert (raw.predicted_low_years, raw.predicted_high_years) == (None, None)
         assert raw.predicted_years is not None
         years = raw.predicted_years + bias
@@ -231,7 +232,7 @@ def test_a_dicom_film_s_own_sex_counts_unless_one_is_given(
     answers = {sex: predictor.predict(film, sex).predicted_years for sex in ("M", "F", None)}
     assert len(set(answers.values())) == 3
     for told, sex in ((None, "F"), ("M", "M"), ("unknown", None)):
-        answer = predictor.predict(path, told)  # type: ignore[arg-type]
+        answer = predictor.predict(path, told)
         assert answer.sex == sex
         assert answer.predicted_years == answers[sex]
 
@@ -281,9 +282,9 @@ def test_an_inverted_film_is_answered_as_the_film_with_a_warning(
 ) -> None:
     Image.fromarray(255 - np.asarray(Image.open(film).convert("L"))).save(tmp_path / "a.png")
     upright, turned = predictor.predict(film, "M"), predictor.predict(tmp_path / "a.png", "M")
-    assert (upright.status, upright.reasons) == ("ok", ())
+    assert upright.status == "ok"
     assert turned.status == "warn"
-    assert turned.reasons == ("bones were dark: the film was inverted before it was read",)
+    assert turned.reasons[0] == "bones were dark: the film was inverted before it was read"
     assert turned.predicted_years == pytest.approx(upright.predicted_years, abs=1e-4)
 
 
@@ -294,9 +295,9 @@ def test_a_film_that_contradicts_its_sex_is_answered_with_a_warning(
     make_calibration(sha, sex_warning_above=0.001).save(site)
     wary = Predictor(exported, calibration=site)
     for sex, other in (("M", "girl"), ("F", "boy")):
-        answer = wary.predict(film, sex)  # type: ignore[arg-type]
+        answer = wary.predict(film, sex)
         assert answer.status == "warn"
-        (reason,) = answer.reasons
+        reason = answer.reasons[0]
         assert f"sex was entered as {sex}, but the film looks like a {other}'s (" in reason
         assert answer.predicted_years is not None
     assert wary.predict(film).status == "ok"
@@ -319,3 +320,61 @@ def test_an_answer_that_is_no_number_is_an_error(
     onnx.save(diverged, tmp_path / "model.onnx")
     with pytest.raises(BoneAgeError, match=rf"the model's answer to {film} is not a number\."):
         Predictor(tmp_path / "model.onnx").predict(film)
+
+
+@pytest.mark.parametrize("word", ["boy", "MALE", "m", "1"])
+def test_every_word_for_a_sex_is_understood(predictor: Predictor, film: Path, word: str) -> None:
+    assert predictor.predict(film, word) == predictor.predict(film, "M")
+
+
+def _dicom(path: Path, film: Path, sex: str) -> Path:
+    return save_dicom(path, np.asarray(Image.open(film).convert("L")), PatientSex=sex)
+
+
+def test_a_sex_entered_against_the_file_s_own_is_a_warning(
+    predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    path = _dicom(tmp_path / "a.dcm", film, "F")
+    against = predictor.predict(path, "M")
+    assert (against.status, against.sex) == ("warn", "M")
+    assert against.reasons[0] == "sex was entered as M, but the file says F"
+    for sex in ("F", "unknown", None):
+        assert predictor.predict(path, sex).status == "ok"
+
+
+def test_a_dicom_word_for_a_sex_is_understood(
+    predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    found = predictor.predict(_dicom(tmp_path / "a.dcm", film, "FEMALE"))
+    assert (found.status, found.sex) == ("ok", "F")
+
+
+def test_a_dicom_sex_that_is_not_understood_is_said(
+    predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    path = _dicom(tmp_path / "a.dcm", film, "WEIBLICH")
+    found = predictor.predict(path)
+    assert (found.status, found.sex) == ("warn", None)
+    assert found.reasons[0].startswith("the file's PatientSex is 'WEIBLICH', which is not underst")
+    entered = predictor.predict(path, "F")
+    assert entered.status == "ok"
+    assert entered.reasons[0] == f"{NOTE}the file's PatientSex is 'WEIBLICH', not understood"
+    other = predictor.predict(_dicom(tmp_path / "o.dcm", film, "O"))
+    assert (other.status, other.sex) == ("ok", None)
+
+
+def test_an_age_that_contradicts_its_stage_is_noted_and_changes_nothing_else(
+    exported: Path, predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    stage = predictor.predict(film, "M").predicted_stage
+    raw = predictor.predict(film, "M").predicted_years
+    assert raw is not None
+    site = tmp_path / "site.toml"
+    for wanted, by_age in ((9.0, "Child"), (14.0, "Adolescent"), (18.5, "Adult")):
+        make_calibration(predictor.contract.graph_sha256, bias_male_years=raw - wanted).save(site)
+        found = Predictor(exported, calibration=site).predict(film, "M")
+        assert found.status == "ok"
+        assert found.predicted_years == pytest.approx(wanted)
+        assert found.predicted_stage == stage
+        notes = [r for r in found.reasons if r.startswith(f"{NOTE}age and stage differ")]
+        assert len(notes) == (by_age != stage)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import boneage.stages
-from boneage.stages import STAGES, nearest_of_stage, stage_from_years
+from boneage.stages import STAGES, stage_from_years
 
 
 @pytest.mark.parametrize(
@@ -58,15 +58,3 @@ def test_docstring_examples_hold() -> None:
     result = doctest.testmod(boneage.stages)
     assert result.attempted > 0
     assert result.failed == 0
-
-
-def test_the_nearest_age_of_a_stage_belongs_to_it_and_an_age_of_it_stays() -> None:
-    years, codes = (grid.ravel() for grid in np.meshgrid(np.linspace(0, 25, 401), range(3)))
-    nearest = nearest_of_stage(years, codes)
-    np.testing.assert_array_equal(stage_from_years(nearest), codes)
-    in_whole_months = (12 * nearest).round() / 12
-    np.testing.assert_array_equal(stage_from_years(in_whole_months), codes)
-    inside = stage_from_years(years) == codes
-    np.testing.assert_allclose(nearest[inside], years[inside], atol=0.05)
-    np.testing.assert_allclose(nearest[(codes == 1) & (years < 12)], 12.0)
-    np.testing.assert_allclose(nearest[(codes == 1) & (years > 18)], 18.0)

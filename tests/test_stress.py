@@ -276,7 +276,7 @@ def test_the_clean_answer_is_that_of_the_file_and_a_wrong_sex_is_the_other_one(
         other = {"M": "F", "F": "M"}[str(film.sex)]
         for way, told in (((CLEAN, ""), film.sex), (("sex", "wrong"), other),
                           (("sex", "unknown"), "unknown")):  # fmt: skip
-            alone = predictor.predict(film.path, told)  # type: ignore[arg-type]
+            alone = predictor.predict(film.path, told)
             assert rows.loc[way, "predicted_months"] == alone.predicted_months
         told_to = [sex for asked, sex in predictor.asked[:25] if asked.path == film.path]
         assert told_to == [film.sex, film.sex, film.sex, other, "unknown"]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.metrics
 import torch
 
 from boneage.checkpoint import load_checkpoint
@@ -146,6 +147,46 @@ def test_evaluation_does_not_change_the_model(make_trainer: Make) -> None:
     first = trainer.evaluate("test", draws=0)
     assert trainer.evaluate("test", draws=0) == first
     assert_same_weights(trainer.model.state_dict(), before)
+
+
+def test_evaluating_a_split_gives_the_seed_report_s_figures_and_prints_nothing(
+    make_trainer: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer()
+    report = trainer.evaluate("test")
+    assert capsys.readouterr().out == ""
+    table = trainer.tables["test"]
+    ages = table["reference_years"], table["predicted_years"]
+    stages = table["reference_stage"], table["predicted_stage"]
+    assert report["n"] == len(table) > 0
+    expected = {
+        "mae_years": sklearn.metrics.mean_absolute_error(*ages),
+        "rmse_years": sklearn.metrics.root_mean_squared_error(*ages),
+        "r2": sklearn.metrics.r2_score(*ages),
+        "accuracy": sklearn.metrics.accuracy_score(*stages),
+        "f1_weighted": sklearn.metrics.f1_score(*stages, average="weighted", zero_division=0),
+        "qwk": sklearn.metrics.cohen_kappa_score(
+            *(part.map(STAGES.index) for part in stages), weights="quadratic"
+        ),
+    }
+    found = report["regression"] | report["classification"]
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("split", ["validation", "Test", "", None])
+def test_evaluating_a_split_that_is_not_loaded_names_those_that_are(
+    make_trainer: Make, split: str
+) -> None:
+    with pytest.raises(BoneAgeError) as refused:
+        make_trainer().evaluate(split, draws=0)
+    assert str(refused.value) == f"split is {split!r}; expected one of train, val, test."
+
+
+def test_evaluating_names_the_splits_of_this_trainer_alone(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    trainer.loaders = {"test": trainer.loaders["test"]}
+    with pytest.raises(BoneAgeError, match=r"split is 'val'; expected one of test\."):
+        trainer.evaluate("val", draws=0)
 
 
 def test_history_is_written_as_csv_with_one_row_an_epoch(make_trainer: Make) -> None:

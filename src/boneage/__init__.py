@@ -1,10 +1,17 @@
 """Skeletal age from left-hand radiographs. Research software, not a medical device.
 
-The names below are loaded when they are first used, so importing the package costs nothing.
+The names below are loaded when they are first used, so importing the package costs nothing. It
+sets two things for libraries that are loaded after it: ONNX Runtime sends nothing, and OpenMP's
+waiting threads sleep; see `boneage.environment`.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from boneage.environment import keep_to_this_machine, let_waiting_threads_sleep
+
+keep_to_this_machine()
+let_waiting_threads_sleep()
 
 if TYPE_CHECKING:
     from boneage.checkpoint import load_checkpoint
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
     from boneage.prediction import Prediction
     from boneage.radiograph import read_radiograph
     from boneage.run import evaluate_model, explain_model, train_model
+    from boneage.split import split_samples
     from boneage.stages import STAGES, stage_from_years
     from boneage.train import Trainer
 

@@ -23,6 +23,9 @@ Ends = dict[str, float | None]
 DRAWS = 2000
 """Bootstrap draws and permutations by default."""
 
+SIGNIFICANT = 0.05
+"""Corrected p-value below which a difference is called significant."""
+
 WITHIN_MONTHS = (6, 12, 18, 24)
 LIMITS_OF_AGREEMENT = 1.96
 _DRAWS_AT_ONCE = 100
@@ -129,37 +132,102 @@ def weighted_median(values: Array, weights: Array) -> Array:
     return np.where(total[:, 0] > 0, (lower + upper) / 2, np.nan)
 
 
+def bootstrap_groups(
+    cases: Array, masks: Sequence[Mask], draws: int, sizes: Array
+) -> tuple[Array, Array, Array]:
+    """Sums of the columns of each group, the same resampled, and its resampled median errors.
+
+    Args:
+        cases: Columns, (n, k).
+        masks: Members of each of g groups, (n,) each.
+        draws: Bootstrap draws over all cases, d.
+        sizes: Size of each case's error, (n,), in any unit.
+
+    Returns:
+        Sums (g, k), their draws (g, d, k), and the medians of `sizes` (g, d), NaN where a draw
+        holds no case of the group.
+    """
+    n, k = cases.shape
+    wide = np.concatenate([cases * mask[:, None] for mask in masks], axis=1)
+    drawn = np.empty((draws, len(masks), k))
+    medians = np.empty((len(masks), draws))
+    done = 0
+    for weights in resample(n, draws):
+        rows = slice(done, done := done + len(weights))
+        drawn[rows] = (weights.astype(np.float64) @ wide).reshape(-1, len(masks), k)
+        for i, mask in enumerate(masks):
+            medians[i, rows] = weighted_median(sizes[mask], weights[:, mask])
+    return wide.sum(axis=0).reshape(len(masks), k), drawn.transpose(1, 0, 2), medians
+
+
 def permutation_p_values(
-    size: Array, groups: Sequence[Mask], permutations: int = 2000, seed: int = 0
+    size: Array,
+    groups: Sequence[Mask],
+    permutations: int = 2000,
+    seed: int = 0,
+    *,
+    studentised: bool = False,
 ) -> list[float]:
     """Two-sided p-value of each group's mean differing from that of the cases outside it.
 
-    The same shuffles serve every group; NaN for one that holds no case, or all, and without
-    shuffles.
+    The same shuffles serve every group, and every call with the same seed and number of cases;
+    NaN for a group that holds no case, or all, and without shuffles.
 
     Args:
-        size: Value of each case, (n,), such as the size of its error.
+        size: Value of each case, (n,), such as its error, the size of it, or 0 and 1.
         groups: Membership, (n,) each.
         permutations: Shuffles.
         seed: Of the shuffling.
+        studentised: Compare differences in units of their standard error (Welch's t) rather than
+            as they are. A small group whose values only spread more then keeps its level of
+            false alarms, where the plain difference would often be called significant.
+
+    Returns:
+        A p-value a group, from 1 / (permutations + 1) to 1.
+
+    Source: Chung & Romano, Annals of Statistics 2013, for the studentised test.
     """
-    n, total = len(size), float(size.sum())
+    n = len(size)
     counts = np.array([int(group.sum()) for group in groups])
     is_testable = (counts > 0) & (counts < n) & (permutations > 0)
     m = np.where(is_testable, counts, 1)
+    values = _standardise(size) if studentised else size
+    columns = np.stack([values, values * values] if studentised else [values])
+    total = columns.sum(axis=1)
+    statistic = _welch_t if studentised else _mean_difference
 
-    def difference(inside: Array) -> Array:
-        rest = np.maximum(n - m, 1)
-        return np.abs(inside / m - (total - inside) / rest)
+    def measure(inside: Array) -> Array:
+        return statistic(inside, total[:, None] - inside, m, np.maximum(n - m, 1))
 
-    seen = difference(np.array([float(size[group].sum()) for group in groups]))
+    seen = measure(np.stack([columns[:, group].sum(axis=1) for group in groups], axis=1))
     rng = np.random.default_rng(seed)
     at_least = np.zeros(len(groups))
     for _ in range(permutations):
-        inside = np.cumsum(rng.permutation(size))[m - 1]
-        at_least += difference(inside) >= seen - 1e-9  # more than sums round
-    values = (at_least + 1) / (permutations + 1)
-    return [float(p) if ok else float("nan") for p, ok in zip(values, is_testable, strict=True)]
+        inside = np.cumsum(columns[:, rng.permutation(n)], axis=1)[:, m - 1]
+        at_least += measure(inside) >= seen - (1e-6 if studentised else 1e-9)  # than sums round
+    found = (at_least + 1) / (permutations + 1)
+    return [float(p) if ok else float("nan") for p, ok in zip(found, is_testable, strict=True)]
+
+
+def _standardise(values: Array) -> Array:
+    """Centre, and scale to an SD of 1; all zero where there is no spread but rounding."""
+    apart = values - values.mean()
+    return apart / apart.std() if np.ptp(values) > 1e-9 else np.zeros_like(apart)
+
+
+def _mean_difference(inside: Array, outside: Array, m: Array, rest: Array) -> Array:
+    """Size of the difference of means, from sums (1, g) over m and over the rest of the cases."""
+    return np.abs(inside[0] / m - outside[0] / rest)
+
+
+def _welch_t(inside: Array, outside: Array, m: Array, rest: Array) -> Array:
+    """Size of Welch's t, from sums of standardised values and of their squares, (2, g) each."""
+    error = np.zeros(len(m))
+    for sums, count in ((inside, m), (outside, rest)):
+        squares = np.maximum(sums[1] - sums[0] ** 2 / count, 0.0)
+        error += squares / np.maximum(count - 1, 1) / count
+    # A floor far below what data give, so that groups without any spread have a finite t.
+    return _mean_difference(inside, outside, m, rest) / np.sqrt(np.maximum(error, 1e-9))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

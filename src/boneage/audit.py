@@ -17,6 +17,7 @@ from boneage.agreement import (
     Mask,
     age_columns,
     age_figures,
+    bootstrap_groups,
     holm,
     mcnemar,
     paired_mean,
@@ -24,7 +25,6 @@ from boneage.agreement import (
     resample,
     stage_columns,
     stage_figures,
-    weighted_median,
     wilson,
     with_intervals,
 )
@@ -39,6 +39,9 @@ Figures = dict[str, Ends]
 
 SMALL_GROUP = 50
 """Groups of fewer cases are shown, and marked: their figures say little."""
+
+COMPARED = ("mae_months", "bias_months", "coverage")
+"""Figures whose differences between groups are given; coverage where there are intervals."""
 
 NOISE_FLOOR_MONTHS = (5.6, 5.8)
 """MAE of a perfect answer against one clinical reading, as the RSNA training labels are.
@@ -86,9 +89,13 @@ def audit(predictions: Sequence[Predictions], *, draws: int = DRAWS) -> dict[str
 
     Returns:
         Plain values ready for JSON, figures as `{value, low, high}`: `n`; `accuracy`; `baselines`;
-        `groups`, with differences and p-values; `stages`; `calibration`; `clinical`;
-        `comparison`; `difficult`, `uncertain`, `suspects` and `shared`; `robustness` and
-        `regions`, empty here, see `audit_films`. None is an undefined figure.
+        `groups`, each with its `figures`, their `difference` from those of all other cases
+        (months; coverage as a proportion) and the p-values of the differences, plain and
+        `_corrected`: `p` of the absolute error, `bias_p` of the signed error, `coverage_p`;
+        `male_minus_female`, the same differences between the sexes, None without both;
+        `stages`; `calibration`; `clinical`; `comparison`; `difficult`, `uncertain`, `suspects`
+        and `shared`; `robustness` and `regions`, empty here, see `audit_films`. None is an
+        undefined figure.
 
     Raises:
         BoneAgeError: If tables to be compared share no case, or differ in its reference.
@@ -97,13 +104,14 @@ def audit(predictions: Sequence[Predictions], *, draws: int = DRAWS) -> dict[str
     table = first.table
     columns = _make_columns(table)
     names, masks = _make_groups(table, first.groups)
-    values, drawn, medians = _bootstrap(columns, masks, draws, np.abs(_errors(table)))
+    sizes = np.abs(_errors(table))
+    values, drawn, medians = bootstrap_groups(columns.cases, masks, draws, sizes)
+    tests = _test_groups(table, columns, masks[1:], draws)
     classes = classify_both(table)
     figures = []
     for mask, v, d, m in zip(masks, values, drawn, medians, strict=True):
-        median = np.median(np.abs(_errors(table))[mask])
         row = with_intervals(
-            columns.figures(v) | {"median_error_months": median},
+            columns.figures(v) | {"median_error_months": np.median(sizes[mask])},
             columns.figures(d) | {"median_error_months": m},
         )
         if classes is not None:
@@ -125,7 +133,8 @@ def audit(predictions: Sequence[Predictions], *, draws: int = DRAWS) -> dict[str
             "confusion_matrix": values[0][columns.stages].reshape(3, 3).astype(int).tolist(),
         },
         "calibration": _calibration(table, draws),
-        "groups": _compare_groups(table, columns, names, masks, figures, values, drawn, draws),
+        "groups": _compare_groups(columns, names, masks, figures, values, drawn, tests),
+        "male_minus_female": _compare_sexes(columns, names, values, drawn),
         "not_assessable": [
             what for what, words in NOT_ASSESSABLE.items()
             if not any(_words(str(column)) & set(words) for column in first.groups)
@@ -190,46 +199,19 @@ def _first_number(text: str) -> int:
     return int(found[0]) if found else -1
 
 
-def _bootstrap(
-    columns: _Columns, masks: Sequence[Mask], draws: int, sizes: Array
-) -> tuple[Array, Array, Array]:
-    """Sums of the columns for each group, (g, k); their draws, (g, d, k); median errors, (g, d)."""
-    n, k = columns.cases.shape
-    wide = np.concatenate([columns.cases * mask[:, None] for mask in masks], axis=1)
-    drawn = np.empty((draws, len(masks), k))
-    medians = np.empty((len(masks), draws))
-    done = 0
-    for weights in resample(n, draws):
-        rows = slice(done, done := done + len(weights))
-        drawn[rows] = (weights.astype(np.float64) @ wide).reshape(-1, len(masks), k)
-        for i, mask in enumerate(masks):
-            medians[i, rows] = weighted_median(sizes[mask], weights[:, mask])
-    return wide.sum(axis=0).reshape(len(masks), k), drawn.transpose(1, 0, 2), medians
-
-
 def _compare_groups(
-    table: pd.DataFrame,
     columns: _Columns,
     names: Sequence[tuple[str, str]],
     masks: Sequence[Mask],
     figures: Sequence[Figures],
     values: Array,
     drawn: Array,
-    draws: int,
+    tests: Mapping[str, Sequence[float]],
 ) -> list[dict[str, Any]]:
-    """Each group's figures, and how its MAE and bias differ from those of all other cases."""
-    p_values = permutation_p_values(np.abs(_errors(table)), masks[1:], draws)
-    corrected = holm(p_values)
+    """Each group's figures, and how those of `COMPARED` differ from those of all other cases."""
     rows: list[dict[str, Any]] = []
     for i, (kind, name) in enumerate(names[1:], start=1):
-        inside, outside = (
-            (columns.figures(values[i]), columns.figures(drawn[i])),
-            (columns.figures(values[0] - values[i]), columns.figures(drawn[0] - drawn[i])),
-        )
-        apart = with_intervals(
-            {f: inside[0][f] - outside[0][f] for f in ("mae_months", "bias_months")},
-            {f: inside[1][f] - outside[1][f] for f in ("mae_months", "bias_months")},
-        )
+        others = (values[0] - values[i], drawn[0] - drawn[i])
         n = int(masks[i].sum())
         rows.append(
             {
@@ -238,12 +220,59 @@ def _compare_groups(
                 "n": n,
                 "is_small": n < SMALL_GROUP,
                 "figures": figures[i],
-                "difference": apart,
-                "p": _plain(p_values[i - 1]),
-                "p_corrected": _plain(corrected[i - 1]),
+                "difference": _subtract(columns, (values[i], drawn[i]), others),
+                **{test: _plain(p_values[i - 1]) for test, p_values in tests.items()},
             }
         )
     return rows
+
+
+def _test_groups(
+    table: pd.DataFrame, columns: _Columns, masks: Sequence[Mask], draws: int
+) -> dict[str, list[float]]:
+    """p-values of each measure, a value a group, and the same corrected for the groups' number.
+
+    Opposite biases of the same size leave absolute errors alike: the signed errors are tested by
+    themselves, against their standard error, as a group may also spread more without any bias.
+    """
+    errors = _errors(table)
+    found = {
+        "p": permutation_p_values(np.abs(errors), masks, draws),
+        "bias_p": permutation_p_values(errors, masks, draws, studentised=True),
+        "coverage_p": [math.nan] * len(masks),
+    }
+    if columns.intervals is not None:
+        covered = columns.cases[:, columns.intervals.start]
+        found["coverage_p"] = permutation_p_values(covered, masks, draws)
+    tests: dict[str, list[float]] = {}
+    for name, p_values in found.items():
+        tests |= {name: p_values, f"{name}_corrected": holm(p_values)}
+    return tests
+
+
+def _subtract(
+    columns: _Columns, first: tuple[Array, Array], second: tuple[Array, Array]
+) -> Figures:
+    """Figures of `COMPARED` of some cases less those of others, each as sums and their draws."""
+    (a, a_drawn), (b, b_drawn) = (
+        (columns.figures(sums), columns.figures(drawn)) for sums, drawn in (first, second)
+    )
+    names = [name for name in COMPARED if name in a]
+    return with_intervals(
+        {name: a[name] - b[name] for name in names},
+        {name: a_drawn[name] - b_drawn[name] for name in names},
+    )
+
+
+def _compare_sexes(
+    columns: _Columns, names: Sequence[tuple[str, str]], values: Array, drawn: Array
+) -> Figures | None:
+    """Boys less girls, whatever the cases of unknown sex; None if either sex is not there."""
+    sexes = [("sex", "male"), ("sex", "female")]
+    if not set(sexes) <= set(names):
+        return None
+    boys, girls = ((values[i], drawn[i]) for i in map(names.index, sexes))
+    return _subtract(columns, boys, girls)
 
 
 def _baselines(table: pd.DataFrame, draws: int) -> Figures:
@@ -373,26 +402,3 @@ def _approaches(first: Predictions, draws: int) -> dict[str, Any] | None:
 
 def _plain(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def flatten(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a row of a result as the columns of a CSV.
-
-    A figure becomes `mae_months`, `mae_months_low`, `mae_months_high`; what lies in `figures` is
-    named by itself, what lies elsewhere by the way there, as in `difference_mae_months`.
-
-    Example:
-        >>> flatten({"n": 3, "clinical": {"clean": {"value": 0.5, "low": None, "high": None}}})
-        {'n': 3, 'clinical_clean': 0.5, 'clinical_clean_low': None, 'clinical_clean_high': None}
-    """
-    columns: dict[str, Any] = {}
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            before = "" if name == "figures" else name
-            for inner, held in flatten(value).items():
-                columns["_".join(w for w in (before, "" if inner == "value" else inner) if w)] = (
-                    held
-                )
-        else:
-            columns[name] = value
-    return columns

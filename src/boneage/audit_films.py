@@ -1,5 +1,6 @@
 """A model and labelled films -> everything that an audit shows of them."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,24 +10,22 @@ from tqdm import tqdm
 
 from boneage.agreement import DRAWS
 from boneage.audit import audit
-from boneage.batch import (
-    Film,
-    PredictionsFile,
-    describe_films,
-    find_films,
-    predict_films,
-    require_own_names,
-)
+from boneage.batch import Film, describe_films, predict_films
+from boneage.columns import read_csv
+from boneage.discovery import Found, discover
 from boneage.errors import BoneAgeError, LabelError
-from boneage.files import cut_suffix, name_path, save_text
+from boneage.files import locked, name_path, save_text
 from boneage.gallery import LOOKS, Case, describe_looks, make_gallery
-from boneage.labels import read_csv, read_further, read_known
+from boneage.labels import read_further, read_known
 from boneage.predict import Predictor
 from boneage.prediction import COLUMNS
 from boneage.regions import measure_films, read_regions, summarise_regions
+from boneage.results_file import PredictionsFile
 from boneage.robustness import summarise_stress
 from boneage.stress import stress_films
 from boneage.tables import keep_apart, read_predictions, refuse_sex
+
+logger = logging.getLogger(__name__)
 
 PREDICTIONS, AUDITED = "predictions.csv", "audited.csv"
 STRESS, REGIONS = "stress_answers.csv", "region_measures.csv"
@@ -74,24 +73,26 @@ def audit_films(
         raise BoneAgeError(f"{labels} has no bone age; without it there is nothing to audit.")
     further = _read_further(labels, by)
     drawn = None if regions is None else read_regions(regions)
-    paths, _ = find_films([images])
-    films = describe_films(paths, None, known)
-    require_own_names(films)
+    found = discover([images])
+    films = describe_films(found.images, None, known)
+    _tell_unmatched(films, known, found)
     predictor = Predictor(model, calibration=calibration, threads=1)
-    _answer(predictor, films, out / PREDICTIONS, workers)
+    with locked(out / PREDICTIONS):
+        _answer(predictor, films, out / PREDICTIONS, workers)
     looks = describe_looks(films, workers, predictor.contract.preprocessing.invert)
     _join(out, films, [further, looks])
     predictions = read_predictions(out / AUDITED, [*by, *LOOKS], name=images.resolve().name)
     table = predictions.table
     result = audit([predictions], draws=draws)
     audited = set(table["image_id"])
-    films = [film for film in films if cut_suffix(film.path.name) in audited]
+    films = [film for film in films if film.image_id in audited]
     if drawn is not None:
         measured = measure_films(predictor, films, drawn, workers)
         save_text(out / REGIONS, measured.to_csv(index=False, lineterminator="\n"))
         result["regions"] = summarise_regions(measured, draws=draws)
     if stress:
-        answers = stress_films(predictor, films, out / STRESS, workers=workers)
+        with locked(out / STRESS):
+            answers = stress_films(predictor, films, out / STRESS, workers=workers)
         ages: Mapping[str, float] = (
             dict(table.set_index("image_id")["chronological_months"].dropna())
             if "chronological_months" in table
@@ -103,6 +104,19 @@ def audit_films(
         }
     gallery = make_gallery(predictor, films, table, result["difficult"], result["uncertain"])
     return result, table, gallery
+
+
+def _tell_unmatched(
+    films: Sequence[Film], known: Mapping[str, tuple[str | None, float | None]], found: Found
+) -> None:
+    """Count the films without a row, the rows without a film, and what else lies in the folder."""
+    n_with_row = sum(film.image_id in known for film in films)
+    if n_with_row < len(films):
+        logger.warning("%d films without a row in the labels", len(films) - n_with_row)
+    if n_with_row < len(known):
+        logger.warning("%d rows of the labels without a film", len(known) - n_with_row)
+    for phrase in found.describe_rest():
+        logger.warning("%s", phrase)
 
 
 def _read_further(labels: Path, by: Sequence[str]) -> pd.DataFrame:
@@ -124,8 +138,10 @@ def _answer(predictor: Predictor, films: Sequence[Film], out: Path, workers: int
     """Answer the films that an earlier run has not, row by row."""
     file = PredictionsFile(
         out, films, with_reference=True,
-        answer=lambda film: next(predict_films(predictor, [film], 1)),
+        fingerprint=predictor.fingerprint,
     )  # fmt: skip
+    if file.n_changed:
+        logger.warning("%d films predicted again, since the file has changed", file.n_changed)
     answers = predict_films(predictor, file.missing, workers)
     for prediction in tqdm(answers, total=len(file.missing), desc="predict", unit="film"):
         file.append(prediction)

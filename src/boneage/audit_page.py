@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from boneage.audit import flatten
+from boneage.audit import SMALL_GROUP
 from boneage.audit_pictures import (
     describe_agreement,
+    describe_differences,
+    describe_groups,
     describe_regions,
     describe_robustness,
     describe_skill,
+    explain_no_test,
     format_figure,
     format_months,
     format_p,
+    name_differences,
     name_stress,
     plot_agreement,
     plot_groups,
@@ -30,7 +34,7 @@ from boneage.audit_pictures import (
     plot_skill,
 )
 from boneage.files import save_text
-from boneage.gallery import Case
+from boneage.gallery import LOOKS, Case
 
 FIGURES = (
     ("mae_months", "mean absolute error, months", 2),
@@ -59,27 +63,158 @@ FIGURES = (
 )
 """Name, label and decimals of each figure; -1 is a share, shown in percent."""
 
-CHECKLIST = (
-    ("TRIPOD+AI, CLAIM", "what the model is for and who would use it", None),
-    ("TRIPOD+AI, CLAIM", "where the cases come from, and how they were chosen", None),
-    ("TRIPOD+AI", "cases without an answer, and what was done with them", "cases"),
-    ("CLAIM", "what the reference standard is, and how good it is", "accuracy"),
-    ("TRIPOD+AI", "number of cases, overall and in each group", "groups"),
-    ("TRIPOD+AI, CLAIM", "performance with its uncertainty", "accuracy"),
-    ("CLAIM", "comparison with answers that need no model", "accuracy"),
-    ("TRIPOD+AI", "agreement and calibration of what is predicted", "agreement"),
-    ("CLAIM", "calibration of probabilities and intervals", "calibration"),
-    ("TRIPOD+AI", "performance and fairness in groups of people", "groups"),
-    ("TRIPOD+AI", "groups that the data do not show", "groups"),
-    ("CLAIM", "analysis of failures", "difficult"),
-    ("CLAIM", "comparison with other models or readers, paired", "comparison"),
-    ("CLAIM", "what an error means for a patient", "clinical"),
-    ("CLAIM", "robustness to changes of the image", "robustness"),
-    ("CLAIM", "where on the image the evidence lies", "regions"),
-    ("TRIPOD+AI, CLAIM", "how and on what the model was trained", None),
-    ("TRIPOD+AI", "model, code and data that others can use", None),
-)
-"""Topics of the reporting guides in our words, and the section that answers them, if any does.
+Result = Mapping[str, Any]
+Answer = tuple[str | None, str | None]
+"""Section of the page that answers a topic, if any does, and what is missing there, if anything."""
+
+
+def _nowhere(missing: str) -> Callable[[Result], Answer]:
+    """A topic that no report answers."""
+    return lambda result: (None, missing)
+
+
+def _always(section: str, missing: str | None = None) -> Callable[[Result], Answer]:
+    """A topic that every report answers."""
+    return lambda result: (section, missing)
+
+
+def _judge_cases(result: Result) -> Answer:
+    missing = "cases that never came into the table"
+    return "cases", f"the reasons, and {missing}" if result["n_unanswered"] else missing
+
+
+def _judge_uncertainty(result: Result) -> Answer:
+    if result["draws"] == 0:
+        return None, "the uncertainty: no bootstrap draws were asked for (--draws 0)"
+    if result["accuracy"]["mae_months"]["low"] is None:
+        return None, "the uncertainty: one case, or errors all alike, give no interval"
+    return "accuracy", None
+
+
+def _judge_agreement(result: Result) -> Answer:
+    accuracy = result["accuracy"]
+    if accuracy["loa_low_months"]["value"] is None:
+        return None, "limits of agreement: one case has none"
+    names = {"icc": "the intraclass correlation", "deming_slope": "the Deming line"}
+    undefined = [what for name, what in names.items() if accuracy[name]["value"] is None]
+    return "agreement", f"{' and '.join(undefined)}: undefined here" if undefined else None
+
+
+def _judge_probabilities(result: Result) -> Answer:
+    if result["calibration"] is None:
+        return None, "the table has no probabilities"
+    return "calibration", "stages other than the likeliest stage of each case"
+
+
+def _judge_intervals(result: Result) -> Answer:
+    if "coverage" not in result["accuracy"]:
+        return None, "the table has no intervals"
+    return "groups", "the nominal coverage: the table does not say what the intervals should hold"
+
+
+def _judge_fairness(result: Result) -> Answer:
+    """Groups of people are the sexes and those of --by; age bands alone are none."""
+    groups = _find_groups_of_people(result)
+    if not groups:
+        return None, "cases known to be of both sexes, or other groups of people (--by)"
+    has_sexes = any(group["by"] == "sex" for group in groups)
+    n_small = sum(group["is_small"] for group in groups)
+    missing = [
+        "" if has_sexes else "cases known to be of both sexes",
+        f"tests of the differences (--draws {result['draws']})" if explain_no_test(result) else "",
+        f"enough cases: {n_small} of {len(groups)} groups "
+        f"{'has' if n_small == 1 else 'have'} under {SMALL_GROUP} cases" if n_small else "",
+        f"groups by {', '.join(result['not_assessable'])}" if result["not_assessable"] else "",
+    ]  # fmt: skip
+    return "groups", "; ".join(filter(None, missing)) or None
+
+
+def _find_groups_of_people(result: Result) -> list[Mapping[str, Any]]:
+    """Groups of people, of kinds that hold two or more to compare."""
+    found = [
+        group for group in result["groups"]
+        # How an image was taken is not who is on it.
+        if group["by"] not in ("age", "sex and age", *LOOKS)
+        and (group["by"], group["group"]) != ("sex", "unknown")
+        and group["group"] != "not given"
+    ]  # fmt: skip
+    kinds = [group["by"] for group in found]
+    return [group for group in found if kinds.count(group["by"]) > 1]
+
+
+def _judge_failures(result: Result) -> Answer:
+    if not result["difficult"] and not result["shared"]:
+        return None, "single cases, and what failures have in common"
+    if not result["difficult"]:
+        return "difficult", "the single cases, which are left out"
+    if not result["shared"]:
+        return "difficult", "what failures have in common: too few cases, or errors all alike"
+    return "difficult", None
+
+
+def _judge_comparison(result: Result) -> Answer:
+    if not result["comparison"]:
+        return None, "a second table, of another model or reader"
+    missing = [
+        "intervals of the differences (--draws 0)" if result["draws"] == 0 else "",
+        "correction for the number of comparisons" if len(result["comparison"]) > 1 else "",
+    ]
+    return "comparison", "; ".join(filter(None, missing)) or None
+
+
+def _judge_clinical(result: Result) -> Answer:
+    clinical = result["clinical"]
+    if not clinical["is_assessable"]:
+        return None, clinical["why"]
+    missing = "anything but the class delayed, normal or advanced"
+    outside = clinical["n_outside_the_tables"]
+    if outside:
+        missing += f"; {outside} cases outside the reference tables, or without sex or "
+        missing += "chronological age"
+    return "clinical", missing
+
+
+def _judge_robustness(result: Result) -> Answer:
+    if not result["robustness"]:
+        return None, "predictions for changed images (--images with --stress)"
+    return "robustness", None
+
+
+def _judge_regions(result: Result) -> Answer:
+    if not result["regions"]:
+        return None, "regions drawn on the images (--images with --regions)"
+    return "regions", None
+
+
+CHECKLIST: tuple[tuple[str, str, Callable[[Result], Answer]], ...] = (
+    ("TRIPOD+AI, CLAIM", "what the model is for and who would use it",
+     _nowhere("a table of predictions does not tell it")),
+    ("TRIPOD+AI, CLAIM", "where the cases come from, and how they were chosen",
+     _nowhere("a table of predictions does not tell it")),
+    ("TRIPOD+AI", "cases without a prediction, and what was done with them", _judge_cases),
+    ("CLAIM", "what the reference standard is, and how good it is",
+     _nowhere("who read the images, how and how often; the page only quotes a noise floor from "
+              "the literature")),
+    ("TRIPOD+AI", "number of cases, overall and in each group", _always("groups")),
+    ("TRIPOD+AI, CLAIM", "performance with its uncertainty", _judge_uncertainty),
+    ("CLAIM", "comparison with predictions that need no model", _always("accuracy")),
+    ("TRIPOD+AI", "agreement and calibration of what is predicted", _judge_agreement),
+    ("CLAIM", "calibration of probabilities", _judge_probabilities),
+    ("CLAIM", "calibration of intervals", _judge_intervals),
+    ("TRIPOD+AI", "performance and fairness in groups of people", _judge_fairness),
+    ("TRIPOD+AI", "groups that the data do not show",
+     _always("groups", "groups other than by race or ethnicity, scanner or site, diagnosis")),
+    ("CLAIM", "analysis of failures", _judge_failures),
+    ("CLAIM", "comparison with other models or readers, paired", _judge_comparison),
+    ("CLAIM", "what an error means for a patient", _judge_clinical),
+    ("CLAIM", "robustness to changes of the image", _judge_robustness),
+    ("CLAIM", "where on the image the evidence lies", _judge_regions),
+    ("TRIPOD+AI, CLAIM", "how and on what the model was trained",
+     _nowhere("a table of predictions does not tell it")),
+    ("TRIPOD+AI", "model, code and data that others can use",
+     _nowhere("a table of predictions does not tell it")),
+)  # fmt: skip
+"""Topics of the reporting guides in our words, and what tells how far a report answers each.
 
 Source: Collins et al., BMJ 2024 (TRIPOD+AI); Tejani et al., Radiology AI 2024 (CLAIM).
 """
@@ -135,21 +270,44 @@ def _name_cells(result: Mapping[str, Any], names: str) -> list[dict[str, Any]]:
     ]
 
 
-def make_checklist(result: Mapping[str, Any]) -> list[dict[str, str | None]]:
-    """Give each topic of `CHECKLIST` with the section that answers it here, if any does."""
-    is_there = {
-        **{name: bool(result[name]) for name in ("comparison", "calibration", "robustness",
-                                                 "regions")},
-        "clinical": result["clinical"]["is_assessable"],
-    }  # fmt: skip
-    return [
-        {
-            "guide": guide,
-            "topic": topic,
-            "section": where if where and is_there.get(where, True) else None,
-        }
-        for guide, topic, where in CHECKLIST
-    ]
+def flatten(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a row of a result as the columns of a CSV.
+
+    A figure becomes `mae_months`, `mae_months_low`, `mae_months_high`; what lies in `figures` is
+    named by itself, what lies elsewhere by the way there, as in `difference_mae_months`.
+
+    Example:
+        >>> flatten({"n": 3, "clinical": {"clean": {"value": 0.5, "low": None, "high": None}}})
+        {'n': 3, 'clinical_clean': 0.5, 'clinical_clean_low': None, 'clinical_clean_high': None}
+    """
+    columns: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            before = "" if name == "figures" else name
+            for inner, held in flatten(value).items():
+                columns["_".join(w for w in (before, "" if inner == "value" else inner) if w)] = (
+                    held
+                )
+        else:
+            columns[name] = value
+    return columns
+
+
+def make_checklist(result: Result) -> list[dict[str, str | None]]:
+    """Tell of each topic of `CHECKLIST` whether this report answers it, and how far.
+
+    Args:
+        result: Of `audit`.
+
+    Returns:
+        A row a topic: `guide`; `topic`; `section` of the page that answers it, None if none
+        does; `missing`, what a full answer would need besides, None if nothing.
+    """
+    rows: list[dict[str, str | None]] = []
+    for guide, topic, judge in CHECKLIST:
+        section, missing = judge(result)
+        rows.append({"guide": guide, "topic": topic, "section": section, "missing": missing})
+    return rows
 
 
 def make_page(
@@ -169,12 +327,12 @@ def make_page(
         "p": format_p,
         "months": format_months,
         "stress": name_stress,
+        "differences": name_differences,
     }
     pictures = {
         "skill": (plot_skill(result), describe_skill(result)),
         "agreement": (plot_agreement(table, result), describe_agreement(result)),
-        "groups": (plot_groups(result), "Mean absolute error of each group with its interval, "
-                   "beside that of all cases; the table below holds the same figures."),
+        "groups": (plot_groups(result), describe_groups(result)),
     }  # fmt: skip
     if result["calibration"] is not None:
         ece = format_figure(result["calibration"]["ece"], 3)
@@ -194,6 +352,7 @@ def make_page(
         gallery_note=gallery_note,
         figures=[row for row in FIGURES if row[0] in result["accuracy"]],
         checklist=make_checklist(result),
+        differences=describe_differences(result),
         pictures={name: {"data": _encode(figure), "alt": alt}
                   for name, (figure, alt) in pictures.items()},
     )  # fmt: skip

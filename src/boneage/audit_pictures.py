@@ -1,6 +1,7 @@
 """An audit in pictures, each with its text for those who do not see it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,46 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from boneage.agreement import SIGNIFICANT
+from boneage.audit import SMALL_GROUP
 from boneage.plots import BLUE, GREEN, GREY, ORANGE, RED, SEX_STYLE, UNKNOWN_STYLE
 
 HARMFUL_MONTHS = 0.5
 """Rise of the mean error that the profile marks."""
+
+_NAMED_GROUPS = 6
+"""Most groups that a sentence names."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What groups are compared in.
+
+    Attributes:
+        name: In words.
+        figure: Its name among the figures.
+        p_value: Name of its corrected p-value.
+        label: Of its axis.
+        unit: Of a difference.
+        scale: From the figure to what is shown: 100 for percent.
+    """
+
+    name: str
+    figure: str
+    p_value: str
+    label: str
+    unit: str = "months"
+    scale: float = 1.0
+
+
+ABSOLUTE = Measure("absolute error", "mae_months", "p_corrected", "mean absolute error (months)")
+SIGNED = Measure("signed error", "bias_months", "bias_p_corrected", "signed error (months)")
+COVERAGE = Measure(
+    "coverage", "coverage", "coverage_p_corrected", "coverage (%)", "percentage points", 100.0
+)
+
+MEASURES = (SIGNED, ABSOLUTE, COVERAGE)
+"""In the order of the sentences on them."""
 
 
 def format_figure(ends: Mapping[str, float | None], digits: int) -> str:
@@ -105,25 +142,123 @@ def plot_agreement(table: pd.DataFrame, result: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def name_differences(group: Mapping[str, Any]) -> list[str]:
+    """Name the measures in which a group differs significantly from the other cases."""
+    return [measure.name for measure in MEASURES if _differs(group, measure)]
+
+
+def _differs(group: Mapping[str, Any], measure: Measure) -> bool:
+    p_value = group[measure.p_value]
+    return p_value is not None and p_value < SIGNIFICANT
+
+
+def describe_differences(result: Mapping[str, Any]) -> list[str]:
+    """Say in sentences how the sexes differ, and which groups differ significantly in what."""
+    sexes, groups = result["male_minus_female"], result["groups"]
+    sentences = [
+        "The sexes cannot be compared: the cases are not known to be of both."
+        if sexes is None
+        else f"Signed error, male minus female: {format_figure(sexes['bias_months'], 1)} months."
+    ]
+    why = explain_no_test(result)
+    if why is not None:
+        return [*sentences, why]
+    tested = [m for m in MEASURES if any(group[m.p_value] is not None for group in groups)]
+    return sentences + [_describe_measure(measure, groups) for measure in tested]
+
+
+def explain_no_test(result: Mapping[str, Any]) -> str | None:
+    """Say why no group can be found to differ significantly; None if one can."""
+    n = sum(group[SIGNED.p_value] is not None for group in result["groups"])
+    lowest = n / (result["draws"] + 1)
+    if result["draws"] == 0:
+        return "No difference was tested: no permutations were asked for (--draws 0)."
+    if n == 0:
+        return "No difference was tested: every group holds all the cases."
+    if lowest >= SIGNIFICANT:
+        return (
+            f"No difference can be significant: with {result['draws']} permutations and {n} groups "
+            f"the lowest corrected p is {format_p(min(lowest, 1.0))}. Raise --draws."
+        )
+    return None
+
+
+def _describe_measure(measure: Measure, groups: Sequence[Mapping[str, Any]]) -> str:
+    """Name the groups that differ in a measure, the largest differences first."""
+    found = [group for group in groups if _differs(group, measure)]
+    if not found:
+        return f"No group's {measure.name} differs significantly from that of the other cases."
+    found.sort(key=lambda group: -abs(group["difference"][measure.figure]["value"]))
+    texts = []
+    for group in found[:_NAMED_GROUPS]:
+        apart = _times(group["difference"][measure.figure], measure.scale)
+        texts.append(f"{_name_group(group)} ({format_figure(apart, 1)} {measure.unit})")
+    more = len(found) - len(texts)
+    return (
+        f"{measure.name.capitalize()} differs significantly from that of the other cases in "
+        f"{len(found)} group{'s' * (len(found) > 1)}: {'; '.join(texts)}"
+        f"{f'; and {more} more, marked in the table' if more else ''}."
+    )
+
+
+def describe_groups(result: Mapping[str, Any]) -> str:
+    """Say in words what the picture of the groups shows."""
+    groups = result["groups"]
+    has_coverage = "coverage" in result["accuracy"]
+    text = "By group: mean absolute error"
+    text += ", " if has_coverage else " and "
+    text += "signed error (prediction − reference; dotted line: zero)"
+    text += ", and coverage of the prediction intervals" if has_coverage else ""
+    text += ", with 95% intervals" if result["draws"] else ""
+    text += ". Grey line: all cases."
+    if any(group["is_small"] for group in groups):
+        text += f" Orange: groups under {SMALL_GROUP} cases."
+    if any(name_differences(group) for group in groups):
+        text += " Diamonds: the difference from the other cases is significant."
+    return f"{text} The table below holds the same figures."
+
+
 def plot_groups(result: Mapping[str, Any]) -> Figure:
-    """Forest plot of the error by group."""
+    """Forest plot by group: absolute error, signed error and coverage, beside all cases."""
     groups: Sequence[Mapping[str, Any]] = result["groups"]
-    figure = Figure(figsize=(7.2, 0.8 + 0.27 * len(groups)), layout="constrained")
-    axes = figure.subplots()
-    overall = result["accuracy"]["mae_months"]
+    panels = [
+        measure for measure in (ABSOLUTE, SIGNED, COVERAGE) if measure.figure in result["accuracy"]
+    ]
+    size = (2.8 + 2.3 * len(panels), 1.1 + 0.25 * len(groups))
+    figure = Figure(figsize=size, layout="constrained")
+    every = figure.subplots(1, len(panels), sharey=True)
+    for axes, measure in zip(every, panels, strict=True):
+        _plot_measure(axes, measure, result)
+    labels = [f"{_name_group(g)} (n = {g['n']}{', small' * g['is_small']})" for g in groups]
+    _name_rows(every[0], labels)
+    return figure
+
+
+def _plot_measure(axes: Axes, measure: Measure, result: Mapping[str, Any]) -> None:
+    """Draw one measure of every group, a row each."""
+    groups: Sequence[Mapping[str, Any]] = result["groups"]
+    kinds = list(dict.fromkeys(group["by"] for group in groups))
+    overall = _times(result["accuracy"][measure.figure], measure.scale)
     axes.axvline(overall["value"], color=GREY, lw=1)
     if overall["low"] is not None:
         axes.axvspan(overall["low"], overall["high"], color=GREY, alpha=0.2, linewidth=0)
+    if measure is SIGNED:
+        axes.axvline(0.0, color="black", lw=1, ls=":")
     for i, group in enumerate(groups):
-        ends = group["figures"]["mae_months"]
+        if kinds.index(group["by"]) % 2:  # to follow a row from panel to panel
+            axes.axhspan(i - 0.5, i + 0.5, color=GREY, alpha=0.08, linewidth=0)
+        ends = _times(group["figures"][measure.figure], measure.scale)
         if ends["value"] is not None:
-            colour = ORANGE if group["is_small"] else BLUE
             arms = None if ends["low"] is None else _arms(ends)
-            axes.errorbar(ends["value"], i, xerr=arms, fmt="o", ms=4, color=colour, capsize=2)
-    labels = [f"{_name_group(g)} (n = {g['n']}{', small' * g['is_small']})" for g in groups]
-    _name_rows(axes, labels)
-    axes.set_xlabel("mean absolute error (months)")
-    return figure
+            axes.errorbar(ends["value"], i, xerr=arms, ms=5 if _differs(group, measure) else 4,
+                          fmt="D" if _differs(group, measure) else "o",
+                          color=ORANGE if group["is_small"] else BLUE, capsize=2)  # fmt: skip
+    axes.set_xlabel(measure.label)
+    axes.tick_params(axis="y", length=0)
+
+
+def _times(ends: Mapping[str, float | None], scale: float) -> dict[str, Any]:
+    return {end: None if value is None else scale * value for end, value in ends.items()}
 
 
 def _name_group(group: Mapping[str, Any]) -> str:
@@ -229,7 +364,7 @@ def plot_regions(regions: Mapping[str, Any]) -> Figure:
     for panel, (kind, label) in zip(axes, labels.items(), strict=True):
         for name, colour, marker in ((f"{kind}_shifted", GREY, "s"), (kind, BLUE, "o")):
             for i, group in enumerate(groups):
-                ends = {end: None if v is None else 100.0 * v for end, v in group[name].items()}
+                ends = _times(group[name], 100.0)
                 arms = None if ends["low"] is None else _arms(ends)
                 text = ("at random places" if name != kind else "where drawn") if i == 0 else None
                 panel.errorbar(ends["value"], i, xerr=arms, fmt=marker, ms=4, color=colour,

@@ -6,6 +6,7 @@ nor chosen on, and applied to raw answers. The interval is conformal (Lei et al.
 the quantile of those scores times the spread of a new film is its half width.
 """
 
+import json
 import math
 import tomllib
 from collections.abc import Sequence
@@ -17,14 +18,17 @@ import numpy as np
 import numpy.typing as npt
 
 from boneage.errors import ConfigError
-from boneage.files import save_text
-from boneage.stages import nearest_of_stage, stage_from_years
+from boneage.files import hash_text, save_text
+from boneage.stages import stage_from_years
 
 LEVEL = 0.9
 """Share of films whose reference lies in the interval."""
 
-MIN_FILMS = 30
+MIN_FILMS = 20
 """Fewest films to calibrate on; fewer fix no 90% quantile to speak of."""
+
+MIN_FILMS_OF_GROUP = 30
+"""Fewest films of a sex for a bias of its own, and of known sex for an own warning of it."""
 
 MIN_FILMS_SPREAD = 300
 """Fewest films to learn from how the spread depends on the film."""
@@ -32,11 +36,17 @@ MIN_FILMS_SPREAD = 300
 KNOTS_YEARS = (2.0, 5.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0)
 FOLDS = 5
 RIDGE = 10.0
-RECONCILED_WITHIN_YEARS = 0.5
-"""Largest step of an age into the stage that was answered with it."""
-
 SEX_WARNING_RATE = 0.01
-"""Share of films of rightly entered sex that are said to look like the other sex's."""
+"""Proportion of films of rightly entered sex that are said to look like the other sex's."""
+
+CONTRADICTED_BEYOND = 3.0
+"""Standard errors by which films must speak against the sexes given, to be believed."""
+
+_CONTRADICTED_ODDS = 2.0
+"""And how much likelier the other sex must be on average."""
+
+_CONTRADICTED_YEARS = 0.25
+"""Or how much worse the ages must be with the sexes than without."""
 
 _LEAST_SEX_WARNING = 0.5
 """No film looks like the other sex's that looks more like the sex entered."""
@@ -113,12 +123,7 @@ class Calibration:
     unknown: Spread
 
     def apply(self, raw: Answers) -> tuple[Answers, Array, Array]:
-        """Correct raw answers and give the ends of their intervals, in years, none below 0.
-
-        An age that contradicts the likeliest stage by no more than `RECONCILED_WITHIN_YEARS`, and
-        has that stage in its interval, steps into it: the stage head tells the sides of a
-        threshold apart better, and a film is not answered with two different stages.
-        """
+        """Correct raw answers and give the ends of their intervals, in years, none below 0."""
         bias = np.select(
             [raw.sex > 0, raw.sex < 0],
             [self.bias_male_years, self.bias_female_years],
@@ -134,11 +139,12 @@ class Calibration:
             probabilities = _temper(probabilities, self.temperature)
         years = years.clip(min=0.0)
         low, high = (years - half).clip(min=0.0), years + half
-        if probabilities is not None:
-            of_stage = nearest_of_stage(years, probabilities.argmax(axis=1))
-            step = np.abs(of_stage - years)
-            years = np.where(step <= np.minimum(RECONCILED_WITHIN_YEARS, half), of_stage, years)
         return Answers(raw.sex, years, probabilities, raw.p_male), low, high
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of all its values, by which rows of one calibration are known."""
+        return hash_text(json.dumps(asdict(self), sort_keys=True))
 
     def save(self, path: Path) -> None:
         """Write the calibration as TOML, whole or not at all."""
@@ -216,8 +222,8 @@ def fit_calibration(
     """Fit bias, intervals and temperature on films that the network has not learned from.
 
     With fewer than `MIN_FILMS_SPREAD` films only the bias and the scale of the spread are fitted;
-    the rest comes from `base`: how the spread depends on the film, the temperature, the chance at
-    which a sex is doubted.
+    the rest comes from `base`: how the spread depends on the film, the temperature, the probability
+    at which a sex is doubted. Without a `base`, the last is fitted to `MIN_FILMS_OF_GROUP` films.
 
     Args:
         told: Raw answers with the sex told, where it is known.
@@ -250,8 +256,9 @@ def fit_calibration(
         stages = stage_from_years(truth)
         if told.probabilities is not None and len(np.unique(stages)) > 1:
             temperature = _fit_temperature(told.probabilities, stages)
-        if told.p_male is not None and (told.sex != 0).sum() >= MIN_FILMS_SPREAD:
-            sex_warning = _fit_sex_warning(told.sex, told.p_male)
+    enough_for_sex = MIN_FILMS_SPREAD if base else MIN_FILMS_OF_GROUP
+    if told.p_male is not None and (told.sex != 0).sum() >= enough_for_sex:
+        sex_warning = _fit_sex_warning(told.sex, told.p_male)
     return Calibration(
         graph_sha256,
         len(truth),
@@ -276,9 +283,58 @@ def fit_calibration(
     )
 
 
+def find_contradiction(
+    told: Answers, withheld: Answers, reference_years: npt.ArrayLike
+) -> str | None:
+    """Say how films as a whole contradict the sexes given with them; None if they do not.
+
+    Two findings count, each beyond `CONTRADICTED_BEYOND` standard errors and not small: the films
+    look like the other sex's, or the ages predicted with the sexes lie further off than those
+    without.
+
+    Args:
+        told: Raw answers with the sex told.
+        withheld: Raw answers to the same films with the sex withheld.
+        reference_years: Reference age of each film.
+    """
+    truth = np.asarray(reference_years, dtype=np.float64)
+    known = told.sex != 0
+    if known.sum() < 2:
+        return None
+    if told.p_male is not None:
+        p_given = np.where(told.sex > 0, told.p_male, 1.0 - told.p_male)[known].clip(1e-3, 1 - 1e-3)
+        if _is_beyond(np.log1p(-p_given) - np.log(p_given), math.log(_CONTRADICTED_ODDS)):
+            n = int((p_given < 0.5).sum())
+            return f"{n} of {len(p_given)} look like the other sex's"
+    with_sex, without = (np.abs(a.years - truth)[known] for a in (told, withheld))
+    if _is_beyond(with_sex - without, _CONTRADICTED_YEARS):
+        return (
+            f"with the sexes given the mean error is {12.0 * with_sex.mean():.1f} months, without "
+            f"them {12.0 * without.mean():.1f}"
+        )
+    return None
+
+
+def _is_beyond(evidence: Array, least: float) -> bool:
+    """Whether the mean lies above zero by more than chance and by more than `least`."""
+    error = evidence.std(ddof=1) / math.sqrt(len(evidence))
+    return bool(evidence.mean() > max(CONTRADICTED_BEYOND * error, least))
+
+
+def expected_coverage(films: int, level: float = LEVEL) -> tuple[float, float]:
+    """Give the range in which 90% of calibrations on so few films have their coverage.
+
+    The coverage of a conformal interval follows a beta distribution. Source: Vovk, ACML 2012.
+    """
+    rank = min(films, math.ceil((films + 1) * level))
+    drawn = np.random.default_rng(0).beta(rank, films + 1 - rank, 100_000)
+    low, high = np.quantile(drawn, [0.05, 0.95])
+    return float(low), float(high)
+
+
 def _or_all(rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Give the rows, or all of them where these are too few to tell."""
-    return rows if rows.sum() >= MIN_FILMS else np.ones_like(rows)
+    return rows if rows.sum() >= MIN_FILMS_OF_GROUP else np.ones_like(rows)
 
 
 def _features(raw: Answers) -> Array:

@@ -17,7 +17,7 @@ from typing import Any
 from cyclopts import App, CycloptsError
 from cyclopts.config import Dict
 
-from boneage import train_commands, use_commands
+from boneage import environment, train_commands, use_commands
 from boneage.config import load_config
 from boneage.errors import BoneAgeError
 
@@ -40,11 +40,12 @@ for verb in (
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and give its exit status."""
+    environment.keep_caches_temporary()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be valid text
     # What the DICOM reader says of an odd file would drown the one line that the command prints.
-    logging.getLogger("pydicom").disabled = True
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module="pydicom")
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:

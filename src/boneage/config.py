@@ -15,8 +15,6 @@ from boneage.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Invert = Literal["auto", "never", "always"]
-Told = Literal["M", "F", "unknown"]
-"""What a caller may say of a film's sex, where it is not left to the file."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
@@ -10,12 +11,17 @@ from torchvision.transforms import v2
 
 from boneage.config import Recipe
 from boneage.contract import SEX_CODE
+from boneage.errors import BoneAgeError
 from boneage.model import IMAGENET_MEAN, IMAGENET_STD
 from boneage.preprocess import Preprocessing, stretch_grey
+from boneage.split import SPLITS
 
 
-def get_transforms(split: str, recipe: Recipe) -> v2.Compose:
-    """Build the transform of one split: 8-bit grey image -> float32 tensor (3, S, S).
+def get_transforms(split: str, recipe: Recipe = Recipe()) -> v2.Compose:
+    """Build the transform of one split: 8-bit image -> float32 tensor (3, S, S).
+
+    It takes a PIL image, or uint8 values as an array (H, W) or (H, W, 3) or a tensor (C, H, W);
+    colour is reduced to grey.
 
     Every split is resized to `image_size` and normalised with ImageNet's statistics. Training
     films are varied at random as well; val and test never are.
@@ -23,10 +29,21 @@ def get_transforms(split: str, recipe: Recipe) -> v2.Compose:
     Args:
         split: "train", "val" or "test".
         recipe: Gives the size and what is varied: mirroring, rotation, zoom, shift, brightness.
+
+    Raises:
+        BoneAgeError: If there is no such split, or, on use, if the image is not of 8 bits.
+
+    Example:
+        >>> get_transforms("val")(np.zeros((400, 300), np.uint8)).shape
+        torch.Size([3, 256, 256])
     """
+    if split not in SPLITS:
+        raise BoneAgeError(f"split is {split!r}; expected one of {', '.join(SPLITS)}.")
     size = recipe.image_size
     bilinear = v2.InterpolationMode.BILINEAR
-    steps: list[Any] = [v2.Lambda(stretch_grey)] if recipe.stretch_grey else []
+    steps: list[Any] = [v2.Lambda(_to_grey)]
+    if recipe.stretch_grey:
+        steps.append(v2.Lambda(stretch_grey))
     if split == "train" and recipe.early_rotation:
         turn = v2.RandomRotation(recipe.rotation, interpolation=bilinear)
         steps.append(v2.RandomApply([turn], p=recipe.early_rotation))
@@ -54,6 +71,27 @@ def get_transforms(split: str, recipe: Recipe) -> v2.Compose:
         v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
     ]
     return v2.Compose(steps)
+
+
+def _to_grey(image: Any) -> Image.Image:
+    """Give the 8-bit grey image of a PIL image, an array or a tensor.
+
+    Other pixels than those of 8 bits are refused: torchvision would clip or wrap them, and it
+    lets an array pass all steps without resizing it.
+    """
+    kind = getattr(image, "dtype", type(image).__name__)
+    if isinstance(image, np.ndarray | torch.Tensor) and kind in (np.uint8, torch.uint8):
+        image = v2.functional.to_pil_image(image)
+    if isinstance(image, Image.Image):
+        if image.mode == "L":
+            return image
+        if image.mode[0] not in "FI":
+            return image.convert("L")
+        kind = f"of mode {image.mode}"
+    raise BoneAgeError(
+        f"the image is {kind}; expected a PIL image or an array of 8-bit grey values (uint8). "
+        "`read_radiograph(path).to_image()` gives one of any file."
+    )
 
 
 class BoneAgeDataset(Dataset[dict[str, Any]]):

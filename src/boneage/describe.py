@@ -1,13 +1,14 @@
 """Predictions and calibrations in words: what the commands print."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from boneage.calibration import Calibration
-from boneage.prediction import Prediction
+from boneage.calibration import MIN_FILMS_SPREAD, Calibration, expected_coverage
+from boneage.prediction import NOTE, Prediction
 from boneage.stages import STAGES
 
-NOTE = "Research use only, not a medical device."
+RESEARCH = "Research use only, not a medical device."
 _SEXES = {"M": "male", "F": "female", None: "unknown"}
 
 
@@ -37,8 +38,10 @@ def _in_full(prediction: Prediction) -> str:
     if prediction.reference_years is not None:
         reference = format_age(prediction.reference_years)
         lines.append(f"  reference  {reference}, {prediction.reference_stage}")
-    lines += [f"  {prediction.status:9}  {reason}" for reason in prediction.reasons]
-    return "\n".join([*lines, f"  {NOTE}"])
+    for reason in prediction.reasons:
+        label = NOTE.rstrip(": ") if reason.startswith(NOTE) else prediction.status
+        lines.append(f"  {label:9}  {reason.removeprefix(NOTE)}")
+    return "\n".join([*lines, f"  {RESEARCH}"])
 
 
 def _in_a_line(prediction: Prediction) -> str:
@@ -51,7 +54,8 @@ def _in_a_line(prediction: Prediction) -> str:
         )
     parts.append(f"{prediction.predicted_stage}, sex {_SEXES[prediction.sex]}")
     if prediction.reasons:
-        parts.append(f"[{prediction.status}: {'; '.join(prediction.reasons)}]")
+        status = "" if prediction.status == "ok" else f"{prediction.status}: "
+        parts.append(f"[{status}{'; '.join(prediction.reasons)}]")
     return " ".join(parts)
 
 
@@ -76,15 +80,19 @@ class Counts:
     """How many films came out how.
 
     Attributes:
-        others: Files in the folders that are no films.
+        rest: What else lies in the folders, a phrase a kind.
         kept: Films that an earlier run had answered.
+        changed: Films whose file is another since an earlier run, and are predicted again.
         not_in_table: Films that the table, if there is one, does not name.
+        without_image: Rows of the table without a film.
         by_status: Films of this run by their status.
     """
 
-    others: int
+    rest: Sequence[str] = ()
     kept: int = 0
+    changed: int = 0
     not_in_table: int = 0
+    without_image: int = 0
     by_status: dict[str, int] = field(default_factory=dict)
 
     def add(self, prediction: Prediction) -> None:
@@ -104,11 +112,15 @@ class Counts:
         text = f"{n} film{'s' * (n != 1)}: {', '.join(parts) or 'none left to answer'}"
         if self.kept:
             text += f"; {self.kept} answered before"
+        if self.changed:
+            text += f"; {self.changed} predicted again, since the file has changed"
         if self.not_in_table:
             text += f"; {self.not_in_table} not in the table"
-        if self.others:
-            text += f"; {self.others} other file{'s' * (self.others != 1)} passed over"
-        return f"{text}; in {out}. {NOTE}" if out else f"{text}. {NOTE}"
+        if self.without_image:
+            text += f"; {self.without_image} of the table's rows without an image"
+        for phrase in self.rest:
+            text += f"; {phrase}"
+        return f"{text}; in {out}. {RESEARCH}" if out else f"{text}. {RESEARCH}"
 
 
 def describe_calibration(fitted: Calibration, before: Calibration | None) -> str:
@@ -124,4 +136,10 @@ def describe_calibration(fitted: Calibration, before: Calibration | None) -> str
             text += f" (model's own {12.0 * getattr(before, name):+.2f})"
         lines.append(text)
     lines.append(f"  {'temperature':18} {fitted.temperature:.2f}")
+    if fitted.films < MIN_FILMS_SPREAD:
+        low, high = expected_coverage(fitted.films, fitted.level)
+        lines.append(
+            f"  with {fitted.films} films, intervals meant to hold {fitted.level:.0%} of new "
+            f"references may hold {low:.0%} to {high:.0%}"
+        )
     return "\n".join(lines)

@@ -1,12 +1,13 @@
 """DICOM file -> grey values as its sender meant them to be shown, and the patient's sex."""
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from boneage.errors import ImageError
+from boneage.sex import Sex, parse_sex
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in luma. Source: ITU-R BT.601, as Pillow uses them."""
@@ -21,13 +22,15 @@ class FilmPixels(NamedTuple):
         grey: Numbers of any type (H, W), after modality and VOI LUT.
         bits: 8 if the values are 0 to 255 as they stand, 16 if their range is unknown.
         is_inverted: Whether low values are bright (MONOCHROME1).
-        sex: PatientSex where it is M or F, else None.
+        sex: PatientSex where it means male or female, else None.
+        sex_not_understood: PatientSex where it is none of the words for a sex, as it stands.
     """
 
     grey: npt.NDArray[Any]
     bits: int
     is_inverted: bool
-    sex: Literal["M", "F"] | None
+    sex: Sex | None = None
+    sex_not_understood: str | None = None
 
 
 def is_dicom(path: Path) -> bool:
@@ -62,20 +65,42 @@ def read_dicom(path: Path) -> FilmPixels:
         raise ImageError(f"{path} cannot be read as DICOM: {_in_one_line(error)}") from None
 
 
-def read_sex(path: Path) -> Literal["M", "F"] | None:
-    """Read the patient's sex alone, None where the file does not say M or F or cannot be read."""
+def read_sex(path: Path) -> Sex | None:
+    """Read the patient's sex alone, None where the file does not tell it or cannot be read."""
     from pydicom import dcmread
 
     try:
         dataset = dcmread(path, force=True, specific_tags=["PatientSex"], stop_before_pixels=True)
-        return _sex_of(dataset)
+        return _sex_of(dataset)[0]
     except Exception:  # the reader raises whatever the bytes provoke
         return None
 
 
-def _sex_of(dataset: Any) -> Literal["M", "F"] | None:
-    word = str(dataset.get("PatientSex") or "").strip().upper()
-    return word if word in ("M", "F") else None  # type: ignore[return-value]
+def holds_image(path: Path) -> bool:
+    """Whether a file may hold an image: any but a DICOM object of another kind.
+
+    Structured reports, plans, presentation states and documents have no rows of pixels. A file
+    that cannot be read as DICOM is left to the reader, which says what is wrong with it.
+    """
+    from pydicom import dcmread
+
+    try:
+        if not is_dicom(path):
+            return True
+        tags = ["SOPClassUID", "Rows"]
+        dataset = dcmread(path, force=True, specific_tags=tags, stop_before_pixels=True)
+        return "Rows" in dataset or "SOPClassUID" not in dataset
+    except Exception:  # the reader raises whatever the bytes provoke
+        return True
+
+
+def _sex_of(dataset: Any) -> tuple[Sex | None, str | None]:
+    """Give the patient's sex, and the word for it where that is not understood."""
+    word = str(dataset.get("PatientSex") or "").strip()
+    try:
+        return parse_sex(word), None
+    except ValueError:
+        return None, word
 
 
 def _read(path: Path) -> FilmPixels:
@@ -112,7 +137,7 @@ def _read(path: Path) -> FilmPixels:
         grey,
         bits,
         dataset.get("PhotometricInterpretation") == "MONOCHROME1",
-        _sex_of(dataset),
+        *_sex_of(dataset),
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from boneage.arrays import read_cases, read_stage, read_years
 from boneage.errors import BoneAgeError
 from boneage.files import save_text
 from boneage.metrics import (
@@ -28,6 +29,7 @@ from boneage.metrics import (
     regression_figures,
     reliability_bins,
 )
+from boneage.sex import parse_sex
 from boneage.stages import ADOLESCENT_FROM_YEARS, PROBABILITIES, STAGES, stage_from_years
 
 TABLE_COLUMNS = (
@@ -226,19 +228,26 @@ def gender_bias_regression(
     """MAE and signed error of ages in years by sex, and their difference.
 
     Args:
-        y_true: Reference ages in years.
-        y_pred: Predicted ages in years.
-        genders: "M" or "F" (or 1 for male and 0 for female) a case; None is counted as unknown.
+        y_true: Reference ages in years (n,): a list, array, Series or tensor.
+        y_pred: Predicted ages in years (n,).
+        genders: Sexes (n,) in the words of `parse_sex`: "M", "male" or 1, "F", "female" or 0, as
+            in `sex_int`; None and NaN count as unknown. The +1, -1, 0 of a `BoneAgeDataset`
+            item's `sex` mean something else.
         draws: Bootstrap draws for the interval of each sex's figures; 0 leaves them out.
 
     Returns:
         `male` and `female`, each with `n`, `mae_years`, `signed_error_years` and the same in
         months; `difference_mae_years` and `difference_signed_error_years` (male - female),
         None unless both are there; `n_unknown`.
+
+    Raises:
+        BoneAgeError: If lengths differ, there is no case, or a value cannot be read.
     """
-    truth, answer = np.asarray(y_true, float), np.asarray(y_pred, float)
+    truth, answer, sexes = read_cases(
+        y_true=(y_true, read_years), y_pred=(y_pred, read_years), genders=(genders, parse_sex)
+    )
     return _by_sex(
-        genders,
+        sexes,
         lambda rows: _age_figures(truth, answer, rows, draws),
         ("mae_years", "signed_error_years"),
     )
@@ -262,34 +271,39 @@ def gender_bias_classification(
     """Stage accuracy by sex, and its difference.
 
     Args:
-        y_true: Reference stage codes.
-        y_pred: Predicted stage codes.
+        y_true: Reference stages (n,), codes or names: a list, array, Series or tensor.
+        y_pred: Predicted stages (n,).
         genders: As for `gender_bias_regression`.
         draws: As for `gender_bias_regression`.
 
     Returns:
         `male` and `female`, each with `n` and `accuracy`; `difference_accuracy` (male -
         female), None unless both are there; `n_unknown`.
+
+    Raises:
+        BoneAgeError: As for `gender_bias_regression`.
     """
-    hit = np.asarray(y_true) == np.asarray(y_pred)
+    truth, answer, sexes = read_cases(
+        y_true=(y_true, read_stage), y_pred=(y_pred, read_stage), genders=(genders, parse_sex)
+    )
+    hit = truth == answer
     return _by_sex(
-        genders,
+        sexes,
         lambda rows: _with_intervals(lambda r: {"accuracy": hit[r].mean(axis=-1)}, rows, draws),
         ("accuracy",),
     )
 
 
-def _by_sex(genders: Iterable[Any], figures: Any, compared: Sequence[str]) -> Report:
-    values = [None if pd.isna(g) else g for g in genders]
+def _by_sex(sexes: np.ndarray, figures: Any, compared: Sequence[str]) -> Report:
     result: Report = {}
-    for name, spellings in (("male", ("M", 1)), ("female", ("F", 0))):
-        rows = np.flatnonzero([g is not None and g in spellings for g in values])
+    for name, sex in (("male", "M"), ("female", "F")):
+        rows = np.flatnonzero(sexes == sex)
         result[name] = {"n": len(rows), **(figures(rows) if len(rows) else {})}
     male, female = result["male"], result["female"]
     for name in compared:
         both = name in male and name in female
         result[f"difference_{name}"] = male[name] - female[name] if both else None
-    result["n_unknown"] = len(values) - male["n"] - female["n"]
+    result["n_unknown"] = len(sexes) - male["n"] - female["n"]
     return result
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from boneage.config import Recipe
 from boneage.errors import ConfigError
 from boneage.model import BoneAgePredictor
 
@@ -53,7 +54,7 @@ class GradCAM:
             heatmap = cam(image, sex, predicted_age)
     """
 
-    def __init__(self, model: BoneAgePredictor, image_size: int) -> None:
+    def __init__(self, model: BoneAgePredictor, image_size: int = Recipe.image_size) -> None:
         self._model = model.eval()
         self._layer = last_feature_map(model.backbone, image_size)
         self._features: torch.Tensor | None = None
@@ -78,14 +79,18 @@ class GradCAM:
         return self._features.clone()
 
     def __call__(
-        self, image: torch.Tensor, sex: torch.Tensor, target: Target
+        self,
+        image: torch.Tensor,
+        sex: torch.Tensor | None = None,
+        target: Target = predicted_stage,
     ) -> npt.NDArray[np.float32]:
         """Map the evidence for a target.
 
         Args:
             image: (B, 3, S, S), normalised.
-            sex: (B,).
-            target: Takes the model's outputs, gives one number a film.
+            sex: (B,), in {+1 male, -1 female, 0 unknown}; needed only by a model with `sex_input`.
+            target: Takes the model's outputs, gives one number an image; `predicted_age` or the
+                seed report's `predicted_stage`.
 
         Returns:
             (B, h, w) on the grid of the feature map, each map from 0 to 1; all zero where no

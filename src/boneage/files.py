@@ -1,12 +1,20 @@
-"""Files that are whole or not there, and how many processes may write them."""
+"""Files that are whole or not there, known by their content, and written by one process."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from boneage.errors import BoneAgeError
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 """Suffixes of the files that are taken for films."""
+
+LONGEST_NAME = 255
+"""Most bytes in a file's name that common file systems take."""
 
 MAX_PROCESSES = 61
 """Most processes that Windows lets one pool have."""
@@ -25,7 +33,8 @@ def replacing(path: Path) -> Iterator[Path]:
     is made if it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # The name's digest, since the name itself may be as long as the system takes.
+    part = path.with_name(f".{hash_text(path.name)[:16]}.{os.getpid()}.part")
     try:
         yield part
         part.replace(path)
@@ -47,3 +56,57 @@ def save_text(path: Path, text: str) -> None:
 def name_path(path: Path) -> str:
     """Give a path as a CSV has it, where a file's name need not be valid text."""
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other runs from writing `path` while the block runs.
+
+    The lock is a hidden file beside it, which stays, and is free again when this process ends,
+    however that comes.
+
+    Raises:
+        BoneAgeError: If another run holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{hash_text(path.name)[:16]}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BoneAgeError(
+            f"{path} is being written by another run. Wait for it, or pass another --out."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def hash_file(path: Path) -> str:
+    """Fingerprint a file's content: its sha256.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_text(text: str) -> str:
+    """Fingerprint text, which need not be valid: the sha256 of its bytes."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def fit_name(stem: str, suffix: str) -> str:
+    """Give a file's name that the system takes: a stem too long is cut, and marked by its digest.
+
+    Example:
+        >>> len(fit_name("a" * 255, ".png"))
+        255
+    """
+    name = stem + suffix
+    if len(os.fsencode(name)) <= LONGEST_NAME:
+        return name
+    mark = f"-{hash_text(stem)[:8]}{suffix}"
+    kept = os.fsencode(stem)[: LONGEST_NAME - len(mark)]
+    return kept.decode("utf-8", "ignore") + mark

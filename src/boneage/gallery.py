@@ -18,7 +18,6 @@ from tqdm import tqdm
 from boneage.batch import Film
 from boneage.config import Invert
 from boneage.errors import ImageError
-from boneage.files import cut_suffix
 from boneage.overlay import colour_film
 from boneage.predict import Predictor
 from boneage.radiograph import read_radiograph
@@ -64,7 +63,7 @@ def describe_looks(
             pixels = read_radiograph(film.path, invert).pixels
         except ImageError:
             return None
-        return {"image_id": cut_suffix(film.path.name), **_measure_look(pixels)}
+        return {"image_id": film.image_id, **_measure_look(pixels)}
 
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         progress = tqdm(pool.map(measure, films), total=len(films), desc="look", unit="film")
@@ -143,7 +142,7 @@ def make_gallery(
         worst: Cases by size of error.
         uncertain: Cases by width of interval.
     """
-    by_id = {cut_suffix(film.path.name): film for film in films}
+    by_id = {film.image_id: film for film in films}
     cases = table.set_index("image_id")
     chosen = {row["image_id"]: "large error" for row in worst[:_WORST]}
     for row in uncertain[:_UNCERTAIN]:
@@ -170,7 +169,7 @@ def _show(predictor: Predictor, film: Film, facts: Mapping[str, Any]) -> Shown:
     image = image.resize((max(1, round(image.width * _HEIGHT / image.height)), _HEIGHT))
     age_map = predictor.answer(radiograph, film.sex).age_map
     overlay = None if age_map is None else _encode(colour_film(image, age_map))
-    return Shown(cut_suffix(film.path.name), _encode(image), overlay, facts)
+    return Shown(film.image_id, _encode(image), overlay, facts)
 
 
 def _encode(image: Image.Image) -> str:

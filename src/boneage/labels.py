@@ -3,15 +3,24 @@
 import hashlib
 import logging
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
-from boneage.errors import LabelError
-from boneage.files import IMAGE_SUFFIXES, cut_suffix
+from boneage.columns import (
+    ACCEPTED_COLUMNS,
+    count_ids,
+    find_columns,
+    read_ages,
+    read_csv,
+    read_ids,
+    read_sexes,
+)
+from boneage.discovery import discover, match_ids, name_images
+from boneage.errors import BoneAgeError, LabelError
+from boneage.files import IMAGE_SUFFIXES
 from boneage.stages import stage_from_years
 
 logger = logging.getLogger(__name__)
@@ -20,18 +29,6 @@ MONTHS_MAX = 240
 """Largest bone age accepted, in months; the Greulich-Pyle atlas ends at 228."""
 
 KAGGLE_NAME = "boneage-training-dataset"
-
-# Headers are compared without case, blanks and punctuation: "Bone Age (months)" is "boneagemonths".
-_COLUMNS = {
-    "image_id": ("id", "imageid", "caseid"),
-    "months": ("boneage", "boneagemonths", "groundtruthboneagemonths"),
-    "male": ("male",),
-    "sex": ("sex", "gender"),
-}
-_ACCEPTED = "id (or Image ID, Case ID); boneage (or bone_age, Bone Age (months)); sex or male"
-_SEX = {"m": "M", "male": "M", "f": "F", "female": "F"}
-_MALE = {"true": "M", "1": "M", "1.0": "M", "false": "F", "0": "F", "0.0": "F"}
-_UNKNOWN_SEX = {"", "u", "unknown", "o", "other", "nan", "none", "null"}
 
 
 def read_labels(
@@ -68,12 +65,19 @@ def read_labels(
     if raw.empty:
         raise LabelError(f"{path} has a header but no rows; expected one row an image.")
     table = pd.DataFrame({"image_id": read_ids(path, raw[columns["image_id"]])})
-    if "months" in columns:
-        table["months"] = _read_months(path, raw[columns["months"]], require_age)
+    if "months" in columns or "years" in columns:
+        table["months"] = read_ages(
+            path,
+            raw,
+            months=columns.get("months"),
+            years=columns.get("years"),
+            at_most=MONTHS_MAX,
+            is_required=require_age,
+        )
         table["age_years"] = table["months"] / 12.0
         if require_age:
             table["stage"] = stage_from_years(table["age_years"])
-    table["sex"] = _read_sex(path, raw, columns, unknown_sex)
+    table["sex"] = read_sexes(path, raw, columns, refuse_unknown=unknown_sex == "error")
     table["sex_int"] = table["sex"].map({"M": 1, "F": 0}).astype("Int64")
     if group_column is not None:
         if group_column not in raw.columns:
@@ -112,42 +116,6 @@ def read_further(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return raw[[name for name in dict.fromkeys(columns) if name in raw]].assign(image_id=ids)
 
 
-def read_csv(path: Path, expected: str = "a label CSV") -> pd.DataFrame:
-    """Read a CSV as text, each row under its line number in the file.
-
-    Raises:
-        LabelError: If it is missing, unreadable, or a row has more fields than the header.
-    """
-    try:
-        # Without a header, pandas neither renames a doubled column nor takes the first for an
-        # index when rows have more fields than the header.
-        lines = pd.read_csv(
-            path,
-            dtype=str,
-            keep_default_na=False,
-            skipinitialspace=True,
-            header=None,
-            skip_blank_lines=False,
-            encoding="utf-8-sig",
-        )
-    except FileNotFoundError:
-        raise LabelError(f"{path} does not exist; expected {expected}.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise LabelError(f"{path} is not a readable CSV: {reason}") from None
-    except OSError as error:
-        raise LabelError(f"{path}: {error.strerror}; expected {expected}.") from None
-    rows = lines.iloc[1:].set_axis([name.strip() for name in lines.iloc[0]], axis=1)
-    rows.index = pd.RangeIndex(2, len(rows) + 2)
-    return rows[(rows != "").any(axis=1)]
-
-
-def count_ids(ids: pd.Series, lacking: str) -> str:
-    """Say how many rows lack something, and which are the first of them."""
-    shown = ", ".join(ids.head(5)) + (", …" if len(ids) > 5 else "")
-    return f"{len(ids)} rows without {lacking}: {shown}"
-
-
 def natural_order(image_id: str) -> tuple[int, int, str]:
     """Key to sort ids by: numbers by their value, then words."""
     return (0, int(image_id), image_id) if image_id.isdecimal() else (1, 0, image_id)
@@ -155,87 +123,18 @@ def natural_order(image_id: str) -> tuple[int, int, str]:
 
 def _find_columns(path: Path, header: list[str], require_age: bool) -> dict[str, str]:
     """Map our column names to the table's own."""
-    plain = {name: re.sub(r"[^a-z0-9]", "", name.lower()) for name in header}
-    found: dict[str, str] = {}
-    for ours, accepted in _COLUMNS.items():
-        matches = [name for name in header if plain[name] in accepted]
-        if len(matches) > 1:
-            raise LabelError(
-                f"{path} has {len(matches)} columns that could be {ours}: "
-                f"{', '.join(matches)}. Keep one of them."
-            )
-        if matches:
-            found[ours] = matches[0]
-    missing = [ours for ours in ("image_id", "months") if ours not in found]
-    if not require_age and "months" in missing:
-        missing.remove("months")
-    if "sex" not in found and "male" not in found:
+    found = find_columns(path, header)
+    missing = [] if "image_id" in found else ["image_id"]
+    if require_age and not {"months", "years"} & set(found):
+        missing.append("months")
+    if not {"sex", "male"} & set(found):
         missing.append("sex")
     if missing:
         raise LabelError(
             f"{path} lacks a column for {' and '.join(missing)}; found: "
-            f"{', '.join(header)}; accepted: {_ACCEPTED}."
+            f"{', '.join(header)}; accepted: {ACCEPTED_COLUMNS}."
         )
     return found
-
-
-def read_ids(path: Path, values: pd.Series) -> pd.Series:
-    """Give the ids of a column, a file's suffix cut off; raises where one is empty or doubled."""
-    ids = values.str.strip().map(cut_suffix)
-    for line in ids.index[ids == ""]:
-        raise LabelError(f"{path} line {line}: the image id is empty; expected a file's stem.")
-    for line in ids.index[ids.duplicated()]:
-        first = ids.index[ids == ids[line]][0]
-        raise LabelError(
-            f"{path} line {line}: id {ids[line]!r} was given on line {first} already. Keep one row."
-        )
-    return ids
-
-
-def _read_months(path: Path, values: pd.Series, require_age: bool) -> pd.Series:
-    text = values.str.strip()
-    months = pd.to_numeric(text, errors="coerce").astype(float)
-    is_missing = (text == "") & (not require_age)
-    is_age = months.between(0, MONTHS_MAX, inclusive="right")
-    for line in months.index[~(is_age | is_missing)]:
-        raise LabelError(
-            f"{path} line {line}: {values.name} is {values[line]!r}; expected months, a number "
-            f"above 0 and at most {MONTHS_MAX}. Fix or remove the row."
-        )
-    return months
-
-
-def _read_sex(
-    path: Path, raw: pd.DataFrame, columns: Mapping[str, str], unknown_sex: str
-) -> pd.Series:
-    answers = []
-    for ours, meanings in (("sex", _SEX), ("male", _MALE)):
-        if ours not in columns:
-            continue
-        name = columns[ours]
-        text = raw[name].str.strip().str.lower()
-        sex = text.map(meanings)
-        unread = sex.isna() & (unknown_sex == "error" or ~text.isin(list(_UNKNOWN_SEX)))
-        for line in sex.index[unread]:
-            expected = "M or F" if ours == "sex" else "True or False, 1 or 0"
-            is_unknown = text[line] in _UNKNOWN_SEX
-            remedy = "Fix it, or pass --drop-unknown-sex" if is_unknown else "Fix it"
-            if unknown_sex == "keep":
-                expected += ", or U or nothing where it is unknown"
-            raise LabelError(
-                f"{path} line {line}: {name} is {raw.at[line, name]!r}; expected {expected}. "
-                f"{remedy}."
-            )
-        answers.append(sex)
-    if len(answers) == 2:
-        both = answers[0].notna() & answers[1].notna()
-        for line in raw.index[both & (answers[0] != answers[1])]:
-            raise LabelError(
-                f"{path} line {line}: {columns['sex']} says {answers[0][line]} but "
-                f"{columns['male']} says {answers[1][line]}. Make them agree."
-            )
-    sex = answers[0] if len(answers) == 1 else answers[0].fillna(answers[1])
-    return sex.astype(object).where(sex.notna(), None)
 
 
 def find_labels(data: Path) -> Path:
@@ -262,8 +161,10 @@ def find_labels(data: Path) -> Path:
 def find_images(data: Path, *, required: bool = True) -> dict[str, Path]:
     """Find the films of a raw folder: Kaggle's nested folder, once or twice, or the folder itself.
 
+    Where none of these holds a film, those in all folders below are taken, such as one a patient.
+
     Returns:
-        Path by image id (the file's stem), from the first of those folders with any films.
+        Path by image id: the file's stem, with as many folders before it as tell it from others.
 
     Raises:
         LabelError: If two files share an id, or there is no film though one is required.
@@ -281,18 +182,39 @@ def find_images(data: Path, *, required: bool = True) -> dict[str, Path]:
             images[path.stem] = path
         if images:
             return images
-    if not required:
-        return {}
+    try:
+        below = discover([data]).images if data.is_dir() else []
+    except BoneAgeError:
+        below = []
+    if below or not required:
+        return {image_id: path for path, image_id in name_images(below).items()}
     raise LabelError(f"{data} holds no films; expected {', '.join(IMAGE_SUFFIXES)} files.")
 
 
-def match_images(labels: pd.DataFrame, images: Mapping[str, Path]) -> pd.DataFrame:
-    """Add each row's film as `path`; rows without one are left out and counted in a warning.
+def pair_images(labels: pd.DataFrame, images: Mapping[str, Path]) -> dict[str, Path]:
+    """Give the film of each labelled id that has one; films without a row are counted in a warning.
 
     Raises:
-        LabelError: If no row has a film.
+        LabelError: If one id fits several films.
     """
-    has_film = labels["image_id"].isin(list(images))
+    found = {i: path for path, i in match_ids(images.values(), labels["image_id"]).items()}
+    if 0 < len(found) < len(images):
+        logger.warning("left out %d films without a row", len(images) - len(found))
+    return found
+
+
+def match_images(labels: pd.DataFrame, images: Mapping[str, Path]) -> pd.DataFrame:
+    """Add each row's film as `path`; what has no counterpart is left out and counted in a warning.
+
+    Args:
+        labels: Of `read_labels`.
+        images: Of `find_images`.
+
+    Raises:
+        LabelError: If no row has a film, or one fits several.
+    """
+    found = pair_images(labels, images)
+    has_film = labels["image_id"].isin(list(found))
     if not has_film.any():
         raise LabelError(
             f"none of the {len(labels)} labelled ids has a film (first ids: "
@@ -302,7 +224,7 @@ def match_images(labels: pd.DataFrame, images: Mapping[str, Path]) -> pd.DataFra
     if not has_film.all():
         logger.warning("left out %s", count_ids(labels.loc[~has_film, "image_id"], "a film"))
     samples = labels[has_film].reset_index(drop=True)
-    samples["path"] = pd.Series([images[i] for i in samples["image_id"]], dtype=object)
+    samples["path"] = pd.Series([found[i] for i in samples["image_id"]], dtype=object)
     return samples
 
 

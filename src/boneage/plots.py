@@ -1,17 +1,23 @@
 """Table or report -> matplotlib figure -> PNG. Colours are Okabe and Ito's, safe for all eyes."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from boneage.arrays import read_cases, read_stage, read_years
+from boneage.errors import BoneAgeError
 from boneage.evaluate import AGE_BIN_YEARS, MONTHS, Report
 from boneage.files import replacing
+from boneage.metrics import accuracy_score, confusion_matrix, mean_absolute_error, r2_score
 from boneage.overlay import stretch_map
+from boneage.sex import parse_sex
 from boneage.stages import ADOLESCENT_FROM_YEARS, ADULT_ABOVE_YEARS, STAGES, stage_from_years
 
 BLUE, ORANGE, GREEN, GREY, RED = "#0072B2", "#E69F00", "#009E73", "#595959", "#CC0000"
@@ -20,8 +26,15 @@ UNKNOWN_STYLE = ("sex unknown", GREY, "s")
 _NOTE = "research use only, not a medical device"
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
+def save_figure(figure: Figure, path: Path | str) -> None:
+    """Write a figure as PNG, whole or not at all; the folder is made if it is missing.
+
+    Raises:
+        BoneAgeError: If the file's name does not end in .png.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise BoneAgeError(f"{path} is no name of a PNG; expected one that ends in .png.")
     with replacing(path) as part:
         figure.savefig(part, dpi=130, bbox_inches="tight", format="png", facecolor="white")
 
@@ -39,8 +52,30 @@ def save_report_plots(folder: Path, split: str, table: pd.DataFrame, report: Rep
         save_figure(plot_calibration(table, report), folder / f"calibration_{split}.png")
 
 
-def plot_scatter(table: pd.DataFrame, report: Report) -> Figure:
-    """Predicted against reference age, one point a film, with the line of perfect agreement."""
+def plot_scatter(
+    y_true: npt.ArrayLike | pd.DataFrame,
+    y_pred: npt.ArrayLike | Report,
+    path: Path | str | None = None,
+    *,
+    genders: Iterable[Any] | None = None,
+) -> Figure:
+    """Predicted against reference age, one point an image, with the line of perfect agreement.
+
+    Args:
+        y_true: Reference ages in years (n,), a list, array, Series or tensor; or a prediction
+            table, with its report of `evaluate_table` for `y_pred`.
+        y_pred: Predicted ages in years (n,).
+        path: PNG to write the figure to as well.
+        genders: Sexes (n,) to tell apart, as for `gender_bias_regression`.
+
+    Raises:
+        BoneAgeError: If lengths differ, there is no case, a value cannot be read, or `path` is
+            no PNG.
+    """
+    if isinstance(y_true, pd.DataFrame) and isinstance(y_pred, Mapping):
+        table, report = y_true, y_pred
+    else:
+        table, report = _from_ages(y_true, y_pred, genders)
     figure = Figure(figsize=(6.4, 6.2))
     axes = figure.subplots()
     for sex, (name, colour, marker) in (SEX_STYLE | {None: UNKNOWN_STYLE}).items():
@@ -58,7 +93,7 @@ def plot_scatter(table: pd.DataFrame, report: Report) -> Figure:
         axes.axvline(threshold, color=GREY, lw=0.6, ls=":")
         axes.axhline(threshold, color=GREY, lw=0.6, ls=":")
     figures = report["regression"]
-    title = f"{report['split']} split, n = {report['n']}: MAE {figures['mae_months']:.1f} months"
+    title = f"{_cases(report)}: MAE {figures['mae_months']:.1f} months"
     if "mae_months_ci" in figures:
         low, high = figures["mae_months_ci"]
         title += f" (95% interval {low:.1f} to {high:.1f})"
@@ -70,11 +105,56 @@ def plot_scatter(table: pd.DataFrame, report: Report) -> Figure:
     )  # fmt: skip
     axes.legend(loc="upper left", fontsize=9)
     _sign(figure)
+    if path is not None:
+        save_figure(figure, path)
     return figure
 
 
-def plot_confusion_matrix(report: Report) -> Figure:
-    """Counts and row shares; rows are the true stages, columns the predicted ones."""
+def _from_ages(
+    y_true: npt.ArrayLike, y_pred: Any, genders: Iterable[Any] | None
+) -> tuple[pd.DataFrame, Report]:
+    """Give the columns and figures that the scatter shows of a prediction table and report."""
+    columns: dict[str, Any] = {"y_true": (y_true, read_years), "y_pred": (y_pred, read_years)}
+    if genders is not None:
+        columns["genders"] = (genders, parse_sex)
+    truth, answer, *sexes = read_cases(**columns)
+    table = pd.DataFrame({"reference_years": truth, "predicted_years": answer})
+    table["sex"] = sexes[0] if sexes else None
+    r2 = r2_score(truth, answer)
+    figures = {
+        "mae_months": MONTHS * mean_absolute_error(truth, answer),
+        "r2": None if np.isnan(r2) else r2,
+    }
+    return table, {"n": len(table), "regression": figures}
+
+
+def _cases(report: Report) -> str:
+    """Say which cases and how many a figure shows."""
+    split = f"{report['split']} split, " if "split" in report else ""
+    return f"{split}n = {report['n']}"
+
+
+def plot_confusion_matrix(
+    y_true: npt.ArrayLike | Report,
+    y_pred: npt.ArrayLike | None = None,
+    path: Path | str | None = None,
+) -> Figure:
+    """Counts and proportions of each row; rows are the true stages, columns the predicted ones.
+
+    Args:
+        y_true: Reference stages (n,), codes or names in a list, array, Series or tensor; or,
+            alone, a report of `evaluate_table` or `Trainer.evaluate`.
+        y_pred: Predicted stages (n,).
+        path: PNG to write the figure to as well.
+
+    Raises:
+        BoneAgeError: If lengths differ, there is no case, a value is no stage, or `path` is no
+            PNG.
+
+    Example:
+        figure = plot_confusion_matrix([0, 1, 1, 2], ["Child", "Child", "Adolescent", "Adult"])
+    """
+    report = _from_stages(y_true, y_pred)
     counts = np.array(report["classification"]["confusion_matrix"])
     truths = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(truths, 1)
@@ -92,14 +172,31 @@ def plot_confusion_matrix(report: Report) -> Figure:
     axes.set_yticks(range(len(STAGES)), names)
     axes.set(xlabel="predicted stage", ylabel="true stage")
     figures = report["classification"]
-    title = f"{report['split']} split, n = {report['n']}: accuracy {figures['accuracy']:.3f}"
+    title = f"{_cases(report)}: accuracy {figures['accuracy']:.3f}"
     if "accuracy_ci" in figures:
         low, high = figures["accuracy_ci"]
         title += f" (95% interval {low:.3f} to {high:.3f})"
     axes.set_title(title, fontsize=10)
     figure.colorbar(image, ax=axes, label="share of the true stage", fraction=0.046)
     _sign(figure)
+    if path is not None:
+        save_figure(figure, path)
     return figure
+
+
+def _from_stages(y_true: Any, y_pred: Any) -> Report:
+    """Give what the confusion matrix shows of a report, or the report itself."""
+    if y_pred is None and isinstance(y_true, Mapping) and "classification" in y_true:
+        return dict(y_true)
+    if y_pred is None:
+        raise BoneAgeError(
+            "y_pred is missing; expected plot_confusion_matrix(y_true, y_pred), or a report of "
+            "Trainer.evaluate alone."
+        )
+    truth, answer = read_cases(y_true=(y_true, read_stage), y_pred=(y_pred, read_stage))
+    counts = confusion_matrix(truth, answer, len(STAGES))
+    figures = {"confusion_matrix": counts.astype(int), "accuracy": accuracy_score(counts)}
+    return {"n": len(truth), "classification": figures}
 
 
 def plot_error_by_age(table: pd.DataFrame, report: Report) -> Figure:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from boneage.calibration import Answers, load_calibration
-from boneage.config import Told
 from boneage.contract import SEX_CODE, read_contract
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
 from boneage.files import cut_suffix
 from boneage.orientation import TURNS, UPRIGHT, Orientation, find_orientation
-from boneage.prediction import Prediction, Sex
+from boneage.prediction import NOTE, Prediction
 from boneage.radiograph import Radiograph, read_radiograph
+from boneage.sex import Sex, Told, parse_told
 from boneage.stages import STAGES, stage_from_years
 
 WEIGHTS = Path(__file__).with_name("weights") / "boneage.onnx"
@@ -76,12 +77,16 @@ class Predictor:
     ) -> None:
         import onnxruntime
 
+        # Where the caller has loaded it before this package, it sends no more from here on.
+        onnxruntime.disable_telemetry_events()
         path = WEIGHTS if model is None else Path(model)
         if not path.is_file():
             raise CheckpointError(f"{path} does not exist; expected a file of `boneage export`.")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # Waiting threads sleep: spinning gains nothing, and keeps a core that another could use.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
@@ -99,6 +104,15 @@ class Predictor:
                     "calibrate` with this one."
                 )
 
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What decides a prediction besides the image, as columns of a predictions file."""
+        return {
+            "model_sha256": self.contract.graph_sha256,
+            "calibration_sha256": self.calibration.sha256 if self.calibration else "",
+            "boneage_version": version("boneage"),
+        }
+
     def read(self, path: Path | str) -> Radiograph:
         """Read a film as the model was trained to see it.
 
@@ -107,28 +121,30 @@ class Predictor:
         """
         return read_radiograph(Path(path), self.contract.preprocessing.invert)
 
-    def predict(self, path: Path | str, sex: Told | None = None) -> Prediction:
+    def predict(self, path: Path | str, sex: str | None = None) -> Prediction:
         """Estimate bone age and stage from one film.
 
         Args:
             path: PNG, JPEG, TIFF, BMP or DICOM.
-            sex: "M", "F" or "unknown". By default a DICOM file's own word, else unknown.
+            sex: "M", "F" or "unknown", or another word of `parse_sex`. By default a DICOM file's
+                own word, else unknown.
 
         Raises:
             BoneAgeError: If the film cannot be read or the sex is none of those.
         """
-        check_sex(sex)
-        return self.answer(self.read(path), sex)
+        told = parse_told(sex)
+        return self.answer(self.read(path), told)
 
-    def answer(self, radiograph: Radiograph, sex: Told | None = None) -> Prediction:
+    def answer(self, radiograph: Radiograph, sex: str | None = None) -> Prediction:
         """Estimate bone age and stage from a film that was read already, as `predict` does.
 
         Raises:
             BoneAgeError: If the sex is none of those, or the answer is not a number.
         """
-        check_sex(sex)
-        told = choose_sex(radiograph, sex)
-        found = Prediction(cut_suffix(radiograph.path.name), radiograph.path, told)
+        entered = parse_told(sex)
+        told = choose_sex(radiograph, entered)
+        made_by: dict[str, Any] = {name: value or None for name, value in self.fingerprint.items()}
+        found = Prediction(cut_suffix(radiograph.path.name), radiograph.path, told, **made_by)
         fault = find_fault(radiograph)
         if fault is not None:
             return replace(found, status="reject", reasons=(fault,))
@@ -148,7 +164,8 @@ class Predictor:
         else:
             chances = tuple(answers.probabilities[0].tolist())
             code = int(answers.probabilities[0].argmax())
-        reasons = tuple(self._warn(radiograph, look))
+        warnings = tuple(self._warn(radiograph, look, entered))
+        notes = tuple(_note(radiograph, entered, STAGES[code], chances[code], years))
         return replace(
             found,
             predicted_years=years,
@@ -159,8 +176,8 @@ class Predictor:
             p_child=chances[0],
             p_adolescent=chances[1],
             p_adult=chances[2],
-            status="warn" if reasons else "ok",
-            reasons=reasons,
+            status="warn" if warnings else "ok",
+            reasons=(*warnings, *notes),
             age_map=look.age_map,
         )
 
@@ -251,18 +268,48 @@ class Predictor:
         names = list(self.contract.outputs)
         return dict(zip(names, self._session.run(names, feed), strict=True))
 
-    def _warn(self, radiograph: Radiograph, look: Look) -> Iterator[str]:
+    def _warn(self, radiograph: Radiograph, look: Look, entered: Told | None) -> Iterator[str]:
         raw = look.answers
         if radiograph.was_inverted:
             yield "bones were dark: the film was inverted before it was read"
         if look.orientation != UPRIGHT:
             yield f"the film lies {look.orientation.describe()}: it was righted before it was read"
+        if entered in ("M", "F") and radiograph.sex not in (None, entered):
+            yield f"sex was entered as {entered}, but the file says {radiograph.sex}"
+        if radiograph.sex_not_understood is not None and entered is None:
+            yield (
+                f"the file's PatientSex is {radiograph.sex_not_understood!r}, which is not "
+                "understood: the sex was taken as unknown"
+            )
         if self.calibration is None or raw.p_male is None or raw.sex[0] == 0:
             return
         p_other = float(raw.p_male[0] if raw.sex[0] < 0 else 1.0 - raw.p_male[0])
         if p_other > self.calibration.sex_warning_above:
             told, other = ("F", "boy") if raw.sex[0] < 0 else ("M", "girl")
             yield f"sex was entered as {told}, but the film looks like a {other}'s ({p_other:.0%})"
+
+
+def _note(
+    radiograph: Radiograph,
+    entered: Told | None,
+    stage: str,
+    probability: float | None,
+    years: float | None,
+) -> Iterator[str]:
+    """Say what is worth knowing and no warning.
+
+    Where age and stage contradict each other, each is given as it was predicted.
+    """
+    if radiograph.sex_not_understood is not None and entered is not None:
+        yield f"{NOTE}the file's PatientSex is {radiograph.sex_not_understood!r}, not understood"
+    if years is None or probability is None:
+        return
+    by_age = STAGES[int(stage_from_years(years))]
+    if by_age != stage:
+        yield (
+            f"{NOTE}age and stage differ: {years:.2f} years is {by_age} by the thresholds, "
+            f"{stage} is the most likely stage ({probability:.0%})"
+        )
 
 
 def _with(radiograph: Radiograph, pixels: npt.NDArray[np.float32]) -> Radiograph:
@@ -293,13 +340,3 @@ def find_fault(radiograph: Radiograph) -> str | None:
 def choose_sex(radiograph: Radiograph, sex: Told | None) -> Sex | None:
     """Give the sex to tell the network: the one given, else the file's own; None for unknown."""
     return radiograph.sex if sex is None else None if sex == "unknown" else sex
-
-
-def check_sex(sex: object) -> None:
-    """Hold a sex to the words that `Predictor.predict` takes.
-
-    Raises:
-        BoneAgeError: If it is none of them.
-    """
-    if sex not in ("M", "F", "unknown", None):
-        raise BoneAgeError(f"sex is {sex!r}; expected M, F or unknown.")

@@ -160,7 +160,7 @@ def preprocess_folder(
         ImageError: If no film at all could be read.
     """
     processed.mkdir(parents=True, exist_ok=True)
-    for leftover in processed.glob(".*.part"):
+    for leftover in processed.rglob(".*.part"):
         leftover.unlink()
     jobs = [(path, processed / f"{i}.png", films) for i, path in images.items()]
     workers = workers if workers is not None else os.cpu_count() or 1

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from boneage.config import Invert
 from boneage.dicomfile import FilmPixels, is_dicom, read_dicom
 from boneage.errors import ImageError
+from boneage.sex import Sex
 
 INVERTED_BELOW = -0.15
 """Polarity score under which `auto` takes a film as inverted.
@@ -44,13 +45,15 @@ class Radiograph:
         was_inverted: Whether the film was turned because it had dark bones, or on demand; a
             file that declares its polarity is read as it says and does not count.
         sex: The patient's sex that the file states (DICOM), or None.
+        sex_not_understood: The file's word for the sex where it is none that we know.
     """
 
     pixels: npt.NDArray[np.float32]
     path: Path
     bits: int
     was_inverted: bool
-    sex: Literal["M", "F"] | None = None
+    sex: Sex | None = None
+    sex_not_understood: str | None = None
 
     def to_image(self) -> Image.Image:
         """Give the film as an 8-bit grey image, exact for a film of 8 bits."""
@@ -87,7 +90,7 @@ def read_radiograph(path: Path, invert: Invert = "auto") -> Radiograph:
     except Exception as error:  # the reader raises whatever the bytes provoke
         reason = str(error).rstrip(".") or type(error).__name__
         raise ImageError(f"{path} cannot be read as an image: {reason}.") from None
-    grey, bits, declared_inverted, sex = decoded
+    grey, bits, declared_inverted, sex, sex_not_understood = decoded
     low, high = float(grey.min()), float(grey.max())
     if not low < high:
         raise ImageError(f"{path} has one grey value ({low:g}) in all pixels; it shows no hand.")
@@ -108,7 +111,7 @@ def read_radiograph(path: Path, invert: Invert = "auto") -> Radiograph:
     )
     if is_inverted:
         pixels = 1.0 - pixels
-    return Radiograph(pixels, path, bits, was_inverted=is_inverted, sex=sex)
+    return Radiograph(pixels, path, bits, is_inverted, sex, sex_not_understood)
 
 
 def _leave_outliers(grey: npt.NDArray[Any], low: float, high: float) -> tuple[float, float]:
@@ -122,12 +125,13 @@ def _read_image(path: Path) -> FilmPixels:
     # Opened here, since Pillow memory-maps a file it opens by name, and turned TIFFs wrongly.
     with path.open("rb") as file, Image.open(file) as image:
         frames = getattr(image, "n_frames", 1)
-        if frames > 1:
+        # A phone's MPO holds smaller copies of its first picture, or the other eye's view of it.
+        if frames > 1 and image.format != "MPO":
             raise ImageError(f"{path} holds {frames} frames; expected one film.")
         image.load()
         declared_inverted = _declares_inverted(image)
         grey, bits = _to_grey(ImageOps.exif_transpose(image))
-    return FilmPixels(grey, bits, declared_inverted, None)
+    return FilmPixels(grey, bits, declared_inverted)
 
 
 def _declares_inverted(image: Image.Image) -> bool:

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from boneage.agreement import paired_mean, wilcoxon_p_value
 from boneage.batch import Film
+from boneage.columns import clean_id, read_csv, to_numbers
+from boneage.discovery import match_ids
 from boneage.errors import BoneAgeError, ImageError, LabelError
-from boneage.files import cut_suffix
-from boneage.labels import read_csv
 from boneage.predict import Predictor
 from boneage.tables import name_age_band
 
@@ -73,11 +73,11 @@ def read_regions(path: Path) -> dict[str, list[Region]]:
     for name in header:
         if name and header.count(name) > 1:
             raise LabelError(f"{path} has the column {name!r} twice. Keep one of them.")
-    table = pd.DataFrame({"id": raw["id"].str.strip().map(cut_suffix), "region": raw["region"]})
+    table = pd.DataFrame({"id": raw["id"].map(clean_id), "region": raw["region"]})
     for line in table.index[table["id"] == ""]:
         raise LabelError(f"{path} line {line}: the id is empty; expected a file's stem.")
     for name in ("width", "height", *_BOX):
-        table[name] = pd.to_numeric(raw[name], errors="coerce").astype(float)
+        table[name] = to_numbers(raw[name])
     width, height = (table[side].where(table[side] < np.inf) for side in ("width", "height"))
     is_box = (
         (table["xmin"] >= 0) & (table["xmin"] < table["xmax"]) & (table["xmax"] <= width)
@@ -250,17 +250,17 @@ def measure_films(
     """
     if "age_map" not in predictor.contract.outputs:
         raise BoneAgeError("this model gives no map of its evidence; there is nothing to measure.")
-    ids = [cut_suffix(film.path.name) for film in films]
-    chosen = [film for film, i in zip(films, ids, strict=True) if i in regions]
+    of_regions = match_ids([film.path for film in films], regions)
+    chosen = [film for film in films if film.path in of_regions]
     if not chosen:
         raise BoneAgeError(
             f"none of the {len(films)} films has a region (first ids of regions: "
-            f"{', '.join(list(regions)[:3])}; first films: {', '.join(ids[:3])}). Check that they "
-            "belong together."
+            f"{', '.join(list(regions)[:3])}; first films: "
+            f"{', '.join(film.image_id for film in films[:3])}). Check that they belong together."
         )
 
     def measure(film: Film) -> list[dict[str, Any]]:
-        drawn = [r for r in regions[cut_suffix(film.path.name)] if r.share.any()]
+        drawn = [r for r in regions[of_regions[film.path]] if r.share.any()]
         try:
             radiograph = predictor.read(film.path)
         except ImageError:
@@ -270,14 +270,14 @@ def measure_films(
             return []
         years = np.nan if film.reference_years is None else film.reference_years
         known = {
-            "image_id": found.image_id,
+            "image_id": film.image_id,
             "rows": found.age_map.shape[0],
             "columns": found.age_map.shape[1],
             "reference_years": years,
             "error_months": found.predicted_months - 12.0 * years,
         }
         # A seed of its own: the same places on every film would leave chance's noise in the mean.
-        seed = zlib.crc32(found.image_id.encode("utf-8", "surrogatepass"))
+        seed = zlib.crc32(film.image_id.encode("utf-8", "surrogatepass"))
         measured = measure_map(found.age_map, drawn, find_hand(radiograph.pixels, drawn), seed)
         return [{"region": name, **values, **known} for name, values in measured.items()]
 

@@ -27,6 +27,7 @@ from boneage.labels import (
     find_images,
     find_labels,
     match_images,
+    pair_images,
     read_labels,
 )
 from boneage.model import BoneAgePredictor
@@ -40,7 +41,7 @@ from boneage.plots import (
 )
 from boneage.predict import WEIGHTS, Predictor
 from boneage.preprocess import Preprocessing, find_processed, preprocess_folder
-from boneage.split import SPLITS, read_split, split_samples, split_sha256
+from boneage.split import SPLITS, describe_small_parts, read_split, split_samples, split_sha256
 from boneage.train import BEST, LAST, Batch, Trainer, loaded_data, pick_device
 
 logger = logging.getLogger(__name__)
@@ -108,6 +109,8 @@ def train_model(
             f"expects {recipe.split_sha256}. Use the same films, labels and seed or split file, or "
             "leave split_sha256 out."
         )
+    for phrase in describe_small_parts(samples):
+        logger.warning("%s", phrase)
     training = choose_training(samples, recipe)
     provenance = {
         "n_by_split": {**samples["split"].value_counts().to_dict(), "train": len(training)},
@@ -334,7 +337,10 @@ def load_samples(paths: Paths, recipe: Recipe) -> tuple[pd.DataFrame, int | None
     if not paths.use_processed:
         return match_images(labels, find_images(paths.data)), None
     raw = find_images(paths.data, required=False)
-    sources = {image_id: raw.get(image_id) for image_id in labels["image_id"]}
+    # A processed film has the name of its raw one, which the table may know by another end of it.
+    file_of = {path: name for name, path in raw.items()}
+    names = {i: file_of[path] for i, path in pair_images(labels, raw).items()}
+    sources = {name: raw.get(name) for name in (names.get(i, i) for i in labels["image_id"])}
     images, stored_size = find_processed(paths.processed, sources, recipe)
     # Sampled films are what they would be without the folder: nothing more was done to them.
     return match_images(labels, images), None if recipe.sampled_size else stored_size

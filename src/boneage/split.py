@@ -7,13 +7,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from boneage.calibration import MIN_FILMS, MIN_FILMS_OF_GROUP, MIN_FILMS_SPREAD
+from boneage.columns import count_ids, read_csv, read_ids
 from boneage.errors import LabelError
-from boneage.labels import count_ids, natural_order, read_csv, read_ids
+from boneage.labels import natural_order
 from boneage.stages import STAGES
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+
+FEW_OF_STAGE = 10
+"""A part with fewer films of a stage is said to have few."""
 
 
 def split_samples(samples: pd.DataFrame, seed: int = 0) -> pd.Series:
@@ -45,6 +50,58 @@ def split_samples(samples: pd.DataFrame, seed: int = 0) -> pd.Series:
         ) from None
     part = dict.fromkeys(train, "train") | dict.fromkeys(val, "val") | dict.fromkeys(test, "test")
     return samples[unit_name].map(part)
+
+
+def describe_small_parts(samples: pd.DataFrame) -> list[str]:
+    """Say for what the parts of a split hold too few films; nothing where they hold enough.
+
+    Args:
+        samples: With `split`, `sex` and `stage`.
+    """
+    val = samples[samples["split"] == "val"]
+    n, n_of_sex = len(val), min((val["sex"] == sex).sum() for sex in ("M", "F"))
+    lacks = []
+    if n < MIN_FILMS:
+        lacks.append(f"any calibration, so that predictions have no interval ({MIN_FILMS})")
+    elif n_of_sex < MIN_FILMS_OF_GROUP:
+        lacks.append(f"a bias of each sex ({MIN_FILMS_OF_GROUP} of each)")
+    if n < MIN_FILMS_SPREAD:
+        lacks.append(
+            f"intervals whose width depends on the film, and stage probabilities "
+            f"({MIN_FILMS_SPREAD})"
+        )
+    found = [f"the validation part, {n} films, is too few for {'; for '.join(lacks)}"] * bool(lacks)
+    for part in SPLITS:
+        stages = samples.loc[samples["split"] == part, "stage"]
+        few = [f"{(stages == code).sum()} {name}" for code, name in enumerate(STAGES)
+               if (stages == code).sum() < FEW_OF_STAGE]  # fmt: skip
+        if few:
+            found.append(f"the {part} part has {', '.join(few)}: too few to learn or judge by")
+    return found
+
+
+def read_part(output: Path, part: str, split_fingerprint: str) -> set[str]:
+    """Read which films are in one part of a finished run's split.
+
+    Args:
+        output: Folder of the run, with its `split.csv`.
+        part: "val" or "test".
+        split_fingerprint: Of the split that the model was trained with, as its file says.
+
+    Returns:
+        Their ids.
+
+    Raises:
+        LabelError: If there is no such split, or the model was trained with another.
+    """
+    path = output / "split.csv"
+    raw = read_csv(path, "the split of a training run; pass its folder as --output")
+    if split_sha256(raw["image_id"], raw["split"]) != split_fingerprint:
+        raise LabelError(
+            f"{path} is not the split that the model was trained with. Pass the folder of its run "
+            "as --output, and its export as --model."
+        )
+    return set(raw.loc[raw["split"] == part, "image_id"])
 
 
 def read_split(path: Path, samples: pd.DataFrame) -> pd.Series:

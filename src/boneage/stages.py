@@ -15,9 +15,6 @@ ADOLESCENT_FROM_YEARS = 12.0
 ADULT_ABOVE_YEARS = 18.0
 """Last age, in years, that counts as Adolescent; anything above is Adult."""
 
-CLEAR_OF_LIMIT_YEARS = 0.05
-"""A little over half a month: an age so far from a limit is on its side in whole months too."""
-
 
 def stage_from_years(years: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Give the stage code of each age.
@@ -41,22 +38,3 @@ def stage_from_years(years: npt.ArrayLike) -> npt.NDArray[np.int64]:
     if np.isnan(ages).any():
         raise ValueError("an age is NaN and has no stage")
     return (ages >= ADOLESCENT_FROM_YEARS).astype(np.int64) + (ages > ADULT_ABOVE_YEARS)
-
-
-def nearest_of_stage(years: npt.ArrayLike, stages: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Give the age of a stage that is nearest to each age.
-
-    Below 12 and above 18 years it keeps off the limit by `CLEAR_OF_LIMIT_YEARS`.
-
-    Args:
-        years: Ages in years, (n,).
-        stages: Codes, (n,).
-
-    Example:
-        >>> nearest_of_stage([11.9, 12.5, 12.5], [1, 1, 0]).tolist()
-        [12.0, 12.5, 11.95]
-    """
-    lowest = np.array([-np.inf, ADOLESCENT_FROM_YEARS, ADULT_ABOVE_YEARS + CLEAR_OF_LIMIT_YEARS])
-    highest = np.array([ADOLESCENT_FROM_YEARS - CLEAR_OF_LIMIT_YEARS, ADULT_ABOVE_YEARS, np.inf])
-    codes = np.asarray(stages)
-    return np.clip(np.asarray(years, dtype=np.float64), lowest[codes], highest[codes])

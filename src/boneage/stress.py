@@ -4,7 +4,6 @@ The families are those of Santomartino et al., Radiology AI 2024 (doi 10.1148/ry
 a film meets on its way: noise, blur, compression, a marker, a collimation border, a wrong sex.
 """
 
-import hashlib
 import io
 import os
 import time
@@ -22,15 +21,15 @@ from tqdm import tqdm
 
 from boneage.batch import Film
 from boneage.errors import BoneAgeError, ImageError
-from boneage.files import name_path, save_text
+from boneage.files import hash_file, hash_text, name_path, save_text
 from boneage.predict import Predictor
 from boneage.radiograph import INVERTED_BELOW, Radiograph, polarity_score
 
 Change = Callable[[Image.Image], Image.Image]
 
 CLEAN = "clean"
-COLUMNS = ("model", "path", "image_id", "sex", "family", "level", "reference_months",
-           "predicted_months", "predicted_stage", "status")  # fmt: skip
+COLUMNS = ("model", "path", "image_sha256", "image_id", "sex", "family", "level",
+           "reference_months", "predicted_months", "predicted_stage", "status")  # fmt: skip
 _NUMBERS = ("reference_months", "predicted_months")
 _KEPT_EVERY_S = 60.0
 _OTHER = {"M": "F", "F": "M"}
@@ -181,7 +180,7 @@ def stress_films(
 
     Films whose sex or reference is unknown are left out, and so are unreadable ones. The answers
     are kept in `out` every minute, and an interrupted run is taken up from there: what it
-    holds of another model, sex, reference or set of stresses is answered anew.
+    holds of another model, file, sex, reference or set of stresses is answered anew.
 
     Args:
         predictor: Best with `threads=1`.
@@ -210,7 +209,8 @@ def stress_films(
             clean = predictor.read(film.path)
         except ImageError:
             return []
-        return [_answer(predictor, film, clean, stress) | {"model": model} for stress in plan]
+        made_of = {"model": model, "image_sha256": hash_file(film.path)}
+        return [_answer(predictor, film, clean, stress) | made_of for stress in plan]
 
     def keep() -> None:
         save_text(out, _to_table(answered.values()).to_csv(index=False, lineterminator="\n"))
@@ -236,9 +236,8 @@ def _to_table(answers: Iterable[Sequence[Mapping[str, object]]]) -> pd.DataFrame
 
 
 def _fingerprint(predictor: Predictor) -> str:
-    """Tell models and calibrations apart."""
-    text = f"{predictor.contract.graph_sha256} {predictor.calibration}"
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    """Tell models, calibrations and versions apart."""
+    return hash_text(" ".join(predictor.fingerprint.values()))[:12]
 
 
 def _read_kept(
@@ -246,7 +245,8 @@ def _read_kept(
 ) -> dict[str, Sequence[Mapping[str, object]]]:
     """Read by path what an earlier run of the same model and plan has answered.
 
-    Films that are not in this run stay; those whose sex or reference is another by now do not.
+    Films that are not in this run stay; those whose file, sex or reference is another by now do
+    not.
     """
     if not out.exists():
         return {}
@@ -260,16 +260,23 @@ def _read_kept(
     if list(table.columns) != list(COLUMNS):
         raise BoneAgeError(f"{out} is no file of such a run. Move it away, or pass another --out.")
     ways = [(stress.family, stress.level) for stress in plan]
-    known = {name_path(film.path): (film.sex, _reference_months(film)) for film in films}
+    known = {name_path(film.path): film for film in films}
     kept: dict[str, Sequence[Mapping[str, object]]] = {}
     for path, rows in table[table["model"] == model].groupby("path", sort=False):
-        told = (rows["sex"].iloc[0], rows["reference_months"].iloc[0])
         is_whole = list(zip(rows["family"], rows["level"], strict=True)) == ways
-        if is_whole and known.get(str(path), told) == told:
+        film = known.get(str(path))
+        if is_whole and (film is None or _is_of(rows.iloc[0], film)):
             kept[str(path)] = [
                 {str(name): value for name, value in row.items()} for row in rows.to_dict("records")
             ]
     return kept
+
+
+def _is_of(row: pd.Series, film: Film) -> bool:
+    """Whether an earlier row is of the film as it is now."""
+    if (row["sex"], row["reference_months"]) != (film.sex, _reference_months(film)):
+        return False
+    return film.path.is_file() and row["image_sha256"] == hash_file(film.path)
 
 
 def _reference_months(film: Film) -> float:
@@ -294,7 +301,7 @@ def _answer(
     found = predictor.answer(changed, told)
     return {
         "path": name_path(film.path),
-        "image_id": found.image_id,
+        "image_id": film.image_id,
         "sex": film.sex,
         "family": stress.family,
         "level": stress.level,

@@ -9,14 +9,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from boneage.columns import (
+    ACCEPTED_COLUMNS,
+    find_columns,
+    read_ages,
+    read_csv,
+    read_ids,
+    read_numbers,
+    read_sexes,
+)
 from boneage.errors import LabelError
-from boneage.labels import read_csv
 from boneage.stages import PROBABILITIES, STAGES, stage_from_years
 
 INTERVAL = ("predicted_low", "predicted_high")
-
-OLDEST_YEARS = 25.0
-"""A larger age in years is taken for months; bone age ends at 19 years."""
 
 LARGEST_RATIO = 5.0
 """Ratio of the medians of predictions and references beyond which their units differ."""
@@ -30,8 +35,6 @@ AGE_BANDS_YEARS = (0.0, 6.0, 9.0, 12.0, 15.0, math.inf)
 # age of -1 year, or of -999, stands for a missing one.
 _ABOVE_MONTHS = {"reference": 0.0, "predicted": -12.0, "predicted_low": -60.0,
                  "predicted_high": -60.0, "chronological_age": -0.01}  # fmt: skip
-_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F", "": None, "u": None, "unknown": None,
-          "o": None, "other": None, "nan": None, "none": None, "null": None}  # fmt: skip
 _ANSWERED, _UNANSWERED = ("ok", "warn"), ("reject", "error")
 
 
@@ -87,8 +90,9 @@ def _name_apart(paths: Sequence[Path]) -> list[str]:
 def read_predictions(path: Path, by: Sequence[str] = (), *, name: str | None = None) -> Predictions:
     """Read a CSV of predictions with their references.
 
-    Needs `image_id`, `sex`, `reference_years` or `reference_months`, `predicted_years` or
-    `predicted_months`. Takes as well `predicted_low_…` and `predicted_high_…` in either unit,
+    Needs `image_id`, `sex`, `reference_years` or `reference_months`, which may have any of the
+    names that a label table's columns have, and `predicted_years` or `predicted_months`. Takes as
+    well `predicted_low_…` and `predicted_high_…` in either unit,
     `p_child, p_adolescent, p_adult`, `reference_stage` and `predicted_stage`,
     `chronological_age_years` or `…_months`, `status`, and the columns named in `by`.
 
@@ -104,10 +108,10 @@ def read_predictions(path: Path, by: Sequence[str] = (), *, name: str | None = N
     """
     raw = read_csv(path, "a CSV of predictions")
     by = list(dict.fromkeys(by))
-    _check_header(path, list(raw.columns), by)
+    columns = _check_header(path, list(raw.columns), by)
     if raw.empty:
         raise LabelError(f"{path} has a header but no rows; expected one row a case.")
-    ages = {age: _read_age(path, raw, age) for age in _ABOVE_MONTHS}
+    ages = {age: _read_age(path, raw, age, columns) for age in _ABOVE_MONTHS}
     reference, predicted = ages["reference"], ages["predicted"]
     if reference.isna().all():
         raise LabelError(
@@ -122,7 +126,12 @@ def read_predictions(path: Path, by: Sequence[str] = (), *, name: str | None = N
         raise LabelError(
             f"{path} has no row with both an answer and a reference; there is nothing to audit."
         )
-    table = pd.DataFrame({"image_id": _read_ids(path, raw), "sex": _read_sex(path, raw)})
+    table = pd.DataFrame(
+        {
+            "image_id": read_ids(path, raw[columns["image_id"]]),
+            "sex": read_sexes(path, raw, columns),
+        }
+    )
     table["reference_months"], table["predicted_months"] = reference, predicted
     ends = {f"{end}_months": ages[end] for end in INTERVAL}
     if _is_given(path, ends, used):
@@ -130,7 +139,7 @@ def read_predictions(path: Path, by: Sequence[str] = (), *, name: str | None = N
         _check_order(path, table[used])
     if ages["chronological_age"].notna().any():
         table["chronological_months"] = ages["chronological_age"]
-    chances = {p: _read_numbers(path, raw, p) for p in PROBABILITIES}
+    chances = {p: read_numbers(path, raw, p) for p in PROBABILITIES}
     if _is_given(path, chances, used):
         table = table.assign(**chances)
         _check_chances(path, table[used])
@@ -148,14 +157,21 @@ def read_predictions(path: Path, by: Sequence[str] = (), *, name: str | None = N
     )
 
 
-def _check_header(path: Path, header: list[str], by: Sequence[str]) -> None:
+def _check_header(path: Path, header: list[str], by: Sequence[str]) -> dict[str, str]:
+    """Map the columns that label tables have as well, and refuse a header that lacks some."""
     for name in header:
         if name and header.count(name) > 1:
             raise LabelError(f"{path} has the column {name!r} twice. Keep one of them.")
-    for name in ("image_id", "sex", *by):
+    columns = find_columns(path, header, names_win=True)
+    is_there = {"image_id": "image_id" in columns, "sex": bool({"sex", "male"} & set(columns))}
+    for name in (*(name for name, there in is_there.items() if not there), *by):
         if name not in header:
-            raise LabelError(f"{path} has no column {name!r}; found: {', '.join(header)}.")
+            raise LabelError(
+                f"{path} has no column {name!r}; found: {', '.join(header)}. Accepted besides "
+                f"predicted_…: {ACCEPTED_COLUMNS}."
+            )
     refuse_sex(by)
+    return columns
 
 
 def keep_apart(out: Path, inputs: Iterable[Path]) -> None:
@@ -175,73 +191,19 @@ def refuse_sex(by: Sequence[str]) -> None:
         raise LabelError("--by sex: every figure is given by sex already. Leave it out.")
 
 
-def _read_ids(path: Path, raw: pd.DataFrame) -> pd.Series:
-    ids = raw["image_id"].str.strip()
-    for line in ids.index[ids == ""]:
-        raise LabelError(f"{path} line {line} has no image_id; expected one.")
-    for line in ids.index[ids.duplicated()]:
-        raise LabelError(
-            f"{path} line {line}: image_id {ids[line]!r} was given before. Keep one row each."
-        )
-    return ids
-
-
-def _read_sex(path: Path, raw: pd.DataFrame) -> pd.Series:
-    words = raw["sex"].str.strip().str.lower()
-    for line in words.index[~words.isin(list(_SEXES))]:
-        raise LabelError(
-            f"{path} line {line}: sex is {raw.at[line, 'sex']!r}; expected M, F or empty."
-        )
-    return pd.Series([_SEXES[word] for word in words], index=raw.index, dtype=object)
-
-
-def _read_age(path: Path, raw: pd.DataFrame, age: str) -> pd.Series:
+def _read_age(path: Path, raw: pd.DataFrame, age: str, columns: Mapping[str, str]) -> pd.Series:
     """Read an age in whichever unit is there, in months; empty if there is neither."""
-    years = _read_numbers(path, raw, f"{age}_years")
-    months = _read_numbers(path, raw, f"{age}_months")
-    for line in years.index[years > OLDEST_YEARS]:
-        raise LabelError(
-            f"{path} line {line}: {age}_years is {years[line]:g}, which looks like months. Rename "
-            f"the column to {age}_months, or divide it by 12."
-        )
-    for line in months.index[months > 12.0 * OLDEST_YEARS]:
-        raise LabelError(
-            f"{path} line {line}: {age}_months is {months[line]:g}; expected at most "
-            f"{12.0 * OLDEST_YEARS:g}."
-        )
-    apart = (12.0 * years - months).abs() > 0.1
-    for line in apart.index[apart]:
-        raise LabelError(
-            f"{path} line {line}: {age}_years is {years[line]:g} and {age}_months "
-            f"{months[line]:g}, which differ. Keep the column that is right."
-        )
-    # Infants apart, such a column holds years; infants' ages are taken in years.
-    if years.isna().all() and months.max() < OLDEST_YEARS - 4.0 and age != "predicted_low":
-        raise LabelError(
-            f"{path}: {age}_months is at most {months.max():g}, which looks like years. Rename "
-            f"the column to {age}_years; if these are infants, divide it by 12 as well."
-        )
-    result = (12.0 * years).fillna(months)
-    for line in result.index[result <= _ABOVE_MONTHS[age]]:
-        raise LabelError(
-            f"{path} line {line}: {age} is {result[line]:g} months, which is no age. Leave the "
-            "field empty where there is none."
-        )
-    return result
-
-
-def _read_numbers(path: Path, raw: pd.DataFrame, column: str) -> pd.Series:
-    """Read a column of numbers; all empty if it is not there."""
-    if column not in raw:
-        return pd.Series(np.nan, index=raw.index)
-    text = raw[column].str.strip()
-    blank = text.str.lower().isin(["", "nan", "none", "null"])
-    values = pd.to_numeric(text.where(~blank), errors="coerce").astype(float)
-    for line in values.index[~blank & ~np.isfinite(values)]:
-        raise LabelError(
-            f"{path} line {line}: {column} is {text[line]!r}; expected a number or nothing."
-        )
-    return values
+    months, years = f"{age}_months", f"{age}_years"
+    if age == "reference":
+        months, years = columns.get("months", months), columns.get("years", years)
+    return read_ages(
+        path,
+        raw,
+        months=months,
+        years=years,
+        above=_ABOVE_MONTHS[age],
+        may_be_small=age == "predicted_low",
+    )
 
 
 def _find_answered(path: Path, raw: pd.DataFrame, predicted: pd.Series) -> pd.Series:

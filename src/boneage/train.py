@@ -239,8 +239,15 @@ class Trainer:
             draws: Bootstrap draws for the intervals; 0 leaves them out.
 
         Returns:
-            The report of `evaluate_table`, with `losses`.
+            The report of `evaluate_table`, with `losses`: `mae_years`, `rmse_years` and `r2` in
+            `regression`; `accuracy`, `f1_weighted` and `qwk` in `classification`.
+
+        Raises:
+            BoneAgeError: If there is no such split, or a prediction is not finite.
         """
+        if split not in self.loaders:
+            expected = ", ".join(self.loaders)
+            raise BoneAgeError(f"split is {split!r}; expected one of {expected}.")
         table, losses = self._predict(split)
         self.tables[split] = table
         report = evaluate_table(

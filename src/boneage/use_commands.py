@@ -2,19 +2,26 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from boneage.config import Told
 from boneage.errors import BoneAgeError
+from boneage.sex import Told, parse_told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from boneage.predict import Predictor
     from boneage.prediction import Prediction
 
+    Known = dict[str, tuple[str | None, float | None]]
+
+SexOption = Annotated[
+    Told | None, Parameter(converter=lambda _, tokens: parse_told(tokens[0].value))
+]
+Part = Literal["val", "test"]
 Workers = Annotated[int | None, Parameter(validator=Number(gte=1))]
 
 
@@ -75,7 +82,7 @@ def audit(
 
 def predict(
     *path: Path,
-    sex: Told | None = None,
+    sex: SexOption = None,
     table: Path | None = None,
     out: Path | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -88,8 +95,8 @@ def predict(
 
     Args:
         path: PNG, JPEG, TIFF, BMP or DICOM files, or folders of them.
-        sex: Sex of every film that the table does not name; by default a DICOM file's own word,
-            else unknown.
+        sex: Sex of every film that the table does not name, M, F or unknown (male, female, boy,
+            girl, 1 and 0 will do); by default a DICOM file's own word, else unknown.
         table: CSV with the sex and, where known, the reference age of each image id.
         out: CSV to write, a row as soon as it is there; an interrupted run is taken up.
         json: Print the rows as JSON; with --out, those that are answered now.
@@ -98,62 +105,61 @@ def predict(
         calibration: File of `boneage calibrate`, if not the model's own.
         workers: Threads; by default one a core.
     """
-    from boneage.batch import (
-        PredictionsFile,
-        check_heatmaps,
-        describe_films,
-        find_films,
-        predict_films,
-    )
+    from contextlib import nullcontext
+
+    from boneage.batch import check_heatmaps, describe_films, predict_films
     from boneage.describe import Counts, describe_prediction
-    from boneage.files import cut_suffix
+    from boneage.discovery import discover
+    from boneage.files import locked
     from boneage.predict import Predictor
+    from boneage.results_file import PredictionsFile
 
     if heatmap is not None:
         check_heatmaps(heatmap, path)
-    paths, others = find_films(path)
+    found = discover(path)
     known = {}
     if table is not None:
         from boneage.labels import read_known  # and with it pandas, which one film does not need
 
         known = read_known(table)
-    films = describe_films(paths, sex, known, heatmap)
+    films = describe_films(found.images, sex, known, heatmap)
     predictor = Predictor(model, calibration=calibration, threads=int(len(films) > 1))
     if heatmap is not None and "age_map" not in predictor.contract.outputs:
         raise BoneAgeError(f"{model} gives no map of the age. Leave --heatmap out.")
     with_reference = any(film.reference_years is not None for film in films)
-    counts = Counts(others)
+    counts = Counts(found.describe_rest())
     if known:
-        counts.not_in_table = sum(cut_suffix(path.name) not in known for path in paths)
-    file = None
-    if out is not None:
-        file = PredictionsFile(
-            out,
-            films,
-            with_reference=with_reference,
-            answer=lambda film: next(predict_films(predictor, [film], 1)),
-        )
-        counts.kept = len(films) - len(file.missing)
-        films = file.missing
-    predictions = predict_films(predictor, films, workers)
-    if json:
-        predictions = _print_json(predictions, with_reference=with_reference)
-    is_single = len(paths) == 1
-    for prediction in _show_progress(predictions, len(films)):
-        counts.add(prediction)
-        if file is not None:
-            file.append(prediction)
-        elif not json:
-            _print_beside_bar(describe_prediction(prediction, in_full=is_single), len(films))
+        n_with_row = sum(film.image_id in known for film in films)
+        counts.not_in_table, counts.without_image = len(films) - n_with_row, len(known) - n_with_row
+    is_single = len(films) == 1
+    with nullcontext() if out is None else locked(out):
+        file = None
+        if out is not None:
+            file = PredictionsFile(
+                out, films, with_reference=with_reference, fingerprint=predictor.fingerprint
+            )
+            counts.kept, counts.changed = len(films) - len(file.missing), file.n_changed
+            films = file.missing
+        predictions = predict_films(predictor, films, workers)
+        if json:
+            predictions = _print_json(predictions, with_reference=with_reference)
+        for prediction in _show_progress(predictions, len(films)):
+            counts.add(prediction)
+            if file is not None:
+                file.append(prediction)
+            elif not json:
+                _print_beside_bar(describe_prediction(prediction, in_full=is_single), len(films))
     if file is not None or json or not is_single:
         print(counts.summarise(out), file=sys.stderr if json else sys.stdout)
     return 1 if counts.has_errors else 0
 
 
 def calibrate(
-    table: Path,
+    table: Path | None = None,
     *,
     images: Path | None = None,
+    part: Part | None = None,
+    output: Path = Path("output"),
     out: Path = Path("site.toml"),
     model: Path | None = None,
     workers: Workers = None,
@@ -161,34 +167,43 @@ def calibrate(
     """Refit a model's bias and intervals to your own labelled films.
 
     Args:
-        table: CSV with id, bone age in months and sex.
+        table: CSV with id, bone age in months and sex; by default the one in the folder of films.
         images: Folder of the films, if they are not beside the table.
+        part: Take only the films in this part of the training run in --output: val for the
+            validation part.
+        output: Folder of the training run, for --part.
         out: TOML file to write, for `boneage predict --calibration`.
         model: File of `boneage export`, if not the model in the package.
         workers: Threads; by default one a core.
     """
     from boneage.batch import calibrate as fit
-    from boneage.batch import describe_films, find_films, require_own_names
+    from boneage.batch import describe_films
     from boneage.describe import describe_calibration
-    from boneage.labels import read_known
+    from boneage.discovery import discover
+    from boneage.labels import find_labels, read_known
     from boneage.predict import Predictor
 
+    if table is None:
+        if images is None:
+            raise BoneAgeError("pass a table of labels, or --images with a folder that holds one.")
+        table = find_labels(images)
     if out.resolve() == table.resolve():
         raise BoneAgeError(f"--out is {out}, the table itself. Pass another file.")
     known = read_known(table)
     folder = images or table.parent
     if not folder.is_dir():
         raise BoneAgeError(f"{folder} is not a folder; expected the films of {table}.")
-    found, _ = find_films([folder])
-    described = describe_films(found, None, known)
+    predictor = Predictor(model, threads=1)
+    if part is not None:
+        known = _keep_part(known, output, part, predictor)
+    found = discover([folder])
+    described = describe_films(found.images, None, known)
     films = [film for film in described if film.reference_years is not None]
     if not films:
         raise BoneAgeError(
-            f"none of the {len(found)} films in {folder} has an age in {table}. Pass the folder "
-            "of its films with --images."
+            f"none of the {len(found.images)} films in {folder} has an age in {table}. Pass the "
+            "folder of its films with --images."
         )
-    require_own_names(films)
-    predictor = Predictor(model, threads=1)
     calibration, broken = fit(predictor, films, workers)
     calibration.save(out)
     print(describe_calibration(calibration, predictor.calibration))
@@ -197,7 +212,20 @@ def calibrate(
     without = sum(years is not None for _, years in known.values()) - len(films)
     if without:
         print(f"left out: {without} labelled id{'s' * (without != 1)} without a film in {folder}")
+    unlabelled = len(described) - len(films)
+    if unlabelled and part is None:
+        print(f"left out: {unlabelled} film{'s' * (unlabelled != 1)} without an age in {table}")
+    for phrase in found.describe_rest():
+        print(phrase)
     print(f"use it with: boneage predict --calibration {out}")
+
+
+def _keep_part(known: "Known", output: Path, part: str, predictor: "Predictor") -> "Known":
+    """Keep the rows of one part of the split that a model was trained with."""
+    from boneage.split import read_part
+
+    ids = read_part(output, part, str(predictor.contract.provenance.get("split_sha256", "")))
+    return {image_id: facts for image_id, facts in known.items() if image_id in ids}
 
 
 def _show_progress(predictions: "Iterator[Prediction]", total: int) -> "Iterable[Prediction]":
@@ -224,7 +252,7 @@ def _print_json(
     """Print predictions as one JSON array while they pass."""
     import json
 
-    from boneage.batch import to_plain_row
+    from boneage.results_file import to_plain_row
 
     before = "[\n"
     for prediction in predictions:

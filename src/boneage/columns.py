@@ -1,0 +1,324 @@
+"""The one reader of CSV files, and of the ids, ages and sexes in their columns.
+
+Whatever table a user brings, labels, predictions, a split or regions, is read here, as text under
+its line numbers, and each kind of value by the one function that knows its spellings.
+"""
+
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from boneage.errors import LabelError
+from boneage.files import cut_suffix
+from boneage.sex import ACCEPTED, parse_sex
+
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+"""What may separate fields; the one most frequent in the header does."""
+
+OLDEST_YEARS = 25.0
+"""A larger age in years is taken for months; bone age ends at 19 years."""
+
+YOUNGEST_YEARS = 21.0
+"""A column of months that stays below this is taken for years."""
+
+COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
+    "image_id": ("imageid", "id", "caseid", "filename"),
+    "months": ("referencemonths", "boneage", "boneagemonths", "groundtruthboneagemonths"),
+    "years": ("referenceyears", "boneageyears"),
+    "male": ("male",),
+    "sex": ("sex", "gender", "patientsex"),
+}
+"""Headers of the columns that every table may have, without case, blanks and punctuation."""
+
+ACCEPTED_COLUMNS = (
+    "id (or Image ID, Case ID, filename); boneage (or bone_age, Bone Age (months), boneage_years); "
+    "sex, gender or male"
+)
+
+_BLANK = ("", "nan", "none", "null")
+_WHOLE_FLOAT = re.compile(r"\d+\.0+")
+_DECIMAL_COMMA = r"^([+-]?\d*),(\d+)$"
+
+
+def read_csv(path: Path, expected: str = "a label CSV") -> pd.DataFrame:
+    """Read a table as text, each row under its line number in the file.
+
+    Fields are separated by commas, semicolons or tabs; the file is UTF-8, with or without a byte
+    order mark, or UTF-16 with one, as spreadsheets write it. Blank lines are left out.
+
+    Raises:
+        LabelError: If it is missing, unreadable, or a row has more fields than the header.
+    """
+    text = _read_text(path, expected)
+    lines = text.splitlines(keepends=True)
+    directive = re.fullmatch(r"sep=(.)\s*", lines[0], re.IGNORECASE) if lines else None
+    before = 1 if directive else 0  # a spreadsheet's own word on the separator is no header
+    header = lines[before] if len(lines) > before else ""
+    separator = directive[1] if directive else _find_separator(header)
+    try:
+        # Without a header, pandas neither renames a doubled column nor takes the first for an
+        # index when rows have more fields than the header.
+        table = pd.read_csv(
+            io.StringIO("".join(lines[before:])),
+            sep=separator,
+            dtype=str,
+            keep_default_na=False,
+            skipinitialspace=True,
+            header=None,
+            skip_blank_lines=False,
+        ).fillna("")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        name = SEPARATORS.get(separator, repr(separator))
+        raise LabelError(
+            f"{path} is not a readable CSV: {reason} (fields separated by {name}; accepted: "
+            f"{', '.join(SEPARATORS.values())}; a field that holds the separator needs quotes)."
+        ) from None
+    rows = table.iloc[1:].set_axis([name.strip() for name in table.iloc[0]], axis=1)
+    first = before + 2
+    rows.index = pd.RangeIndex(first, len(rows) + first)
+    return rows[(rows != "").any(axis=1)]
+
+
+def _read_text(path: Path, expected: str) -> str:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise LabelError(f"{path} does not exist; expected {expected}.") from None
+    except OSError as error:
+        raise LabelError(f"{path}: {error.strerror}; expected {expected}.") from None
+    if data.startswith(b"PK\x03\x04"):
+        raise LabelError(f"{path} is a workbook or an archive; save the sheet as CSV (UTF-8).")
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise LabelError(
+            f"{path} is not a readable CSV: {error}. Save it as CSV in UTF-8."
+        ) from None
+
+
+def _find_separator(header: str) -> str:
+    """Find what separates a header's fields; a comma where nothing does."""
+    unquoted = re.sub(r'"[^"]*"', "", header)
+    return max(SEPARATORS, key=unquoted.count)
+
+
+def find_columns(path: Path, header: Sequence[str], *, names_win: bool = False) -> dict[str, str]:
+    """Map `COLUMN_NAMES` to the headers of a table, as far as it has them.
+
+    Args:
+        path: The table, for the message.
+        header: Its headers.
+        names_win: Whether a column under our own name (`image_id`, `sex`, `reference_months`,
+            `reference_years`) is taken where others could be meant too.
+
+    Raises:
+        LabelError: If several columns could be one of ours.
+    """
+    plain = {name: re.sub(r"[^a-z0-9]", "", name.lower()) for name in header}
+    ours_exactly = {"months": "reference_months", "years": "reference_years"}
+    found = {}
+    for ours, accepted in COLUMN_NAMES.items():
+        matches = [name for name in header if plain[name] in accepted]
+        exact = ours_exactly.get(ours, ours)
+        if names_win and exact in matches:
+            matches = [exact]
+        if len(matches) > 1:
+            raise LabelError(
+                f"{path} has {len(matches)} columns that could be {ours}: "
+                f"{', '.join(matches)}. Keep one of them."
+            )
+        if matches:
+            found[ours] = matches[0]
+    return found
+
+
+def clean_id(name: str) -> str:
+    r"""Give an image id as it is compared: without a file's suffix, with `/` between folders.
+
+    Example:
+        >>> clean_id("900004.0"), clean_id(r"patientA\00001.png")
+        ('900004', 'patientA/00001')
+    """
+    text = cut_suffix(name.strip().replace("\\", "/")).strip("/")
+    return text.partition(".")[0] if _WHOLE_FLOAT.fullmatch(text) else text
+
+
+def read_ids(path: Path, values: pd.Series) -> pd.Series:
+    """Give the ids of a column as `clean_id` does; raises where one is empty or doubled."""
+    ids = values.map(clean_id)
+    for line in ids.index[ids == ""]:
+        raise LabelError(f"{path} line {line}: the image id is empty; expected a file's stem.")
+    for line in ids.index[ids.duplicated()]:
+        first = ids.index[ids == ids[line]][0]
+        raise LabelError(
+            f"{path} line {line}: id {ids[line]!r} was given on line {first} already. Keep one row."
+        )
+    return ids
+
+
+def read_sexes(
+    path: Path, raw: pd.DataFrame, columns: Mapping[str, str], *, refuse_unknown: bool = False
+) -> pd.Series:
+    """Read the sex of each row: "M", "F" or None.
+
+    Args:
+        path: The table, for the message.
+        raw: Its rows, as text.
+        columns: Of `find_columns`: `sex`, `male` or both, which must agree.
+        refuse_unknown: Whether an unknown sex is an error.
+
+    Raises:
+        LabelError: Naming the line and the word, if it is no sex or two columns contradict.
+    """
+    found = []
+    for name in (columns[ours] for ours in ("sex", "male") if ours in columns):
+        sexes = []
+        for line, word in raw[name].items():
+            try:
+                sex = parse_sex(word)
+            except ValueError:
+                unknown = "" if refuse_unknown else ", or U or nothing where it is unknown"
+                raise LabelError(
+                    f"{path} line {line}: {name} is {word!r}; expected {ACCEPTED}{unknown}. Fix it."
+                ) from None
+            if sex is None and refuse_unknown:
+                raise LabelError(
+                    f"{path} line {line}: {name} is {word!r}; expected {ACCEPTED}. Fix it, or pass "
+                    "--drop-unknown-sex."
+                )
+            sexes.append(sex)
+        found.append(pd.Series(sexes, index=raw.index, dtype=object))
+    if len(found) == 2:
+        both = found[0].notna() & found[1].notna()
+        for line in raw.index[both & (found[0] != found[1])]:
+            raise LabelError(
+                f"{path} line {line}: {columns['sex']} says {found[0][line]} but "
+                f"{columns['male']} says {found[1][line]}. Make them agree."
+            )
+        return found[0].where(found[0].notna(), found[1])
+    return found[0]
+
+
+def read_numbers(path: Path, raw: pd.DataFrame, column: str | None) -> pd.Series:
+    """Read a column of numbers, NaN where a field is blank; all NaN if it is not there.
+
+    A decimal comma is read as a decimal point.
+
+    Raises:
+        LabelError: Naming the line and the value, if it is no finite number.
+    """
+    if column is None or column not in raw:
+        return pd.Series(np.nan, index=raw.index)
+    is_blank = _is_blank(raw[column])
+    values = to_numbers(raw[column].where(~is_blank, ""))
+    for line in values.index[~is_blank & ~np.isfinite(values)]:
+        raise LabelError(
+            f"{path} line {line}: {column} is {raw.at[line, column]!r}; expected a number or "
+            "nothing."
+        )
+    return values
+
+
+def _is_blank(text: pd.Series) -> pd.Series:
+    return text.str.strip().str.lower().isin(_BLANK)
+
+
+def to_numbers(text: pd.Series) -> pd.Series:
+    """Turn text into numbers, NaN where it is none; a comma may stand for the decimal point."""
+    with_points = text.str.strip().str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True)
+    return pd.to_numeric(with_points, errors="coerce").astype(float)
+
+
+def read_ages(
+    path: Path,
+    raw: pd.DataFrame,
+    *,
+    months: str | None,
+    years: str | None,
+    above: float = 0.0,
+    at_most: float = 12.0 * OLDEST_YEARS,
+    is_required: bool = False,
+    may_be_small: bool = False,
+) -> pd.Series:
+    """Read an age in whichever unit is there, in months; NaN where there is neither.
+
+    Args:
+        path: The table, for the message.
+        raw: Its rows, as text.
+        months: Column of the age in months, if there is one.
+        years: Column of the age in years, if there is one.
+        above: Ages must lie above this, in months.
+        at_most: And not above that.
+        is_required: Whether a row without an age is an error.
+        may_be_small: Whether all months may be so few that they look like years.
+
+    Raises:
+        LabelError: Naming the line and the value, if it is no such age, if the two columns
+            differ, or if a column is not in the unit that it says.
+    """
+    in_years = _read_unit(path, raw, years, "years", above / 12.0, at_most / 12.0)
+    in_months = _read_unit(path, raw, months, "months", above, at_most)
+    apart = (12.0 * in_years - in_months).abs() > 0.1
+    for line in apart.index[apart]:
+        raise LabelError(
+            f"{path} line {line}: {years} is {in_years[line]:g} and {months} "
+            f"{in_months[line]:g}, which differ. Keep the column that is right."
+        )
+    found = (12.0 * in_years).fillna(in_months)
+    for line in found.index[found.isna() & is_required]:
+        raise LabelError(_no_age(path, line, months or str(years), "", "months", above, at_most))
+    # Infants apart, such a column holds years; infants' ages are taken in years.
+    if in_years.isna().all() and in_months.max() < YOUNGEST_YEARS and not may_be_small:
+        raise LabelError(
+            f"{path}: {months} is at most {in_months.max():g}, which looks like years. "
+            f"{_rename(months, 'months', 'years')}; if these are infants, divide it by 12 as well."
+        )
+    return found
+
+
+def _read_unit(
+    path: Path, raw: pd.DataFrame, column: str | None, unit: str, above: float, at_most: float
+) -> pd.Series:
+    """Read ages in one unit, NaN where a field is blank or the column is not there."""
+    if column is None or column not in raw:
+        return pd.Series(np.nan, index=raw.index)
+    values = to_numbers(raw[column])
+    if unit == "years":
+        for line in values.index[np.isfinite(values) & (values > OLDEST_YEARS)]:
+            raise LabelError(
+                f"{path} line {line}: {column} is {values[line]:g}, which looks like months. "
+                f"{_rename(column, 'years', 'months')}, or divide it by 12."
+            )
+    is_age = (values > above) & (values <= at_most)
+    for line in values.index[~is_age & ~_is_blank(raw[column])]:
+        value = str(raw.at[line, column])
+        raise LabelError(_no_age(path, line, column, value, unit, above, at_most))
+    return values.where(is_age)
+
+
+def _no_age(
+    path: Path, line: int, column: str, value: str, unit: str, above: float, at_most: float
+) -> str:
+    return (
+        f"{path} line {line}: {column} is {value!r}; expected {unit}, a number above {above:g} and "
+        f"at most {at_most:g}. Fix or remove the row."
+    )
+
+
+def _rename(column: str | None, then: str, now: str) -> str:
+    name = str(column)
+    new = name.replace(then, now) if then in name else f"boneage_{now}"
+    return f"Rename the column to {new}"
+
+
+def count_ids(ids: Iterable[str], lacking: str) -> str:
+    """Say how many rows lack something, and which are the first of them."""
+    found = list(ids)
+    shown = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
+    return f"{len(found)} rows without {lacking}: {shown}"

@@ -1,0 +1,134 @@
+"""A predictions CSV that grows by whole rows, and is taken up after an interruption."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import get_args
+
+from boneage.batch import Film
+from boneage.dicomfile import read_sex
+from boneage.discovery import has_dicom_mark
+from boneage.errors import BoneAgeError
+from boneage.files import hash_file, name_path, save_text
+from boneage.prediction import Prediction, Status, columns_of_run
+
+_DECIMALS = 4
+_ODD_NAMES = "backslashreplace"
+
+
+class PredictionsFile:
+    """A predictions CSV that grows by whole rows and can be taken up after an interruption.
+
+    A row of an earlier run stays if its file has the same content, and sex and reference are the
+    same. Predicted again are rows of status `error`, those of changed files or facts, those whose
+    heat map is missing, and a last one that was cut off. Rows of files that are not in this run
+    stay. Whoever makes one holds `files.locked` on its path.
+
+    Args:
+        path: The CSV; its folder is made if missing.
+        films: The films of this run.
+        with_reference: Whether it has the columns of the reference.
+        fingerprint: `Predictor.fingerprint`, which all rows must share.
+
+    Attributes:
+        missing: Those films that it holds no prediction of.
+        n_changed: How many of them it had predicted when their files had another content.
+
+    Raises:
+        BoneAgeError: If the file there is no such CSV, or another model, calibration or version
+            made it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        films: Sequence[Film],
+        *,
+        with_reference: bool,
+        fingerprint: Mapping[str, str],
+    ) -> None:
+        self._path = path
+        self._with_reference = with_reference
+        self._header = _line(columns_of_run(with_reference=with_reference))
+        known = {name_path(film.path): film for film in films}
+        kept: dict[str, Mapping[str, str]] = {}
+        self.n_changed = 0
+        for row in self._read() if path.exists() else []:
+            film = known.get(row["path"])
+            self._check(row, fingerprint)
+            is_changed = film is not None and row["image_sha256"] != _content(film.path)
+            self.n_changed += is_changed and row["status"] != "error"
+            if film is None or (not is_changed and _holds(row, film)):
+                kept[row["path"]] = row
+        self.missing = [film for name, film in known.items() if name not in kept]
+        save_text(path, self._header + "".join(_line(row.values()) for row in kept.values()))
+
+    def append(self, prediction: Prediction) -> None:
+        """Write one row, whole."""
+        row = to_plain_row(prediction, with_reference=self._with_reference)
+        line = _line("" if value is None else value for value in row.values())
+        with self._path.open("a", encoding="utf-8", errors=_ODD_NAMES, newline="") as file:
+            file.write(line)
+
+    def _read(self) -> list[dict[str, str]]:
+        """Read the whole rows."""
+        if not self._path.is_file():
+            raise BoneAgeError(
+                f"{self._path} is no ordinary file, so it cannot be taken up. Pass a file as "
+                "--out, or print with --json."
+            )
+        text = self._path.read_text(encoding="utf-8", errors="replace")
+        if not (text.startswith(self._header) or self._header.startswith(text)):
+            raise BoneAgeError(
+                f"{self._path} is no predictions file of such a run; its columns differ. Move it "
+                "away, or pass another --out."
+            )
+        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+        return [row for row in reader if row["status"] in get_args(Status)]
+
+    def _check(self, row: Mapping[str, str], fingerprint: Mapping[str, str]) -> None:
+        """Refuse a row that something else than this run's model has made."""
+        for name, now in fingerprint.items():
+            then = row[name]
+            if then != now and row["status"] != "error":
+                raise BoneAgeError(
+                    f"{self._path} holds predictions of {name} {then[:12] or 'none'}, this run has "
+                    f"{now[:12] or 'none'}. Move it away, or pass another --out."
+                )
+
+
+def _content(path: Path) -> str:
+    try:
+        return hash_file(path)
+    except OSError:
+        return ""
+
+
+def _holds(row: Mapping[str, str], film: Film) -> bool:
+    """Whether an earlier row has the film's id, sex and reference, and its picture is there."""
+    if row["status"] == "error" or row["image_id"] != name_path(Path(film.image_id)):
+        return False
+    years = "" if film.reference_years is None else str(round(film.reference_years, _DECIMALS))
+    if row.get("reference_years", "") != years:
+        return False
+    if film.heatmap is not None and not film.heatmap.exists() and row["status"] != "reject":
+        return False
+    told = film.sex
+    if told is None and has_dicom_mark(film.path):
+        told = read_sex(film.path)
+    return row["sex"] == (told if told in ("M", "F") else "")
+
+
+def to_plain_row(prediction: Prediction, *, with_reference: bool) -> dict[str, object]:
+    """Give a prediction's columns with numbers rounded as a predictions file has them."""
+    return {
+        name: round(value, _DECIMALS) if isinstance(value, float) else value
+        for name, value in prediction.to_row(with_reference=with_reference).items()
+    }
+
+
+def _line(values: Iterable[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()
