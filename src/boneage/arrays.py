@@ -1,4 +1,4 @@
-"""What a notebook holds, lists, arrays, Series or tensors, as checked arrays of one value a case."""
+"""What a notebook holds (lists, arrays, Series, tensors) as checked arrays, a value a case."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
