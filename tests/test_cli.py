@@ -22,7 +22,7 @@ from boneage.config import Paths
 from boneage.contract import CONTRACT_KEY, Contract
 from boneage.labels import find_labels
 from boneage.predict import Predictor
-from boneage.prediction import COLUMNS
+from boneage.prediction import COLUMNS, columns_of_run
 from boneage.stress import STRESSES
 
 ROOT = Path(__file__).parents[1]
@@ -296,11 +296,11 @@ def test_several_films_are_a_line_each_and_a_count(
     assert [line.split(":")[0] for line in lines[:3]] == [
         str(films / name) for name in ("1.png", "2.png", "below/3.png")
     ]
-    assert lines[3].startswith("3 films: 3 ok; 1 other file passed over. Research use only")
+    assert lines[3].startswith("3 films: 3 ok; 1 other file left out. Research use only")
     (films.parent / "table.csv").write_text("id,sex\n1,M\n")
     assert predict(exported, films, "--table", films.parent / "table.csv") == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("3 films: 3 ok; 2 not in the table; 1 other file passed over.")
+    assert last.startswith("3 films: 3 ok; 2 not in the table; 1 other file left out.")
 
 
 def test_an_unreadable_film_is_named_the_run_goes_on_and_the_status_is_1(
@@ -326,7 +326,7 @@ def test_json_is_an_array_of_rows_and_nothing_else_on_stdout(
     out, error = capsys.readouterr()
     rows = json.loads(out)
     assert [row["image_id"] for row in rows] == ["1", "2", "3"]
-    assert all(tuple(row) == COLUMNS[:-2] for row in rows)
+    assert all(tuple(row) == columns_of_run(with_reference=False) for row in rows)
     assert rows[0]["predicted_low_years"] is None
     assert rows[0]["sex"] == "M"
     assert "3 films: 3 ok" in error
@@ -343,7 +343,7 @@ def test_out_holds_a_row_a_film_in_the_agreed_columns_and_is_taken_up(
     assert predict(exported, films, "--out", out) == 0
     assert f"3 films: 3 ok; in {out}." in capsys.readouterr().out
     whole = out.read_text()
-    assert whole.splitlines()[0] == ",".join(COLUMNS[:-2])
+    assert whole.splitlines()[0] == ",".join(columns_of_run(with_reference=False))
     out.write_text(whole[:-30])
     assert predict(exported, films, "--out", out) == 0
     assert "1 film: 1 ok; 2 answered before;" in capsys.readouterr().out
@@ -362,7 +362,7 @@ def test_the_answers_of_another_model_are_not_mixed_in(
     before = out.read_text()
     make_calibration(Predictor(exported).contract.graph_sha256).save(site)
     assert predict(exported, films, "--out", out, "--calibration", site) == 1
-    assert "made with another model, calibration or film" in capsys.readouterr().err
+    assert "holds predictions of calibration_sha256 none, this run has" in capsys.readouterr().err
     assert out.read_text() == before
 
 
@@ -384,7 +384,7 @@ def test_a_table_gives_the_sex_and_the_age_where_it_has_them(
     rows = json.loads(capsys.readouterr().out)
     assert [row["sex"] for row in rows] == sexes
     if years is None:
-        assert tuple(rows[0]) == COLUMNS[:-2]
+        assert tuple(rows[0]) == columns_of_run(with_reference=False)
     else:
         assert tuple(rows[0]) == COLUMNS
         assert [row["reference_years"] for row in rows] == years
@@ -480,13 +480,13 @@ def test_what_cannot_be_predicted_is_one_line(
     exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, status, message in (
-        ((), 1, "there is nothing to answer"),
+        ((), 1, "there is nothing to predict"),
         (
             (films / "below", "--out", films),
             1,
             f"{films} is no ordinary file, so it cannot be taken up.",
         ),
-        ((films, "--sex", "female"), 2, "female"),
+        ((films, "--sex", "feminine"), 2, "feminine"),
         ((films, "--calibration", tmp_path / "gone.toml"), 1, "gone.toml does not exist"),
     ):
         assert predict(exported, *arguments) == status
@@ -702,3 +702,132 @@ def test_an_audit_without_its_libraries_names_the_extra_that_brings_them(
     assert result.stderr == (
         "boneage: jinja2 is not installed; this command needs pip install '.[audit]'.\n"
     )
+
+
+@pytest.mark.parametrize("word", ["boy", "Male", "1"])
+def test_every_word_for_a_sex_is_taken_as_an_option(
+    exported: Path, films: Path, capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    assert predict(exported, films / "1.png", "--sex", word, "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["sex"] == "M"
+
+
+def test_a_word_that_is_no_sex_is_refused_with_those_that_are(
+    exported: Path, films: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(exported, films / "1.png", "--sex", "diverse") == 2
+    error = capsys.readouterr().err
+    assert "sex is 'diverse'; expected M or F (also male, female, boy, girl," in error
+    assert error.count("\n") == 1
+
+
+def test_films_of_one_name_need_rows_with_folders(
+    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, number in (("patientA", 1), ("patientB", 2)):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        shutil.copy(films / f"{number}.png", tmp_path / "in" / name / "00001.png")
+    table = tmp_path / "sexes.csv"
+    table.write_text("id;sex\n00001;boy\n")
+    assert predict(exported, tmp_path / "in", "--table", table) == 1
+    assert "the table's id '00001' fits" in capsys.readouterr().err
+    table.write_text("id;sex\npatientA/00001.png;boy\npatientC/00001;girl\n")
+    assert predict(exported, tmp_path / "in", "--table", table, "--json") == 0
+    printed = capsys.readouterr()
+    assert [(row["image_id"], row["sex"]) for row in json.loads(printed.out)] == [
+        ("patientA/00001", "M"), ("patientB/00001", None),
+    ]  # fmt: skip
+    assert "; 1 not in the table; 1 of the table's rows without an image." in printed.err
+
+
+def test_a_file_replaced_since_the_last_run_is_predicted_again_and_counted(
+    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.csv"
+    assert predict(exported, films, "--out", out) == 0
+    shutil.copy(films / "below" / "3.png", films / "1.png")
+    capsys.readouterr()
+    assert predict(exported, films, "--out", out) == 0
+    said = capsys.readouterr().out
+    assert "2 answered before; 1 predicted again, since the file has changed;" in said
+    rows = pd.read_csv(out, dtype={"image_id": str}).set_index("image_id")
+    assert len(rows) == 3
+    assert rows.loc["1", "image_sha256"] == rows.loc["3", "image_sha256"]
+    assert rows["predicted_years"].nunique() == 2
+
+
+def test_two_runs_on_one_file_never_double_a_row(exported: Path, raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    command = [sys.executable, "-m", "boneage", "predict", str(raw), "--model", str(exported),
+               "--out", str(out)]  # fmt: skip
+    runs = [
+        subprocess.Popen(command, env=ENV, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        for _ in range(2)
+    ]
+    errors = [run.communicate()[1] for run in runs]
+    ended = sorted(run.returncode for run in runs)
+    if ended == [0, 1]:
+        assert any("out.csv is being written by another run" in error for error in errors)
+    else:  # the one was done before the other began
+        assert ended == [0, 0]
+    rows = pd.read_csv(out)
+    assert len(rows) == 80
+    assert not rows["path"].duplicated().any()
+
+
+@pytest.fixture(scope="module")
+def run_and_export(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A finished run on the cohort, whose validation part has 12 films, and its export."""
+    folder = tmp_path_factory.mktemp("run")
+    assert main(["train", "--data", str(raw), "--output", str(folder / "run"), *TINY]) == 0
+    plain = folder / "plain.onnx"
+    assert main(["export", "--output", str(folder / "run"), "--out", str(plain)]) == 0
+    return folder / "run", plain
+
+
+def test_a_run_s_own_validation_part_calibrates_it(
+    run_and_export: tuple[Path, Path], raw: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    run, plain = run_and_export
+    command = ["calibrate", "--images", str(raw), "--model", str(plain), "--part", "val"]
+    site = tmp_path / "site.toml"
+    assert main([*command, "--output", str(run), "--out", str(site)]) == 1
+    assert "12 labelled films are too few to calibrate on; expected 20" in capsys.readouterr().err
+    monkeypatch.setattr("boneage.calibration.MIN_FILMS", 12)
+    assert main([*command, "--output", str(run), "--out", str(site)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("12 films\n")
+    assert "without a" not in said
+    assert "with 12 films, intervals meant to hold 90% of new references may hold" in said
+
+
+def test_a_part_of_another_split_is_refused(
+    run_and_export: tuple[Path, Path], raw: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    run, plain = run_and_export
+    command = ["calibrate", "--images", str(raw), "--model", str(plain), "--part", "val"]
+    assert main([*command, "--output", str(tmp_path / "gone")]) == 1
+    assert "split.csv does not exist; expected the split of a training run" in (
+        capsys.readouterr().err
+    )
+    text = (run / "split.csv").read_text()
+    (tmp_path / "split.csv").write_text(text.replace(",val", ",x").replace(",test", ",val"))
+    assert main([*command, "--output", str(tmp_path)]) == 1
+    assert "is not the split that the model was trained with" in capsys.readouterr().err
+    assert main(["calibrate", "--part", "val"]) == 1
+    assert "pass a table of labels, or --images with a folder" in capsys.readouterr().err
+
+
+def test_export_tells_its_steps_and_nothing_of_the_exporter_s(
+    run_and_export: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run, _ = run_and_export
+    found = python("-m", "boneage", "export", "--output", str(run), "--out", str(tmp_path / "m"))
+    assert found.returncode == 0
+    lines = [line for line in found.stderr.replace("\r", "\n").splitlines() if line.strip()]
+    assert "translating the network to ONNX" in lines
+    assert all(line.startswith(("translating", "comparing", "phantom", "draw", "compare"))
+               for line in lines), lines  # fmt: skip
+    assert found.stdout.count("\n") == 1

@@ -45,8 +45,11 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be valid text
     # What the DICOM reader says of an odd file would drown the one line that the command prints.
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+    reader = logging.getLogger("pydicom")
+    reader.disabled, reader.propagate = True, False
+    reader.addHandler(logging.NullHandler())  # for the loggers of its modules
     warnings.filterwarnings("ignore", module="pydicom")
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of every new font cache
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
         tokens, settings = _take_config(tokens)

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from boneage.calibration import Calibration
 from boneage.checkpoint import Checkpoint
@@ -20,6 +21,8 @@ from boneage.explain import last_feature_map
 from boneage.files import replacing
 from boneage.model import IMAGENET_MEAN, IMAGENET_STD, BoneAgePredictor
 from boneage.predict import Predictor
+
+logger = logging.getLogger(__name__)
 
 MAX_MONTHS = 0.01
 """Largest difference of an age allowed between torch and ONNX Runtime, in months."""
@@ -178,8 +181,10 @@ def export_onnx(
     if not films:
         raise BoneAgeError("there is no film to compare torch and ONNX Runtime on.")
     with replacing(out) as part:
+        logger.info("translating the network to ONNX")
         _write(checkpoint, part, calibration, facts or {})
-        parity = measure_parity(checkpoint, Predictor(part), films)
+        logger.info("comparing it with the checkpoint on %d films", len(films))
+        parity = measure_parity(checkpoint, Predictor(part, threads=1), films)
         if not (parity.months <= MAX_MONTHS and parity.probability <= MAX_PROBABILITY):
             raise BoneAgeError(
                 f"the exported model differs from its checkpoint by {parity.months:.3g} months "
@@ -220,7 +225,7 @@ def measure_parity(checkpoint: Checkpoint, predictor: Predictor, films: Sequence
     graph = _Graph(checkpoint)
     names = predictor.contract.outputs
     gaps: dict[str, list[float]] = {name: [0.0] for name in OUTPUTS}
-    for film in films:
+    for film in tqdm(films, desc="compare", unit="film"):
         image = checkpoint.preprocessing.read(film)
         grey = checkpoint.preprocessing.to_array(image)
         for sex, code in SEX_CODE.items():

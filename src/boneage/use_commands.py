@@ -11,16 +11,24 @@ from boneage.errors import BoneAgeError
 from boneage.sex import Told, parse_told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from cyclopts import Token
 
     from boneage.predict import Predictor
     from boneage.prediction import Prediction
 
     Known = dict[str, tuple[str | None, float | None]]
 
-SexOption = Annotated[
-    Told | None, Parameter(converter=lambda _, tokens: parse_told(tokens[0].value))
-]
+
+def _convert_sex(_: object, tokens: "Sequence[Token]") -> Told | None:
+    try:
+        return parse_told(tokens[0].value)
+    except BoneAgeError as error:
+        raise ValueError(str(error)) from None  # which makes it wrong usage
+
+
+SexOption = Annotated[Told | None, Parameter(converter=_convert_sex)]
 Part = Literal["val", "test"]
 Workers = Annotated[int | None, Parameter(validator=Number(gte=1))]
 
@@ -55,7 +63,8 @@ def audit(
         workers: Threads; by default one a core.
     """
     from boneage.audit import audit as compute
-    from boneage.audit_page import format_figure, save_audit
+    from boneage.audit_page import save_audit
+    from boneage.audit_pictures import describe_differences, format_figure
     from boneage.tables import keep_apart, read_all
 
     if bool(predictions) == (images is not None) or (images is None) != (labels is None):
@@ -77,6 +86,8 @@ def audit(
     print(f"{result['name']}, n = {result['n']}")
     for name, figure in (("MAE", "mae_months"), ("bias", "bias_months")):
         print(f"  {name:5} {format_figure(result['accuracy'][figure], 2)} months")
+    for sentence in describe_differences(result):
+        print(f"  {sentence}")
     print(f"report in {page}")
 
 
