@@ -1,6 +1,7 @@
 """Build the weights in the package, and every figure told of them, from the real films.
 
     python benchmarks/build_weights.py DATA --init WEIGHTS
+    python benchmarks/build_weights.py DATA --measure  # the weights as they are, figures anew
 
 DATA is the raw folder of the RSNA films (here: the public copy at 100x100 px), WEIGHTS the
 ImageNet weights of tf_efficientnet_lite0 (docs/experiments.md tells where they come from). The
@@ -21,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnx
 import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 from tqdm import tqdm
@@ -29,16 +31,17 @@ from boneage.batch import Film, look_twice, predict_films
 from boneage.calibration import Calibration, fit_calibration, join_answers
 from boneage.checkpoint import load_checkpoint
 from boneage.config import Paths, Recipe
+from boneage.contract import CONTRACT_KEY
 from boneage.evaluate import evaluate_table
 from boneage.export import export_onnx
-from boneage.files import save_text
+from boneage.files import replacing, save_text
 from boneage.labels import find_images, find_labels, match_images, read_labels
 from boneage.phantom import write_cohort
 from boneage.plots import plot_calibration, plot_confusion_matrix, plot_scatter, save_figure
 from boneage.predict import WEIGHTS, Predictor
 from boneage.preprocess import preprocess_folder
 from boneage.run import choose_training, load_samples, train_model
-from boneage.split import read_split
+from boneage.split import read_split, split_samples, split_sha256
 from boneage.train import BEST, LAST
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +72,7 @@ def main() -> None:
     parser.add_argument("--init", default="imagenet")
     parser.add_argument("--processed", type=Path, default=Path("data/processed100"))
     parser.add_argument("--output", type=Path, default=Path("output/boneage"))
+    parser.add_argument("--measure", action="store_true", help="only measure the weights again")
     arguments = parser.parse_args()
     settings = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
     paths = Paths(
@@ -78,6 +82,9 @@ def main() -> None:
         output=arguments.output,
     )
     recipe = Recipe(**settings, init=arguments.init)
+    if arguments.measure:
+        measure_again(paths, recipe)
+        return
     preprocess_folder(find_images(paths.data), paths.processed, recipe)
     train(paths, recipe)
     sister = replace(paths, output=paths.output / "fold0")
@@ -164,7 +171,7 @@ def build(paths: Paths, recipe: Recipe, sister: Paths) -> None:
     samples, _ = load_samples(replace(paths, use_processed=False), recipe)
     samples["split"] = read_split(paths.output / "split.csv", samples)
     val, test = (samples[samples["split"] == part] for part in ("val", "test"))
-    chosen_on, calibrated_on = val.iloc[::2], val.iloc[1::2]
+    calibrated_on = val.iloc[1::2]
 
     plain, site = paths.output / "plain.onnx", paths.output / "calibration.toml"
     trained = load_checkpoint(paths.output / BEST)
@@ -182,26 +189,7 @@ def build(paths: Paths, recipe: Recipe, sister: Paths) -> None:
     calibration.save(site)
     predictor = Predictor(plain, calibration=site, threads=1)
 
-    median = float(samples.loc[samples["split"] == "train", "age_years"].median())
-    tables = {
-        "test": answer(predictor, test),
-        "test_unknown_sex": answer(predictor, test, sex="unknown"),
-        "test_wrong_sex": answer(predictor, test, sex="wrong"),
-        "val_chosen_on": answer(predictor, chosen_on),
-        "test_not_calibrated": answer(Predictor(plain, threads=1), test),
-    }
-    reports = {
-        name: evaluate_table(table.assign(split=name), baseline_years=median)
-        for name, table in tables.items()
-    }
-    for report in reports.values():
-        report.pop("worst_cases")  # single films stay with the data
-    with TemporaryDirectory() as folder:
-        write_cohort(Path(folder), n=DRAWN_FILMS, seed=DRAWN_SEED)
-        drawn = match_images(read_labels(find_labels(Path(folder))), find_images(Path(folder)))
-        table = answer(predictor, drawn)
-        reports["drawn"] = evaluate_table(table.assign(split="drawn"))
-        reports["drawn"].pop("worst_cases")
+    tables, reports = measure(predictor, samples)
     ages = samples.loc[samples["split"] == "train", "age_years"]
     result = {
         "terms": TERMS,
@@ -215,11 +203,67 @@ def build(paths: Paths, recipe: Recipe, sister: Paths) -> None:
         "provenance": predictor.contract.provenance,
         "recipe": predictor.contract.recipe,
         **reports,
+        "parity": asdict(parity),
+        "parameters": sum(p.numel() for p in trained.model.parameters()),
     }  # fmt: skip
-    result["parity"] = asdict(parity)
-    result["parameters"] = sum(p.numel() for p in trained.model.parameters())
-    figures = reports["test"]
-    facts = {
+    export_onnx(trained, WEIGHTS, real_films, calibration, make_facts(reports["test"]))
+    publish(result, tables["test"])
+
+
+def measure_again(paths: Paths, recipe: Recipe) -> None:
+    """Measure the weights in the package as they are, and tell the figures where they stand."""
+    samples, _ = load_samples(replace(paths, use_processed=False), recipe)
+    samples["split"] = split_samples(samples, recipe.seed)
+    if split_sha256(samples["image_id"], samples["split"]) != recipe.split_sha256:
+        raise SystemExit(f"{paths.data} gives another split than that of {RECIPE}")
+    predictor = Predictor(threads=1)
+    tables, reports = measure(predictor, samples)
+    contract = replace(predictor.contract, facts=make_facts(reports["test"]))
+    model = onnx.load(WEIGHTS)
+    onnx.helper.set_model_props(model, {CONTRACT_KEY: contract.to_json()})
+    with replacing(WEIGHTS) as part:
+        part.write_bytes(model.SerializeToString())
+    warned = {name: share_warned(tables[name]) for name in ("test", "test_wrong_sex")}
+    before = json.loads(RESULTS.read_text(encoding="utf-8"))
+    publish({**before, "warned_sex": warned, **reports}, tables["test"])
+
+
+def measure(
+    predictor: Predictor, samples: pd.DataFrame
+) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    """Answer the films that the network has not learned from, and drawn ones.
+
+    Returns:
+        The tables, and the reports of the same names, without single films.
+    """
+    test = samples[samples["split"] == "test"]
+    chosen_on = samples[samples["split"] == "val"].iloc[::2]
+    median = float(samples.loc[samples["split"] == "train", "age_years"].median())
+    tables = {
+        "test": answer(predictor, test),
+        "test_unknown_sex": answer(predictor, test, sex="unknown"),
+        "test_wrong_sex": answer(predictor, test, sex="wrong"),
+        "val_chosen_on": answer(predictor, chosen_on),
+    }
+    calibration, predictor.calibration = predictor.calibration, None
+    tables["test_not_calibrated"] = answer(predictor, test)
+    predictor.calibration = calibration
+    reports = {
+        name: evaluate_table(table.assign(split=name), baseline_years=median)
+        for name, table in tables.items()
+    }
+    with TemporaryDirectory() as folder:
+        write_cohort(Path(folder), n=DRAWN_FILMS, seed=DRAWN_SEED)
+        drawn = match_images(read_labels(find_labels(Path(folder))), find_images(Path(folder)))
+        reports["drawn"] = evaluate_table(answer(predictor, drawn).assign(split="drawn"))
+    for report in reports.values():
+        report.pop("worst_cases")  # single films stay with the data
+    return tables, reports
+
+
+def make_facts(figures: dict[str, Any]) -> dict[str, Any]:
+    """Give what the contract is to say besides: the data, the terms and the test figures."""
+    return {
         "name": "boneage",
         "data": DATA,
         "terms": TERMS,
@@ -234,12 +278,15 @@ def build(paths: Paths, recipe: Recipe, sister: Paths) -> None:
             "coverage": figures["intervals"]["coverage"],
         },
     }
-    export_onnx(trained, WEIGHTS, real_films, calibration, facts)
+
+
+def publish(result: dict[str, Any], test: pd.DataFrame) -> None:
+    """Write the figures and their pictures for the docs."""
     save_text(RESULTS, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     for name, figure in (
-        ("scatter", plot_scatter(tables["test"], figures)),
-        ("confusion", plot_confusion_matrix(figures)),
-        ("calibration", plot_calibration(tables["test"], figures)),
+        ("scatter", plot_scatter(test, result["test"])),
+        ("confusion", plot_confusion_matrix(result["test"])),
+        ("calibration", plot_calibration(test, result["test"])),
     ):
         save_figure(figure, IMAGES / f"boneage_{name}.png")
 

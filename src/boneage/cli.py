@@ -41,7 +41,9 @@ for verb in (
 def main(argv: list[str] | None = None) -> int:
     """Run one command and give its exit status."""
     environment.keep_caches_temporary()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # Of other packages, such as an exporter that tells of each step, warnings alone are shown.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("boneage").setLevel(logging.INFO)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be valid text
     # What the DICOM reader says of an odd file would drown the one line that the command prints.
@@ -49,7 +51,6 @@ def main(argv: list[str] | None = None) -> int:
     reader.disabled, reader.propagate = True, False
     reader.addHandler(logging.NullHandler())  # for the loggers of its modules
     warnings.filterwarnings("ignore", module="pydicom")
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of every new font cache
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
         tokens, settings = _take_config(tokens)
