@@ -197,7 +197,7 @@ def build(paths: Paths, recipe: Recipe, sister: Paths) -> None:
         "n_by_split": samples["split"].value_counts().to_dict(),
         "training_years": {"min": ages.min(), "p1": ages.quantile(0.01), "p99": ages.quantile(0.99),
                            "max": ages.max()},
-        "warned_sex": {name: share_warned(tables[name]) for name in ("test", "test_wrong_sex")},
+        **describe_reasons(tables),
         **calibration_figures,
         "calibration": asdict(calibration),
         "provenance": predictor.contract.provenance,
@@ -223,9 +223,8 @@ def measure_again(paths: Paths, recipe: Recipe) -> None:
     onnx.helper.set_model_props(model, {CONTRACT_KEY: contract.to_json()})
     with replacing(WEIGHTS) as part:
         part.write_bytes(model.SerializeToString())
-    warned = {name: share_warned(tables[name]) for name in ("test", "test_wrong_sex")}
     before = json.loads(RESULTS.read_text(encoding="utf-8"))
-    publish({**before, "warned_sex": warned, **reports}, tables["test"])
+    publish({**before, **describe_reasons(tables), **reports}, tables["test"])
 
 
 def measure(
@@ -310,6 +309,16 @@ def answer(predictor: Predictor, samples: pd.DataFrame, sex: str | None = None) 
     predictions = tqdm(predict_films(predictor, films), total=len(films), desc=sex or "predict")
     table = pd.DataFrame([p.to_row(with_reference=True) for p in predictions])
     return table.assign(sex=samples["sex"].to_numpy())
+
+
+def describe_reasons(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """Give the proportions of films whose sex is doubted, and whose age and stage differ."""
+    return {
+        "warned_sex": {name: share_warned(tables[name]) for name in ("test", "test_wrong_sex")},
+        "age_and_stage_differ": float(
+            tables["test"]["reasons"].str.contains("age and stage differ").mean()
+        ),
+    }
 
 
 def share_warned(table: pd.DataFrame) -> float:

@@ -53,6 +53,7 @@ def make_card() -> str:
         raw_threshold=share(
             *figure(results["test_not_calibrated"], "threshold_accuracy", "approaches")
         ),
+        differ=results["age_and_stage_differ"],
         by_sex=by_sex(test),
         by_age=by_age(test),
         intervals=intervals(test),
@@ -335,9 +336,8 @@ before on all of them as well as on the half. The same films under
 
 {headline}
 
-An age that contradicts the likeliest stage by half a year or less steps into that stage, so that a
-film is not answered with two of them, and the two stage accuracies are nearly one by construction.
-The network's own ages, neither stepped nor corrected, give {raw_threshold} by thresholds.
+Age and stage are given as each head predicts them; on {differ:.1%} of the test films they contradict each
+other, and the row says so. The network's own ages, not corrected, give {raw_threshold} by thresholds.
 
 These labels are single readings; do not set these figures beside those on the RSNA test set, whose
 reference is a mean of six readers.
