@@ -17,7 +17,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from boneage.batch import describe_films, find_films
+from boneage.batch import describe_films
+from boneage.discovery import discover
 from boneage.files import save_text
 from boneage.labels import find_labels, read_known
 from boneage.phantom import write_cohort
@@ -46,7 +47,7 @@ def main() -> None:
             ("drawn films", cohort, cohort / "masks"),
         ):
             drawn = read_regions(regions)
-            paths, _ = find_films([data])
+            paths = discover([data]).images
             films = describe_films(
                 [path for path in paths if path.stem in drawn], None, read_known(find_labels(data))
             )

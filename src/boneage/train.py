@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from boneage.checkpoint import describe_software, load_checkpoint, save_checkpoint
 from boneage.config import Recipe, Runtime
-from boneage.dataset import BoneAgeDataset, get_transforms
+from boneage.dataset import BoneAgeDataset, get_transforms, make_loader
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
 from boneage.evaluate import TABLE_COLUMNS, Report, evaluate_table
 from boneage.files import save_text
@@ -302,6 +302,9 @@ class Trainer:
     @torch.inference_mode()
     def _predict(self, split: str) -> tuple[pd.DataFrame, dict[str, float]]:
         loader = self.loaders[split]
+        if split == "train":  # every film once, in order, and none varied
+            films = loaded_data(loader).with_transform(get_transforms("val", self.recipe))
+            loader = make_loader(films, self.recipe)
         model = self.kept_model.eval()
         parts, sums = [], torch.zeros(len(LOSSES), device=self.device)
         for batch in tqdm(loader, desc=split, unit="batch", leave=False):
