@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -406,8 +407,17 @@ def _fit_temperature(probabilities: Array, stages: npt.NDArray[np.int64]) -> flo
 
 
 def _fit_sex_warning(sex: Array, p_male: Array) -> float:
-    p_other = np.where(sex > 0, 1.0 - p_male, p_male)[sex != 0]
-    return max(_LEAST_SEX_WARNING, float(np.quantile(p_other, 1.0 - SEX_WARNING_RATE)))
+    """Probability of the other sex that `SEX_WARNING_RATE` of rightly entered films pass.
+
+    Few films do not show so rare a probability: the two highest of ninety would decide, one of them
+    perhaps of a wrong label. There all films tell it together, their log-odds taken for normal.
+    """
+    p_other = np.where(sex > 0, 1.0 - p_male, p_male)[sex != 0].clip(1e-6, 1.0 - 1e-6)
+    if len(p_other) >= MIN_FILMS_SPREAD:
+        return max(_LEAST_SEX_WARNING, float(np.quantile(p_other, 1.0 - SEX_WARNING_RATE)))
+    odds = np.log(p_other / (1.0 - p_other))
+    highest = odds.mean() + NormalDist().inv_cdf(1.0 - SEX_WARNING_RATE) * odds.std(ddof=1)
+    return max(_LEAST_SEX_WARNING, float(1.0 / (1.0 + np.exp(-highest))))
 
 
 def _toml(value: Any) -> str:
