@@ -80,7 +80,7 @@ def test_pictures_of_films_of_one_name_have_names_of_their_own() -> None:
     paths = [Path(p) for p in ("/r/a/x/1.png", "/r/b/x/1.png", "/r/b/x/1.jpg", "/r/2.png")]
     pictures = [film.heatmap for film in describe_films(paths, heatmaps=Path("maps"))]
     assert [p.relative_to("maps").as_posix() for p in pictures if p] == [
-        "a/x/1.png", "r/b/x/1.png.png", "r/b/x/1.jpg.png", "2.png",
+        "1.png", "1 (png).png", "1 (jpg).png", "2.png",
     ]  # fmt: skip
 
 

@@ -86,7 +86,16 @@ def test_an_id_is_compared_without_what_programs_add(written: str, clean: str) -
 @pytest.mark.parametrize("unit", ["boneage", "Bone Age (months)", "reference_months"])
 def test_years_in_a_column_of_months_are_refused_with_the_column(path: Path, unit: str) -> None:
     path.write_text(f"id,{unit},sex\n1,11.0,M\n2,18.75,F\n")
-    with pytest.raises(LabelError, match=r"is at most 18\.75, which looks like years\. Rename the"):
+    with pytest.raises(
+        LabelError, match=r"is below 21 in 2 of 2 rows, which looks like years\. Rename the"
+    ):
+        read_known(path)
+
+
+def test_one_odd_row_does_not_hide_that_a_column_holds_years(path: Path) -> None:
+    rows = "".join(f"{i},{5 + i / 10},M\n" for i in range(99))
+    path.write_text(f"id,boneage,sex\n{rows}99,150,M\n")
+    with pytest.raises(LabelError, match="boneage is below 21 in 99 of 100 rows, which looks like"):
         read_known(path)
 
 

@@ -15,6 +15,7 @@ from pydicom.uid import (
 )
 
 import boneage.discovery
+from boneage.columns import clean_id
 from boneage.discovery import discover, match_ids, name_images
 from boneage.errors import BoneAgeError, LabelError
 
@@ -169,6 +170,30 @@ def test_an_id_that_fits_two_images_is_refused(other: str) -> None:
         match_ids([Path("/in/A/1.png"), Path(other)], ["1"])
 
 
+def test_several_suffixes_are_cut_on_both_sides() -> None:
+    path = Path("/in/00001.dcm.png")
+    for written in ("00001.dcm.png", "00001.dcm", "00001", "./00001.dcm.png"):
+        assert match_ids([path], [clean_id(written)]) == {path: "00001"}
+
+
+@needs_links
+def test_a_link_into_a_folder_that_may_not_be_read_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _touch(tmp_path, "1.png", "2.png")
+    exists = Path.exists
+
+    def refuse(path: Path) -> bool:
+        if path.name == "2.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    found = discover([tmp_path])
+    assert _names(tmp_path, found.images) == ["1.png"]
+    assert found.skipped == [f"{tmp_path}/2.png (Permission denied)"]
+
+
 def test_a_file_named_as_a_whole_number_with_decimals_matches_its_number() -> None:
     assert match_ids([Path("900004.0.png")], ["900004"]) == {Path("900004.0.png"): "900004"}
 
@@ -176,8 +201,8 @@ def test_a_file_named_as_a_whole_number_with_decimals_matches_its_number() -> No
 def test_names_tell_images_apart_with_as_few_folders_as_will_do() -> None:
     paths = [Path(p) for p in ("/s/PA0/ST0/IM0", "/s/PA1/ST0/IM0", "/s/PA1/ST1/IM1.png")]
     assert list(name_images(paths).values()) == ["PA0/ST0/IM0", "PA1/ST0/IM0", "IM1"]
-    twins = [Path("/s/1.png"), Path("/s/1.jpg")]
-    assert len(set(name_images(twins).values())) == 2
+    same_folder = [Path("/s/1.png"), Path("/s/1.jpg"), Path("/s/2.jpg")]
+    assert list(name_images(same_folder).values()) == ["1 (png)", "1 (jpg)", "2"]
 
 
 def test_docstring_examples_hold() -> None:

@@ -75,8 +75,25 @@ def test_one_run_at_a_time_may_write_a_file(tmp_path: Path) -> None:
         ):
             pytest.fail("both runs hold the file")
         other.kill()
-    with locked(path):  # free again, however the other run ended
-        pass
+    link = tmp_path / "link.csv"
+    link.symlink_to(path)
+    with (
+        locked(path),  # free again, however the other run ended
+        pytest.raises(BoneAgeError, match="is being written by another run"),
+        locked(link),
+    ):
+        pytest.fail("one file was locked twice")
+
+
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="needs a device that is a file")
+def test_what_is_no_ordinary_file_is_not_locked() -> None:
+    before = set(Path("/dev").iterdir())
+    with (
+        pytest.raises(BoneAgeError, match="/dev/null is no ordinary file"),
+        locked(Path("/dev/null")),
+    ):
+        pytest.fail("a device was locked")
+    assert set(Path("/dev").iterdir()) == before
 
 
 def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:

@@ -128,13 +128,6 @@ def test_errors_of_other_films_stay(
     assert [row["status"] for row in _rows(out)] == ["error", "ok", "ok"]
 
 
-@pytest.mark.skipif(not Path("/dev/null").exists(), reason="needs a device that is a file")
-def test_what_is_no_ordinary_file_is_not_written_over(films: list[Film]) -> None:
-    with pytest.raises(BoneAgeError, match=r"/dev/null is no ordinary file.* print with --json\.$"):
-        PredictionsFile(Path("/dev/null"), films, with_reference=False, fingerprint=NEW)
-    assert not Path("/dev/null").is_file()
-
-
 @pytest.mark.parametrize(
     ("before", "now"), [("M", "F"), ("M", "unknown"), ("M", None), (None, "F"), ("unknown", "M")]
 )
@@ -269,7 +262,41 @@ def test_a_film_that_has_moved_since_is_no_other_model(
     _fill(out, predictor, [Film(inbox)])
     inbox.unlink()
     _fill(out, predictor, films[:1])
-    assert [row["path"] for row in _rows(out)] == [str(inbox), str(films[0].path)]
+    assert [row["path"] for row in _rows(out)] == [str(films[0].path)]
+
+
+def test_a_row_is_known_however_its_path_is_written(
+    predictor: Predictor, films: list[Film], out: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    shutil.copy(films[0].path, tmp_path / "1.png")
+    _fill(out, predictor, [Film(tmp_path / "1.png")])
+    monkeypatch.chdir(tmp_path)
+    assert _fill(out, predictor, [Film(Path("1.png"))]).missing == []
+    assert [row["path"] for row in _rows(out)] == ["1.png"]
+    (tmp_path / "new").mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / "new")  # from here the path of the row leads nowhere
+    assert _fill(out, predictor, [Film(Path("../1.png"))]).missing == []
+    assert len(_rows(out)) == 1
+
+
+def test_a_copy_beside_its_original_has_a_row_of_its_own(
+    predictor: Predictor, films: list[Film], out: Path, tmp_path: Path
+) -> None:
+    copies = [Film(Path(shutil.copy(films[0].path, tmp_path / f"{i}.png"))) for i in range(2)]
+    _fill(out, predictor, copies[:1])
+    assert _fill(out, predictor, copies).missing == copies[1:]
+    assert len(_rows(out)) == 2
+
+
+def test_a_row_that_lacks_fields_is_predicted_again(
+    predictor: Predictor, films: list[Film], out: Path
+) -> None:
+    _fill(out, predictor, films[:2])
+    lines = out.read_text().splitlines(keepends=True)
+    out.write_text(lines[0] + lines[1].rsplit(",", 4)[0] + "\n" + lines[2])
+    with pytest.raises(BoneAgeError, match="holds predictions of model_sha256 none, this run has"):
+        _fill(out, predictor, films[:2])
 
 
 @pytest.mark.parametrize("content", ["id,boneage\n1,2\n", "a note without an end of line"])

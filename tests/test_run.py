@@ -15,7 +15,7 @@ from boneage.config import Films, Paths, Recipe, Runtime
 from boneage.dataset import BoneAgeDataset
 from boneage.errors import BoneAgeError, CheckpointError, LabelError
 from boneage.evaluate import load_table
-from boneage.labels import find_images
+from boneage.labels import find_images, find_labels, read_labels
 from boneage.phantom import write_cohort
 from boneage.predict import Predictor
 from boneage.preprocess import Preprocessing, preprocess_folder
@@ -410,3 +410,25 @@ def test_sampled_films_are_the_same_raw_and_processed(
 def test_explaining_no_film_is_refused(mine: Paths, runtime: Runtime) -> None:
     with pytest.raises(BoneAgeError, match="cases is 0"):
         explain_model(mine, runtime, cases=0)
+
+
+@pytest.mark.parametrize("use_processed", [False, True])
+def test_films_in_folders_are_trained_on_by_ids_with_folders(
+    paths: Paths, recipe: Recipe, tmp_path: Path, use_processed: bool
+) -> None:
+    data, processed = tmp_path / "data", tmp_path / "small"
+    labels = read_labels(find_labels(paths.data)).head(3)
+    sources = find_images(paths.data)
+    places = ["A/1", "B/1", "B/2"]  # of which 2 is a name of its own
+    for place, image_id in zip(places, labels["image_id"], strict=True):
+        (data / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(sources[image_id], data / f"{place}.png")
+    table = labels.assign(image_id=places)[["image_id", "months", "sex"]]
+    table.rename(columns={"months": "boneage"}).to_csv(data / "labels.csv", index=False)
+    preprocess_folder(find_images(data), processed, recipe, workers=1)
+    mine = replace(paths, data=data, processed=processed, use_processed=use_processed)
+    samples, _ = load_samples(mine, recipe)
+    assert samples["image_id"].tolist() == places
+    root = processed if use_processed else data
+    expected = ["A/1", "B/1", "2"] if use_processed else places
+    assert [p.relative_to(root).with_suffix("").as_posix() for p in samples["path"]] == expected

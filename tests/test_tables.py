@@ -162,12 +162,15 @@ def test_what_cannot_be_audited_is_named_with_its_line(path: Path, text: str, me
         (f"{HEADER}\n1,M,10,132\n", "Rename the column to predicted_months, or divide it by 12"),
         (
             "image_id,sex,reference_months,predicted_years\n1,M,10,10\n2,F,15,14\n",
-            "reference_months is at most 15, which looks like years. Rename the column to",
+            "reference_months is below 21 in 2 of 2 rows, which looks like years. Rename the",
         ),
         ("image_id,sex,reference_months,predicted_months\n1,M,1200,90\n", "at most 300"),
         (f"{HEADER}\n1,M,0.8,10\n2,F,0.7,9\n", "predictions are 13 times the references"),
         (f"{HEADER},reference_months\n1,M,10,11,10\n", "10 and reference_months 10, which differ"),
-        (f"{HEADER},chronological_age_months\n1,M,10,11,10\n", "chronological_age_months is at"),
+        (
+            f"{HEADER},chronological_age_months\n1,M,10,11,10\n",
+            "chronological_age_months is below 21",
+        ),
         (
             f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,10,110,130\n",
             "predicted_low_years is 110, which looks like months",

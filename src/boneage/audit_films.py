@@ -79,30 +79,29 @@ def audit_films(
     predictor = Predictor(model, calibration=calibration, threads=1)
     with locked(out / PREDICTIONS):
         _answer(predictor, films, out / PREDICTIONS, workers)
-    looks = describe_looks(films, workers, predictor.contract.preprocessing.invert)
-    _join(out, films, [further, looks])
-    predictions = read_predictions(out / AUDITED, [*by, *LOOKS], name=images.resolve().name)
-    table = predictions.table
-    result = audit([predictions], draws=draws)
-    audited = set(table["image_id"])
-    films = [film for film in films if film.image_id in audited]
-    if drawn is not None:
-        measured = measure_films(predictor, films, drawn, workers)
-        save_text(out / REGIONS, measured.to_csv(index=False, lineterminator="\n"))
-        result["regions"] = summarise_regions(measured, draws=draws)
-    if stress:
-        with locked(out / STRESS):
+        looks = describe_looks(films, workers, predictor.contract.preprocessing.invert)
+        _join(out, films, [further, looks])
+        predictions = read_predictions(out / AUDITED, [*by, *LOOKS], name=images.resolve().name)
+        table = predictions.table
+        result = audit([predictions], draws=draws)
+        audited = set(table["image_id"])
+        films = [film for film in films if film.image_id in audited]
+        if drawn is not None:
+            measured = measure_films(predictor, films, drawn, workers)
+            save_text(out / REGIONS, measured.to_csv(index=False, lineterminator="\n"))
+            result["regions"] = summarise_regions(measured, draws=draws)
+        if stress:
             answers = stress_films(predictor, films, out / STRESS, workers=workers)
-        ages: Mapping[str, float] = (
-            dict(table.set_index("image_id")["chronological_months"].dropna())
-            if "chronological_months" in table
-            else {}
-        )
-        result["robustness"] = {
-            "n": int(answers["path"].nunique()),
-            "stresses": summarise_stress(answers, draws=draws, chronological_months=ages),
-        }
-    gallery = make_gallery(predictor, films, table, result["difficult"], result["uncertain"])
+            ages: Mapping[str, float] = (
+                dict(table.set_index("image_id")["chronological_months"].dropna())
+                if "chronological_months" in table
+                else {}
+            )
+            result["robustness"] = {
+                "n": int(answers["path"].nunique()),
+                "stresses": summarise_stress(answers, draws=draws, chronological_months=ages),
+            }
+        gallery = make_gallery(predictor, films, table, result["difficult"], result["uncertain"])
     return result, table, gallery
 
 

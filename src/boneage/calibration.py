@@ -257,7 +257,8 @@ def fit_calibration(
         stages = stage_from_years(truth)
         if told.probabilities is not None and len(np.unique(stages)) > 1:
             temperature = _fit_temperature(told.probabilities, stages)
-    enough_for_sex = MIN_FILMS_SPREAD if base else MIN_FILMS_OF_GROUP
+    # A base that never warns, as of a model that few films had calibrated, is none to keep.
+    enough_for_sex = MIN_FILMS_SPREAD if sex_warning < 1.0 else MIN_FILMS_OF_GROUP
     if told.p_male is not None and (told.sex != 0).sum() >= enough_for_sex:
         sex_warning = _fit_sex_warning(told.sex, told.p_male)
     return Calibration(

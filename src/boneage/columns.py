@@ -23,7 +23,10 @@ OLDEST_YEARS = 25.0
 """A larger age in years is taken for months; bone age ends at 19 years."""
 
 YOUNGEST_YEARS = 21.0
-"""A column of months that stays below this is taken for years."""
+"""A column of months that mostly lies below this is taken for years."""
+
+MOSTLY = 0.9
+"""Proportion of its rows beyond which it does."""
 
 COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "image_id": ("imageid", "id", "caseid", "filename"),
@@ -39,7 +42,7 @@ ACCEPTED_COLUMNS = (
     "sex, gender or male"
 )
 
-_BLANK = ("", "nan", "none", "null")
+_BLANK = ("", "nan", "none", "null", "na", "n/a")
 _WHOLE_FLOAT = re.compile(r"\d+\.0+")
 _DECIMAL_COMMA = r"^([+-]?\d*),(\d+)$"
 
@@ -55,8 +58,9 @@ def read_csv(path: Path, expected: str = "a label CSV") -> pd.DataFrame:
     """
     text = _read_text(path, expected)
     lines = text.splitlines(keepends=True)
-    directive = re.fullmatch(r"sep=(.)\s*", lines[0], re.IGNORECASE) if lines else None
-    before = 1 if directive else 0  # a spreadsheet's own word on the separator is no header
+    before = next((i for i, line in enumerate(lines) if line.strip()), 0)
+    directive = re.fullmatch(r"sep=(.)\s*", lines[before], re.IGNORECASE) if lines else None
+    before += bool(directive)  # a spreadsheet's own word on the separator is no header
     header = lines[before] if len(lines) > before else ""
     separator = directive[1] if directive else _find_separator(header)
     try:
@@ -145,7 +149,9 @@ def clean_id(name: str) -> str:
         >>> clean_id("900004.0"), clean_id(r"patientA\00001.png")
         ('900004', 'patientA/00001')
     """
-    text = cut_suffix(name.strip().replace("\\", "/")).strip("/")
+    text = name.strip().replace("\\", "/").removeprefix("./").strip("/")
+    while (cut := cut_suffix(text)) != text:  # 00001.dcm.png is 00001
+        text = cut
     return text.partition(".")[0] if _WHOLE_FLOAT.fullmatch(text) else text
 
 
@@ -274,9 +280,11 @@ def read_ages(
     for line in found.index[found.isna() & is_required]:
         raise LabelError(_no_age(path, line, months or str(years), "", "months", above, at_most))
     # Infants apart, such a column holds years; infants' ages are taken in years.
-    if in_years.isna().all() and in_months.max() < YOUNGEST_YEARS and not may_be_small:
+    is_low = in_months[in_years.isna()].dropna() < YOUNGEST_YEARS
+    if is_low.mean() > MOSTLY and not may_be_small:
+        n = f"{is_low.sum()} of {len(is_low)} rows"
         raise LabelError(
-            f"{path}: {months} is at most {in_months.max():g}, which looks like years. "
+            f"{path}: {months} is below {YOUNGEST_YEARS:g} in {n}, which looks like years. "
             f"{_rename(months, 'months', 'years')}; if these are infants, divide it by 12 as well."
         )
     return found

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,28 +86,39 @@ def _search(folder: Path, found: Found) -> Iterator[Path]:
         found.skipped.append(f"{error.filename} ({error.strerror})")
 
     seen = {_identify_folder(folder)}
+
+    def is_new(below: Path) -> bool:
+        if below.name.startswith(".") or below.name.lower() in SKIPPED_FOLDERS:
+            found.skipped.append(str(below))
+            return False
+        identity = _identify_folder(below)
+        if identity in seen:
+            found.skipped.append(f"{below} (linked, read elsewhere)")
+            return False
+        seen.add(identity)
+        return True
+
+    def is_image(path: Path) -> bool:
+        if not path.exists():
+            found.skipped.append(f"{path} (a link to nothing)")
+        elif not _looks_like_image(path):
+            found.others += 1
+        elif not holds_image(path):
+            found.without_image += 1
+        else:
+            return True
+        return False
+
+    def holds(check: Callable[[Path], bool], path: Path) -> bool:
+        try:
+            return check(path)
+        except OSError as error:  # such as a link into a folder that may not be read
+            note(error)
+            return False
+
     for here, folders, files in os.walk(folder, followlinks=True, onerror=note):
-        is_kept = []
-        for name in sorted(folders):
-            below = Path(here, name)
-            if name.startswith(".") or name.lower() in SKIPPED_FOLDERS:
-                found.skipped.append(str(below))
-            elif _identify_folder(below) in seen:
-                found.skipped.append(f"{below} (linked, read elsewhere)")
-            else:
-                seen.add(_identify_folder(below))
-                is_kept.append(name)
-        folders[:] = is_kept
-        for name in files:
-            path = Path(here, name)
-            if not path.exists():
-                found.skipped.append(f"{path} (a link to nothing)")
-            elif not _looks_like_image(path):
-                found.others += 1
-            elif not holds_image(path):
-                found.without_image += 1
-            else:
-                yield path
+        folders[:] = [name for name in sorted(folders) if holds(is_new, Path(here, name))]
+        yield from (path for name in files if holds(is_image, path := Path(here, name)))
 
 
 def _identify_folder(path: Path) -> tuple[int, int]:
@@ -154,10 +165,11 @@ def match_ids(paths: Iterable[Path], ids: Iterable[str]) -> dict[Path, str]:
         if image_id is None:
             continue
         if image_id in holder:
+            is_twin = _parts(holder[image_id]) == parts
+            remedy = "Move" if is_twin else f"Write ids as {'/'.join(parts[-2:])}, or move"
             raise LabelError(
                 f"the table's id {image_id!r} fits {holder[image_id]} and {path}; expected one "
-                f"image a row. Write ids with folders, such as {'/'.join(parts[-2:])}, or move one "
-                "of the images away."
+                f"image a row. {remedy} one of the images away."
             )
         holder[image_id] = path
         found[path] = image_id
@@ -172,6 +184,12 @@ def name_images(paths: Sequence[Path]) -> dict[Path, str]:
         ['a/1', 'b/1', '2']
     """
     parts = {path: _parts(path) for path in paths}
+    # What the folders do not tell apart, the suffix does, which no reader of ids cuts off here.
+    whole = Counter(parts.values())
+    parts = {
+        path: p if whole[p] == 1 else (*p[:-1], f"{p[-1]} ({path.suffix.lstrip('.')})")
+        for path, p in parts.items()
+    }
     depth = dict.fromkeys(paths, 1)
     while True:
         names = {path: "/".join(parts[path][-depth[path] :]) for path in paths}
@@ -181,10 +199,7 @@ def name_images(paths: Sequence[Path]) -> dict[Path, str]:
             break
         for path in again:
             depth[path] += 1
-    # What the folders do not tell apart, the suffix does.
-    return {
-        path: name if count[name] == 1 else f"{name}{path.suffix}" for path, name in names.items()
-    }
+    return names
 
 
 def _parts(path: Path) -> tuple[str, ...]:

@@ -66,8 +66,13 @@ def locked(path: Path) -> Iterator[None]:
     however that comes.
 
     Raises:
-        BoneAgeError: If another run holds it.
+        BoneAgeError: If another run holds it, or it is no file, such as a device.
     """
+    path = path.resolve()  # whichever link leads there
+    if path.exists() and not path.is_file():
+        raise BoneAgeError(
+            f"{path} is no ordinary file, so it cannot be taken up. Pass a file as --out."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{hash_text(path.name)[:16]}.lock"))
     try:

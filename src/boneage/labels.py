@@ -83,6 +83,8 @@ def read_labels(
         if group_column not in raw.columns:
             found = ", ".join(raw.columns)
             raise LabelError(f"{path} has no column {group_column!r} to group by; found: {found}.")
+        if list(raw.columns).count(group_column) > 1:
+            raise LabelError(f"{path} has the column {group_column!r} twice. Keep one of them.")
         table["group"] = raw[group_column].str.strip()
         for line in table.index[table["group"] == ""]:
             raise LabelError(f"{path} line {line}: {group_column} is empty; expected a group id.")
@@ -213,13 +215,28 @@ def match_images(labels: pd.DataFrame, images: Mapping[str, Path]) -> pd.DataFra
     Raises:
         LabelError: If no row has a film, or one fits several.
     """
-    found = pair_images(labels, images)
+    return join_images(labels, pair_images(labels, images), list(images))
+
+
+def join_images(
+    labels: pd.DataFrame, found: Mapping[str, Path], names: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Add the films found, by labelled id, as `path`; rows without one are counted in a warning.
+
+    Args:
+        labels: Of `read_labels`.
+        found: Path by labelled id.
+        names: Of all films there are, for the message where no row has one.
+
+    Raises:
+        LabelError: If no row has a film.
+    """
     has_film = labels["image_id"].isin(list(found))
     if not has_film.any():
         raise LabelError(
             f"none of the {len(labels)} labelled ids has a film (first ids: "
             f"{', '.join(labels['image_id'].head(3))}; first films: "
-            f"{', '.join(list(images)[:3])}). Check that --data and --labels belong together."
+            f"{', '.join(names[:3])}). Check that --data and --labels belong together."
         )
     if not has_film.all():
         logger.warning("left out %s", count_ids(labels.loc[~has_film, "image_id"], "a film"))

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
@@ -20,10 +21,10 @@ _ODD_NAMES = "backslashreplace"
 class PredictionsFile:
     """A predictions CSV that grows by whole rows and can be taken up after an interruption.
 
-    A row of an earlier run stays if its file has the same content, and sex and reference are the
-    same. Predicted again are rows of status `error`, those of changed files or facts, those whose
-    heat map is missing, and a last one that was cut off. Rows of files that are not in this run
-    stay. Whoever makes one holds `files.locked` on its path.
+    A row of an earlier run stays if its file has the same content, wherever it lies by now, and
+    sex and reference are the same. Predicted again are rows of status `error`, those of changed
+    files or facts, those whose heat map is missing, and a last one that was cut off. Rows of files
+    that are not in this run stay. Whoever makes one holds `files.locked` on its path.
 
     Args:
         path: The CSV; its folder is made if missing.
@@ -51,18 +52,31 @@ class PredictionsFile:
         self._path = path
         self._with_reference = with_reference
         self._header = _line(columns_of_run(with_reference=with_reference))
-        known = {name_path(film.path): film for film in films}
-        kept: dict[str, Mapping[str, str]] = {}
-        self.n_changed = 0
-        for row in self._read() if path.exists() else []:
-            film = known.get(row["path"])
+        rows = {_place(row["path"]): row for row in (self._read() if path.exists() else [])}
+        for row in rows.values():
             self._check(row, fingerprint)
-            is_changed = film is not None and row["image_sha256"] != _content(film.path)
-            self.n_changed += is_changed and row["status"] != "error"
-            if film is None or (not is_changed and _holds(row, film)):
-                kept[row["path"]] = row
-        self.missing = [film for name, film in known.items() if name not in kept]
-        save_text(path, self._header + "".join(_line(row.values()) for row in kept.values()))
+        known = {_place(name_path(film.path)): film for film in films}
+        content = {place: _content(film.path) for place, film in known.items()} if rows else {}
+        # A row whose file is gone is that of a film of the same content that has moved.
+        gone = [place for place in rows if place not in known and not Path(place).exists()]
+        moved = {rows[place]["image_sha256"]: place for place in gone}
+        kept = {place: row for place, row in rows.items() if place not in known}
+        self.missing: list[Film] = []
+        self.n_changed = 0
+        for place, film in known.items():
+            earlier = rows.get(place)
+            if earlier is None and content.get(place) in moved:
+                earlier = kept.pop(moved.pop(content[place]))
+            if earlier is not None and earlier["status"] != "error":
+                self.n_changed += earlier["image_sha256"] != content[place]
+            if earlier is not None and _holds(earlier, film, content[place]):
+                kept[place] = {**earlier, "path": name_path(film.path)}
+            else:
+                self.missing.append(film)
+        order = {place: i for i, place in enumerate(rows)}
+        lines = [_line(kept[place].values()) for place in
+                 sorted(kept, key=lambda place: order.get(place, len(order)))]  # fmt: skip
+        save_text(path, self._header + "".join(lines))
 
     def append(self, prediction: Prediction) -> None:
         """Write one row, whole."""
@@ -73,18 +87,13 @@ class PredictionsFile:
 
     def _read(self) -> list[dict[str, str]]:
         """Read the whole rows."""
-        if not self._path.is_file():
-            raise BoneAgeError(
-                f"{self._path} is no ordinary file, so it cannot be taken up. Pass a file as "
-                "--out, or print with --json."
-            )
         text = self._path.read_text(encoding="utf-8", errors="replace")
         if not (text.startswith(self._header) or self._header.startswith(text)):
             raise BoneAgeError(
                 f"{self._path} is no predictions file of such a run; its columns differ. Move it "
                 "away, or pass another --out."
             )
-        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]), restval="")
         return [row for row in reader if row["status"] in get_args(Status)]
 
     def _check(self, row: Mapping[str, str], fingerprint: Mapping[str, str]) -> None:
@@ -98,6 +107,11 @@ class PredictionsFile:
                 )
 
 
+def _place(path: str) -> str:
+    """Give the one way to write a path, by which a row is known wherever the run was started."""
+    return os.path.abspath(path)  # noqa: PTH100 (links stay as they are named)
+
+
 def _content(path: Path) -> str:
     try:
         return hash_file(path)
@@ -105,9 +119,11 @@ def _content(path: Path) -> str:
         return ""
 
 
-def _holds(row: Mapping[str, str], film: Film) -> bool:
-    """Whether an earlier row has the film's id, sex and reference, and its picture is there."""
-    if row["status"] == "error" or row["image_id"] != name_path(Path(film.image_id)):
+def _holds(row: Mapping[str, str], film: Film, content: str) -> bool:
+    """Whether an earlier row is of the film as it is, and its picture is there."""
+    if row["status"] == "error" or row["image_sha256"] != content:
+        return False
+    if row["image_id"] != name_path(Path(film.image_id)):
         return False
     years = "" if film.reference_years is None else str(round(film.reference_years, _DECIMALS))
     if row.get("reference_years", "") != years:

@@ -26,6 +26,7 @@ from boneage.labels import (
     data_sha256,
     find_images,
     find_labels,
+    join_images,
     match_images,
     pair_images,
     read_labels,
@@ -342,8 +343,9 @@ def load_samples(paths: Paths, recipe: Recipe) -> tuple[pd.DataFrame, int | None
     names = {i: file_of[path] for i, path in pair_images(labels, raw).items()}
     sources = {name: raw.get(name) for name in (names.get(i, i) for i in labels["image_id"])}
     images, stored_size = find_processed(paths.processed, sources, recipe)
+    images = {i: images[name] for i in labels["image_id"] if (name := names.get(i, i)) in images}
     # Sampled films are what they would be without the folder: nothing more was done to them.
-    return match_images(labels, images), None if recipe.sampled_size else stored_size
+    return join_images(labels, images), None if recipe.sampled_size else stored_size
 
 
 def load_trained(paths: Paths, checkpoint: Path | None) -> tuple[Checkpoint, pd.DataFrame]:

@@ -12,8 +12,8 @@ Told = Literal["M", "F", "unknown"]
 ACCEPTED = "M or F (also male, female, boy, girl, 1 for male, 0 for female)"
 """What `parse_sex` takes for a known sex, in words."""
 
-_MALE = {"m", "male", "boy", "1", "1.0", "true"}
-_FEMALE = {"f", "female", "girl", "0", "0.0", "false"}
+_MALE = {"m", "male", "boy", "1", "1.0", "1,0", "true"}
+_FEMALE = {"f", "female", "girl", "0", "0.0", "0,0", "false"}
 _UNKNOWN = {"", "u", "unknown", "o", "other", "nan", "none", "null", "n/a", "na", "<na>"}
 
 

@@ -70,6 +70,8 @@ def describe_small_parts(samples: pd.DataFrame) -> list[str]:
             f"intervals whose width depends on the film, and stage probabilities "
             f"({MIN_FILMS_SPREAD})"
         )
+    if MIN_FILMS <= n < MIN_FILMS_OF_GROUP:
+        lacks.append(f"a warning where the sex entered is wrong ({MIN_FILMS_OF_GROUP})")
     found = [f"the validation part, {n} films, is too few for {'; for '.join(lacks)}"] * bool(lacks)
     for part in SPLITS:
         stages = samples.loc[samples["split"] == part, "stage"]
@@ -96,6 +98,7 @@ def read_part(output: Path, part: str, split_fingerprint: str) -> set[str]:
     """
     path = output / "split.csv"
     raw = read_csv(path, "the split of a training run; pass its folder as --output")
+    _require_columns(path, raw)
     if split_sha256(raw["image_id"], raw["split"]) != split_fingerprint:
         raise LabelError(
             f"{path} is not the split that the model was trained with. Pass the folder of its run "
@@ -118,12 +121,7 @@ def read_split(path: Path, samples: pd.DataFrame) -> pd.Series:
             or no film, a film has no part, or a group has several.
     """
     raw = read_csv(path, "a CSV of image_id and split")
-    for name in ("image_id", "split"):
-        if list(raw.columns).count(name) != 1:
-            raise LabelError(
-                f"{path} needs one column {name}; found: {', '.join(raw.columns)}. It should have "
-                f"image_id and split ({', '.join(SPLITS)})."
-            )
+    _require_columns(path, raw)
     raw["image_id"] = read_ids(path, raw["image_id"])
     is_here = raw["image_id"].isin(list(samples["image_id"]))
     if not is_here.all():
@@ -152,6 +150,15 @@ def read_split(path: Path, samples: pd.DataFrame) -> pd.Series:
                     "one part."
                 )
     return found
+
+
+def _require_columns(path: Path, raw: pd.DataFrame) -> None:
+    for name in ("image_id", "split"):
+        if list(raw.columns).count(name) != 1:
+            raise LabelError(
+                f"{path} needs one column {name}; found: {', '.join(raw.columns)}. It should have "
+                f"image_id and split ({', '.join(SPLITS)})."
+            )
 
 
 def _cut(

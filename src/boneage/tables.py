@@ -116,10 +116,13 @@ def read_predictions(path: Path, by: Sequence[str] = (), *, name: str | None = N
     if reference.isna().all():
         raise LabelError(
             f"{path} has no reference age (reference_years or reference_months); without it there "
-            "is nothing to audit."
+            f"is nothing to audit. Found: {', '.join(raw.columns)}."
         )
     if predicted.isna().all():
-        raise LabelError(f"{path} has no prediction (predicted_years or predicted_months).")
+        raise LabelError(
+            f"{path} has no prediction (predicted_years or predicted_months). Found: "
+            f"{', '.join(raw.columns)}."
+        )
     answered = _find_answered(path, raw, predicted)
     used = answered & reference.notna()
     if not used.any():
