@@ -58,7 +58,7 @@ class PredictionsFile:
         known = {_place(name_path(film.path)): film for film in films}
         content = {place: _content(film.path) for place, film in known.items()} if rows else {}
         # A row whose file is gone is that of a film of the same content that has moved.
-        gone = [place for place in rows if place not in known and not Path(place).exists()]
+        gone = [place for place in rows if place not in known and _is_gone(place)]
         moved = {rows[place]["image_sha256"]: place for place in gone}
         kept = {place: row for place, row in rows.items() if place not in known}
         self.missing: list[Film] = []
@@ -110,6 +110,11 @@ class PredictionsFile:
 def _place(path: str) -> str:
     """Give the one way to write a path, by which a row is known wherever the run was started."""
     return os.path.abspath(path)  # noqa: PTH100 (links stay as they are named)
+
+
+def _is_gone(place: str) -> bool:
+    """Whether no file is there; where its name is no text, the row does not tell."""
+    return r"\udc" not in place and not Path(place).exists()
 
 
 def _content(path: Path) -> str:
