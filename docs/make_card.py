@@ -83,6 +83,7 @@ def make_card() -> str:
         changes=changes(audit),
         worse_groups=worse_groups(audit),
         least_coverage=LEAST_COVERAGE,
+        biased_groups=biased_groups(audit),
         uncovered=uncovered(audit),
         minus_middle=minus_middle(sampling),
         n_originals=sampling["original"]["n"],
@@ -259,6 +260,25 @@ def worse_groups(audit: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def biased_groups(audit: dict[str, Any]) -> str:
+    """Groups whose signed error differs from that of the other cases, the largest first."""
+    found = [row for row in audit["groups"] if (row["bias_p_corrected"] or 0.0) < SIGNIFICANT]
+    found.sort(key=lambda row: -abs(row["difference"]["bias_months"]["value"]))
+    return (
+        "; ".join(
+            f"{row['by']}: {row['group']} {ends(row['difference']['bias_months'], signed)} "
+            f"(n = {row['n']})"
+            for row in found
+        )
+        or "none"
+    )
+
+
+def signed(value: float, interval: list[float]) -> str:
+    """Format a difference with its interval and sign."""
+    return number(value, interval, 1, "+")
+
+
 def uncovered(audit: dict[str, Any]) -> str:
     """Groups of enough films whose intervals hold too few of the references."""
     found = [
@@ -395,6 +415,7 @@ the training films are: {minus_middle}.
 
 {worse_groups}
 
+- Groups of test films whose signed error differs from that of the others, in months (same test): {biased_groups}.
 - Ages are drawn to the middle: young children come out some months too old, the oldest too young.
 - Intervals hold fewer than {least_coverage:.0%} of the references in these groups of test films: {uncovered}.
 - Nothing checks yet that the film shows a hand.
