@@ -1,11 +1,10 @@
-import doctest
 from pathlib import Path
 
 import pytest
 
-import boneage.columns
-from boneage.columns import clean_id, find_columns, read_ages, read_csv, read_numbers
+from boneage.columns import find_columns, read_ages, read_csv, read_numbers
 from boneage.errors import LabelError
+from boneage.files import clean_id
 from boneage.labels import read_known
 from boneage.tables import read_predictions
 
@@ -148,8 +147,3 @@ def test_what_is_no_number_is_named(path: Path) -> None:
     path.write_text("id,x\n1,3\n2,1.2.3\n")
     with pytest.raises(LabelError, match=r"line 3: x is '1\.2\.3'; expected a number or nothing"):
         read_numbers(path, read_csv(path), "x")
-
-
-def test_docstring_examples_hold() -> None:
-    result = doctest.testmod(boneage.columns)
-    assert (result.attempted, result.failed) == (1, 0)

@@ -15,9 +15,9 @@ from pydicom.uid import (
 )
 
 import boneage.discovery
-from boneage.columns import clean_id
 from boneage.discovery import discover, match_ids, name_images
 from boneage.errors import BoneAgeError, LabelError
+from boneage.files import clean_id
 
 needs_links = pytest.mark.skipif(os.name == "nt", reason="links need rights there")
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from boneage.labels import find_images, find_labels
+
 
 def _can_trace() -> bool:
     strace = shutil.which("strace")
@@ -103,7 +105,11 @@ def _is_output(folder: Path, path: str) -> bool:
 
 @pytest.fixture
 def folder(raw: Path, tmp_path: Path) -> Path:
-    shutil.copytree(raw, tmp_path / "films")
+    """A folder with the labels and the first 24 images of the cohort."""
+    (tmp_path / "films").mkdir()
+    shutil.copy(find_labels(raw), tmp_path / "films")
+    for path in list(find_images(raw).values())[:24]:
+        shutil.copy(path, tmp_path / "films")
     return tmp_path
 
 

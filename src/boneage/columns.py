@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from boneage.errors import LabelError
-from boneage.files import cut_suffix
+from boneage.files import clean_id
 from boneage.sex import ACCEPTED, parse_sex
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
@@ -43,7 +43,6 @@ ACCEPTED_COLUMNS = (
 )
 
 _BLANK = ("", "nan", "none", "null", "na", "n/a")
-_WHOLE_FLOAT = re.compile(r"\d+\.0+")
 _DECIMAL_COMMA = r"^([+-]?\d*),(\d+)$"
 
 
@@ -140,19 +139,6 @@ def find_columns(path: Path, header: Sequence[str], *, names_win: bool = False) 
         if matches:
             found[ours] = matches[0]
     return found
-
-
-def clean_id(name: str) -> str:
-    r"""Give an image id as it is compared: without a file's suffix, with `/` between folders.
-
-    Example:
-        >>> clean_id("900004.0"), clean_id(r"patientA\00001.png")
-        ('900004', 'patientA/00001')
-    """
-    text = name.strip().replace("\\", "/").removeprefix("./").strip("/")
-    while (cut := cut_suffix(text)) != text:  # 00001.dcm.png is 00001
-        text = cut
-    return text.partition(".")[0] if _WHOLE_FLOAT.fullmatch(text) else text
 
 
 def read_ids(path: Path, values: pd.Series) -> pd.Series:

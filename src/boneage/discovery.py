@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from boneage.columns import clean_id
 from boneage.dicomfile import holds_image, is_dicom
 from boneage.errors import BoneAgeError, LabelError
-from boneage.files import IMAGE_SUFFIXES, cut_suffix
+from boneage.files import IMAGE_SUFFIXES, clean_id, cut_suffix
 
 SKIPPED_FOLDERS = {
     "@eadir", "#recycle", "@recycle", "$recycle.bin", "__macosx", "lost+found",

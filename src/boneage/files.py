@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".di
 LONGEST_NAME = 255
 """Most bytes in a file's name that common file systems take."""
 
+_WHOLE_FLOAT = re.compile(r"\d+\.0+")
+
 MAX_PROCESSES = 61
 """Most processes that Windows lets one pool have."""
 
@@ -23,6 +26,19 @@ MAX_PROCESSES = 61
 def cut_suffix(name: str) -> str:
     """Cut a known image suffix off a file's name, and only that: an id may hold dots."""
     return name[: -len(Path(name).suffix)] if name.lower().endswith(IMAGE_SUFFIXES) else name
+
+
+def clean_id(name: str) -> str:
+    r"""Give an image id as it is compared: without a file's suffix, with `/` between folders.
+
+    Example:
+        >>> clean_id("900004.0"), clean_id(r"patientA\00001.png")
+        ('900004', 'patientA/00001')
+    """
+    text = name.strip().replace("\\", "/").removeprefix("./").strip("/")
+    while (cut := cut_suffix(text)) != text:  # 00001.dcm.png is 00001
+        text = cut
+    return text.partition(".")[0] if _WHOLE_FLOAT.fullmatch(text) else text
 
 
 @contextmanager

@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from boneage.agreement import paired_mean, wilcoxon_p_value
 from boneage.batch import Film
-from boneage.columns import clean_id, read_csv, to_numbers
+from boneage.columns import read_csv, to_numbers
 from boneage.discovery import match_ids
 from boneage.errors import BoneAgeError, ImageError, LabelError
+from boneage.files import clean_id
 from boneage.predict import Predictor
 from boneage.tables import name_age_band
 
