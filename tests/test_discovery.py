@@ -1,6 +1,5 @@
 import doctest
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -209,10 +208,3 @@ def test_docstring_examples_hold() -> None:
     result = doctest.testmod(boneage.discovery)
     assert result.attempted > 0
     assert result.failed == 0
-
-
-@needs_links
-def test_a_file_reached_by_two_paths_keeps_both_names(tmp_path: Path) -> None:
-    _touch(tmp_path, "1.png")
-    shutil.copy(tmp_path / "1.png", tmp_path / "2.png")
-    assert len(discover([tmp_path]).images) == 2

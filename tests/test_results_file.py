@@ -289,7 +289,7 @@ def test_a_copy_beside_its_original_has_a_row_of_its_own(
     assert len(_rows(out)) == 2
 
 
-def test_a_row_that_lacks_fields_is_predicted_again(
+def test_a_row_that_does_not_tell_its_model_is_refused(
     predictor: Predictor, films: list[Film], out: Path
 ) -> None:
     _fill(out, predictor, films[:2])
