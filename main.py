@@ -18,7 +18,7 @@ def command_line() -> "Callable[[list[str]], int]":
         make, pip = f"{make} PYTHON=python3.11", f"python3.11 -m {pip}"
     else:
         try:
-            from boneage.cli import main
+            from boneage.cli.app import main
         except ModuleNotFoundError as error:
             lack = f"{error.name} is not installed for {sys.executable}"
         else:

@@ -27,22 +27,27 @@ import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 from tqdm import tqdm
 
-from boneage.batch import Film, look_twice, predict_films
-from boneage.calibration import Calibration, fit_calibration, join_answers
-from boneage.checkpoint import load_checkpoint
 from boneage.config import Paths, Recipe
-from boneage.contract import CONTRACT_KEY
-from boneage.evaluate import evaluate_table
-from boneage.export import export_onnx
+from boneage.data.labels import find_images, find_labels, match_images, read_labels
+from boneage.data.split import read_split, split_samples, split_sha256
+from boneage.evaluation.evaluate import evaluate_table
+from boneage.evaluation.plots import (
+    plot_calibration,
+    plot_confusion_matrix,
+    plot_scatter,
+    save_figure,
+)
 from boneage.files import replacing, save_text
-from boneage.labels import find_images, find_labels, match_images, read_labels
-from boneage.phantom import write_cohort
-from boneage.plots import plot_calibration, plot_confusion_matrix, plot_scatter, save_figure
-from boneage.predict import WEIGHTS, Predictor
-from boneage.preprocess import preprocess_folder
-from boneage.run import choose_training, load_samples, train_model
-from boneage.split import read_split, split_samples, split_sha256
-from boneage.train import BEST, LAST
+from boneage.imaging.preprocess import preprocess_folder
+from boneage.inference.batch import Film, look_twice, predict_films
+from boneage.inference.calibration import Calibration, fit_calibration, join_answers
+from boneage.inference.contract import CONTRACT_KEY
+from boneage.inference.predictor import WEIGHTS, Predictor
+from boneage.phantom.cohort import write_cohort
+from boneage.training.checkpoint import load_checkpoint
+from boneage.training.export import export_onnx
+from boneage.training.train import BEST, LAST
+from boneage.training.workflows import choose_training, load_samples, train_model
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "configs" / "boneage.toml"

@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from boneage.agreement import paired_mean
-from boneage.checkpoint import load_checkpoint
 from boneage.config import Paths
-from boneage.dataset import BoneAgeDataset, get_transforms
+from boneage.data.dataset import BoneAgeDataset, get_transforms
+from boneage.evaluation.statistics import paired_mean
 from boneage.files import save_text
-from boneage.mitigation import (
+from boneage.training.checkpoint import load_checkpoint
+from boneage.training.mitigation import (
     METHODS,
     answer,
     correct_by_sex,
     extract_features,
     fit_heads,
 )
-from boneage.run import load_trained
-from boneage.train import BEST
+from boneage.training.train import BEST
+from boneage.training.workflows import load_trained
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "mitigation.json"
 SEEDS = 5

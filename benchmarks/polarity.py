@@ -13,8 +13,8 @@ import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
-from boneage.labels import find_images
-from boneage.radiograph import INVERTED_BELOW, polarity_score, read_radiograph
+from boneage.data.labels import find_images
+from boneage.imaging.radiograph import INVERTED_BELOW, polarity_score, read_radiograph
 
 Pixels = npt.NDArray[np.float32]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from boneage.audit_films import audit_films
-from boneage.audit_page import make_page
+from boneage.audit.report import make_page
+from boneage.audit.workflow import audit_films
+from boneage.data.labels import find_images, find_labels
 from boneage.files import save_text
-from boneage.labels import find_images, find_labels
-from boneage.phantom import write_cohort
-from boneage.predict import Predictor
+from boneage.inference.predictor import Predictor
+from boneage.phantom.cohort import write_cohort
 
 DOCS = Path(__file__).parent.parent / "docs"
 DRAWN_FILMS, DRAWN_SEED = 100, 5

@@ -19,11 +19,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from boneage.data.labels import find_images, find_labels, read_labels
 from boneage.files import save_text
-from boneage.labels import find_images, find_labels, read_labels
-from boneage.phantom import write_cohort
-from boneage.predict import PHASES, Predictor
-from boneage.radiograph import Radiograph, read_radiograph
+from boneage.imaging.radiograph import Radiograph, read_radiograph
+from boneage.inference.predictor import PHASES, Predictor
+from boneage.phantom.cohort import write_cohort
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "sampling.json"
 DRAWN_FILMS, DRAWN_SEED, DRAWN_HEIGHT = 100, 9, 1500

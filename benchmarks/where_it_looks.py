@@ -17,13 +17,13 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from boneage.batch import describe_films
-from boneage.discovery import discover
+from boneage.audit.saliency import measure_films, read_regions, summarise_regions
+from boneage.data.labels import find_labels, read_known
 from boneage.files import save_text
-from boneage.labels import find_labels, read_known
-from boneage.phantom import write_cohort
-from boneage.predict import WEIGHTS, Predictor
-from boneage.regions import measure_films, read_regions, summarise_regions
+from boneage.imaging.discovery import discover
+from boneage.inference.batch import describe_films
+from boneage.inference.predictor import WEIGHTS, Predictor
+from boneage.phantom.cohort import write_cohort
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "regions.json"
 DRAWN_FILMS, DRAWN_SEED, DRAWN_HEIGHT = 200, 7, 400

@@ -6,14 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import load_script, make_checkpoint
 
-from boneage.batch import calibrate
 from boneage.config import Paths, Recipe
-from boneage.export import export_onnx
-from boneage.predict import Predictor
-from boneage.preprocess import Preprocessing
-from boneage.split import read_split
+from boneage.data.split import read_split
+from boneage.imaging.preprocess import Preprocessing
+from boneage.inference.batch import calibrate
+from boneage.inference.predictor import Predictor
+from boneage.training.export import export_onnx
+from builders import load_script, make_checkpoint
 
 build = load_script("benchmarks/build_weights.py")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from boneage.labels import find_images, find_labels
+from boneage.data.labels import find_images, find_labels
 
 
 def _can_trace() -> bool:
@@ -44,7 +44,7 @@ OTHERS = (
 CODE = """
 import sys, time
 {before}
-from boneage.cli import main
+from boneage.cli.app import main
 status = [main(command.split()) for command in {commands}]
 time.sleep({seconds})
 sys.exit(any(status))

@@ -11,10 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
 from PIL import Image
 
-import boneage
 from boneage import (
     BoneAgeDataset,
     BoneAgePredictor,
@@ -29,24 +27,14 @@ from boneage import (
     stage_from_years,
 )
 from boneage.config import Recipe, Runtime
-from boneage.dataset import make_loader
-from boneage.explain import predicted_stage
-from boneage.labels import find_images, find_labels, match_images, read_labels
-from boneage.preprocess import Preprocessing
+from boneage.data.dataset import make_loader
+from boneage.data.labels import find_images, find_labels, match_images, read_labels
+from boneage.imaging.preprocess import Preprocessing
+from boneage.training.gradcam import predicted_stage
+from builders import ROOT
 
 SCRIPTS = ("main.py", "preprocess.py", "gradcam_demo.py")
 ENV = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-
-
-def test_the_type_checker_sees_the_names_that_python_finds() -> None:
-    found: dict[str, str] = {}
-    (checked,) = (n for n in ast.parse(Path(boneage.__file__).read_text()).body
-                  if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")  # fmt: skip
-    for node in checked.body:
-        if isinstance(node, ast.ImportFrom):
-            home = str(node.module).removeprefix("boneage.")
-            found |= {name.name: home for name in node.names}
-    assert found == boneage._HOMES
 
 
 def test_the_csv_s_columns_are_the_report_s(raw: Path) -> None:

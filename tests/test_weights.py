@@ -13,20 +13,19 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import save_dicom
 from PIL import Image
 
 import boneage
-from boneage.batch import Film, predict_films
 from boneage.config import Paths, Recipe, Runtime
-from boneage.contract import OUTPUTS
+from boneage.data.labels import find_images, find_labels, match_images, read_labels
 from boneage.errors import ConfigError
-from boneage.labels import find_images, find_labels, match_images, read_labels
-from boneage.phantom import write_cohort
-from boneage.predict import WEIGHTS, Predictor
-from boneage.run import take_over, train_model
+from boneage.inference.batch import Film, predict_films
+from boneage.inference.contract import OUTPUTS
+from boneage.inference.predictor import WEIGHTS, Predictor
+from boneage.phantom.cohort import write_cohort
+from boneage.training.workflows import take_over, train_model
+from builders import ROOT, save_dicom
 
-ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 RESULTS = json.loads((DOCS / "results" / "boneage.json").read_text(encoding="utf-8"))
 
@@ -145,7 +144,7 @@ def test_one_full_size_film_is_answered_at_once_and_in_little_memory(
     code = (
         "import sys; from pathlib import Path; "
         "sys.modules['torch'] = sys.modules['pandas'] = None; "
-        "from boneage.cli import main; "
+        "from boneage.cli.app import main; "
         f"status = main(['predict', {str(film)!r}, '--sex', 'F']); "
         "print(Path('/proc/self/status').read_text()); sys.exit(status)"
     )

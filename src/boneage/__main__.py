@@ -2,7 +2,7 @@
 
 import sys
 
-from boneage.cli import main
+from boneage.cli.app import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,6 +9,9 @@ Sex = Literal["M", "F"]
 Told = Literal["M", "F", "unknown"]
 """What a caller may say of an image's sex, where it is not left to the file."""
 
+SEX_CODE: dict[str | None, float] = {"M": 1.0, "F": -1.0, None: 0.0}
+"""What a network is given for the sex; unknown is neither."""
+
 ACCEPTED = "M or F (also male, female, boy, girl, 1 for male, 0 for female)"
 """What `parse_sex` takes for a known sex, in words."""
 

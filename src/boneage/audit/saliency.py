@@ -1,0 +1,342 @@
+"""Where a model looks, measured: its age maps against regions that somebody drew."""
+
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from boneage.errors import BoneAgeError, ImageError, LabelError
+from boneage.evaluation.prediction_table import name_age_band
+from boneage.evaluation.statistics import paired_mean, wilcoxon_p_value
+from boneage.files import clean_id
+from boneage.imaging.discovery import match_ids
+from boneage.inference.batch import Film
+from boneage.inference.predictor import Predictor
+from boneage.tables.columns import read_csv, to_numbers
+
+Array = npt.NDArray[np.float32]
+
+GRID = 96
+"""Side of the grid on which maps and regions are laid over each other."""
+
+SHIFTS = 100
+"""Random places of the regions that each film is compared with."""
+
+ALL = "all regions"
+RIGHT_MONTHS = 12.0
+"""Largest error of an answer that counts as right here."""
+
+_BOX = ("xmin", "ymin", "xmax", "ymax")
+_PLATE = "plate:"
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of a film: its name, and the share of each cell that it covers, (GRID, GRID)."""
+
+    name: str
+    share: Array
+
+
+def read_regions(path: Path) -> dict[str, list[Region]]:
+    """Read the regions of films.
+
+    Args:
+        path: A CSV with `id, width, height, region, xmin, ymin, xmax, ymax` in pixels of a film
+            that is `width` by `height`; with a column `reader`, the first reader of a film
+            counts. Or the folder of masks that `boneage phantom --masks` writes, whose open
+            growth plates are taken.
+
+    Returns:
+        By image id.
+
+    Raises:
+        LabelError: Naming the line and the value, if a column is missing or there twice, an id
+            is empty, or a box is none.
+    """
+    if path.is_dir():
+        return _read_masks(path)
+    raw = read_csv(path, "a CSV of regions, or a folder of masks")
+    header = list(raw.columns)
+    for name in ("id", "width", "height", "region", *_BOX):
+        if name not in header:
+            raise LabelError(f"{path} has no column {name!r}; found: {', '.join(header)}.")
+    for name in header:
+        if name and header.count(name) > 1:
+            raise LabelError(f"{path} has the column {name!r} twice. Keep one of them.")
+    table = pd.DataFrame({"id": raw["id"].map(clean_id), "region": raw["region"]})
+    for line in table.index[table["id"] == ""]:
+        raise LabelError(f"{path} line {line}: the id is empty; expected a file's stem.")
+    for name in ("width", "height", *_BOX):
+        table[name] = to_numbers(raw[name])
+    width, height = (table[side].where(table[side] < np.inf) for side in ("width", "height"))
+    is_box = (
+        (table["xmin"] >= 0) & (table["xmin"] < table["xmax"]) & (table["xmax"] <= width)
+        & (table["ymin"] >= 0) & (table["ymin"] < table["ymax"]) & (table["ymax"] <= height)
+    )  # fmt: skip
+    for line in table.index[~is_box]:
+        row = raw.loc[line].to_dict()
+        box = ", ".join(row[end] for end in _BOX)
+        raise LabelError(
+            f"{path} line {line}: the box {box} does not lie in a film of "
+            f"{row['width']}×{row['height']} pixels. Fix or remove the row."
+        )
+    if "reader" in raw:
+        readers = raw["reader"].str.strip()
+        table = table[readers == readers.groupby(table["id"]).transform("first")]
+    regions: dict[str, list[Region]] = {}
+    for row in table.to_dict("records"):
+        columns = _cover(row["xmin"] / row["width"], row["xmax"] / row["width"])
+        rows = _cover(row["ymin"] / row["height"], row["ymax"] / row["height"])
+        region = Region(str(row["region"]).strip(), np.outer(rows, columns).astype(np.float32))
+        regions.setdefault(str(row["id"]), []).append(region)
+    return regions
+
+
+def _cover(low: npt.ArrayLike, high: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Share of each of the grid's cells along one side that lies between two places in [0, 1].
+
+    Places (n,) give (n, GRID).
+    """
+    edges = np.arange(GRID + 1) / GRID
+    ends = (np.asarray(end, dtype=np.float64)[..., None] for end in (low, high))
+    return GRID * np.diff(np.clip(edges, *ends), axis=-1)
+
+
+def _read_masks(folder: Path) -> dict[str, list[Region]]:
+    regions = {}
+    for path in sorted(folder.glob("*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as masks:
+                regions[path.stem] = [
+                    Region(name.removeprefix(_PLATE).rstrip("0123456789"), _to_grid(masks[name]))
+                    for name in masks.files if name.startswith(_PLATE)
+                ]  # fmt: skip
+        except (ValueError, EOFError, TypeError, BadZipFile):
+            raise LabelError(
+                f"{path} holds no masks; expected a file of `boneage phantom --masks`."
+            ) from None
+    if not regions:
+        raise LabelError(f"{folder} holds no masks; expected those of `boneage phantom --masks`.")
+    return regions
+
+
+def _to_grid(pixels: npt.NDArray[Any]) -> Array:
+    """Reduce (H, W) to the grid by the mean over each cell, parts of pixels included."""
+    rows, columns = (_cover(np.arange(n) / n, np.arange(1, n + 1) / n) for n in pixels.shape)
+    return (rows.T @ pixels.astype(np.float64) @ columns).astype(np.float32)
+
+
+def find_hand(pixels: Array, regions: Sequence[Region]) -> npt.NDArray[np.bool_]:
+    """Outline the hand, (GRID, GRID): the largest bright part of a film, and all its regions.
+
+    The limit between bright and dark is Otsu's (IEEE Trans. SMC 1979).
+    """
+    from scipy import ndimage
+
+    grey = ndimage.gaussian_filter(_to_grid(pixels), 1.0)
+    labels, n = ndimage.label(grey > _find_limit(grey))
+    hand = np.zeros((GRID, GRID), dtype=bool)
+    if n:
+        sizes = np.bincount(labels.ravel())[1:]
+        hand = ndimage.binary_fill_holes(labels == 1 + sizes.argmax())
+    for region in regions:
+        hand |= region.share > 0
+    return hand
+
+
+def _find_limit(grey: Array) -> float:
+    counts, edges = np.histogram(grey, bins=64)
+    centres = (edges[1:] + edges[:-1]) / 2
+    below = np.cumsum(counts)
+    above = below[-1] - below
+    total = np.cumsum(counts * centres)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = total / below - (total[-1] - total) / above
+    return float(centres[np.nan_to_num(below * above * apart**2).argmax()])
+
+
+def measure_map(
+    age_map: npt.NDArray[np.floating],
+    regions: Sequence[Region],
+    hand: npt.NDArray[np.bool_],
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Measure how much of a map lies in regions, and in the same ones at random places.
+
+    Args:
+        age_map: (h, w); what is below zero counts as nothing.
+        regions: Of this film.
+        hand: (GRID, GRID); each region is moved so that its middle lies in it.
+        seed: Of the random places.
+
+    Returns:
+        By region, and for all together: `area`, the share of the film that they cover; `energy`,
+        the share of the map that lies in them; `hit`, 1 if the map's peak does (the pointing
+        game; Zhang et al., IJCV 2018); `energy_shifted` and `hit_shifted`, the same on average
+        over `SHIFTS` random places.
+    """
+    evidence = Image.fromarray(age_map.astype(np.float32).clip(min=0.0))
+    heat = np.asarray(evidence.resize((GRID, GRID), Image.Resampling.BILINEAR)).clip(min=0.0)
+    heat = (heat / max(float(heat.sum()), 1e-12)).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    places = np.argwhere(hand)
+    names = list(dict.fromkeys(region.name for region in regions))
+    groups = {name: [r.share for r in regions if r.name == name] for name in names}
+    shares = {ALL: [region.share for region in regions], **groups}
+    result = {}
+    for name, drawn in shares.items():
+        here = _measure(heat, np.max(drawn, axis=0))
+        moved = [_measure(heat, _move(drawn, places, rng)) for _ in range(SHIFTS)]
+        energy, hit = np.mean(moved, axis=0)
+        result[name] = {
+            "area": float(np.max(drawn, axis=0).mean()),
+            "energy": here[0],
+            "energy_shifted": float(energy),
+            "hit": here[1],
+            "hit_shifted": float(hit),
+        }
+    return result
+
+
+def _measure(heat: Array, share: Array) -> tuple[float, float]:
+    peak = np.unravel_index(heat.argmax(), heat.shape)
+    return float((heat * share).sum()), float(heat[peak] > 0 and share[peak] > 0)
+
+
+def _move(shares: Sequence[Array], places: npt.NDArray[np.intp], rng: np.random.Generator) -> Array:
+    """Move each region so that its middle lies at a random place; what leaves the film is lost."""
+    result = np.zeros((GRID, GRID), dtype=np.float32)
+    for share in shares:
+        rows, columns = np.nonzero(share)
+        patch = share[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        top, left = places[rng.integers(len(places))] - np.array(patch.shape) // 2
+        into = result[max(top, 0) : top + patch.shape[0], max(left, 0) : left + patch.shape[1]]
+        of = patch[max(-top, 0) :, max(-left, 0) :][: into.shape[0], : into.shape[1]]
+        np.maximum(into, of, out=into)
+    return result
+
+
+def measure_films(
+    predictor: Predictor,
+    films: Sequence[Film],
+    regions: Mapping[str, Sequence[Region]],
+    workers: int | None = None,
+) -> pd.DataFrame:
+    """Answer the films that have regions, and measure their maps.
+
+    Args:
+        predictor: Best with `threads=1`.
+        films: What to answer; those without regions, or unreadable, are left out.
+        regions: By image id.
+        workers: Threads; by default one a core.
+
+    Returns:
+        A row a film and region: `image_id, region, rows, columns` (the map's cells), those of
+        `measure_map`, and `reference_years, error_months`, NaN where unknown.
+
+    Raises:
+        BoneAgeError: If the model gives no map, no film has a region, or none of those that have
+            could be answered.
+    """
+    if "age_map" not in predictor.contract.outputs:
+        raise BoneAgeError("this model gives no map of its evidence; there is nothing to measure.")
+    of_regions = match_ids([film.path for film in films], regions)
+    chosen = [film for film in films if film.path in of_regions]
+    if not chosen:
+        raise BoneAgeError(
+            f"none of the {len(films)} films has a region (first ids of regions: "
+            f"{', '.join(list(regions)[:3])}; first films: "
+            f"{', '.join(film.image_id for film in films[:3])}). Check that they belong together."
+        )
+
+    def measure(film: Film) -> list[dict[str, Any]]:
+        drawn = [r for r in regions[of_regions[film.path]] if r.share.any()]
+        try:
+            radiograph = predictor.read(film.path)
+        except ImageError:
+            return []
+        found = predictor.answer(radiograph, film.sex)
+        if not drawn or found.age_map is None or found.predicted_months is None:
+            return []
+        years = np.nan if film.reference_years is None else film.reference_years
+        known = {
+            "image_id": film.image_id,
+            "rows": found.age_map.shape[0],
+            "columns": found.age_map.shape[1],
+            "reference_years": years,
+            "error_months": found.predicted_months - 12.0 * years,
+        }
+        # A seed of its own: the same places on every film would leave chance's noise in the mean.
+        seed = zlib.crc32(film.image_id.encode("utf-8", "surrogatepass"))
+        measured = measure_map(found.age_map, drawn, find_hand(radiograph.pixels, drawn), seed)
+        return [{"region": name, **values, **known} for name, values in measured.items()]
+
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        progress = tqdm(pool.map(measure, chosen), total=len(chosen), desc="regions", unit="film")
+        rows = [row for found in progress for row in found]
+    if not rows:
+        raise BoneAgeError(
+            f"none of the {len(chosen)} films with regions has both an answer and a region that "
+            "covers anything; there is nothing to measure."
+        )
+    return pd.DataFrame(rows)
+
+
+def summarise_regions(table: pd.DataFrame, *, draws: int) -> dict[str, Any]:
+    """Compare the regions with the same ones at random places in the hand.
+
+    Args:
+        table: Of `measure_films`.
+        draws: Bootstrap draws over films; 0 leaves intervals out.
+
+    Returns:
+        `n` films, `cells` of the map, and `groups`: by region, and all regions by age band and
+        by size of the error. Each `by, group, n, area`; `energy, energy_shifted,
+        energy_difference, hit, hit_shifted, hit_difference` with intervals; `wilcoxon_p` of the
+        energy.
+    """
+    whole = table[table["region"] == ALL]
+    bands = whole["reference_years"].map(name_age_band, na_action="ignore")
+    is_right = np.where(whole["error_months"].abs() <= RIGHT_MONTHS, "within", "beyond")
+    right = pd.Series([f"{word} {RIGHT_MONTHS:g} months" for word in is_right], index=whole.index)
+    parts = [
+        *(("region", str(name), rows) for name, rows in table.groupby("region", sort=False)),
+        *(("age", str(name), rows) for name, rows in sorted(
+            whole.groupby(bands), key=lambda part: part[1]["reference_years"].min())),
+        *(("error", str(name), rows)
+          for name, rows in whole.groupby(right.where(whole["error_months"].notna()))),
+    ]  # fmt: skip
+    return {
+        "n": len(whole),
+        "cells": [int(table["rows"].iloc[0]), int(table["columns"].iloc[0])],
+        "groups": [
+            {"by": by, "group": name, **_summarise(rows, draws)} for by, name, rows in parts
+        ],
+    }
+
+
+def _summarise(rows: pd.DataFrame, draws: int) -> dict[str, Any]:
+    figures = {
+        name: paired_mean(rows[name].to_numpy(float), draws)
+        for name in ("energy", "energy_shifted", "hit", "hit_shifted")
+    }
+    for kind in ("energy", "hit"):
+        apart = (rows[kind] - rows[f"{kind}_shifted"]).to_numpy(float)
+        figures[f"{kind}_difference"] = paired_mean(apart, draws)
+    return {
+        "n": len(rows),
+        "area": float(rows["area"].mean()),
+        **figures,
+        "wilcoxon_p": wilcoxon_p_value((rows["energy"] - rows["energy_shifted"]).to_numpy(float)),
+    }

@@ -1,0 +1,179 @@
+"""The verbs of those who make a model: from films, drawn or real, to an exported network."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from boneage.config import Films, Paths, Recipe, Runtime
+from boneage.errors import BoneAgeError
+
+if TYPE_CHECKING:
+    from boneage.evaluation.evaluate import Report
+
+Flat = Parameter(name="*")
+
+
+def phantom(
+    out: Path = Paths.data,
+    *,
+    n: int = 800,
+    seed: int = Recipe.seed,
+    height: int = 256,
+    masks: bool = False,
+    workers: int | None = Runtime.workers,
+) -> None:
+    """Draw a synthetic cohort of hand radiographs, in the layout of the RSNA data.
+
+    Args:
+        out: Folder to fill; never one that holds anything else.
+        n: Films to draw.
+        seed: Same seed, same bytes.
+        height: Height of a film in pixels; its width varies.
+        masks: Write the true outline of every bone and growth plate as well.
+        workers: Processes; by default one a core.
+    """
+    from boneage.phantom.cohort import write_cohort
+
+    folder = write_cohort(out, n, seed, height, masks, workers)
+    print(f"{n} synthetic films in {folder}. Computer drawings, not patient data.")
+
+
+def preprocess(
+    *,
+    paths: Annotated[Paths, Flat] = Paths(),
+    films: Annotated[Films, Flat] = Films(),
+    workers: Annotated[int | None, Parameter(validator=Number(gte=0))] = Runtime.workers,
+) -> None:
+    """Resize the raw films once, into the processed folder.
+
+    Args:
+        workers: Processes; by default one a core.
+    """
+    from boneage.data.labels import find_images
+    from boneage.imaging.preprocess import preprocess_folder
+
+    summary = preprocess_folder(find_images(paths.data), paths.processed, films, workers)
+    print(
+        f"{summary.total} films: {summary.written} reduced to {films.processed_size} px, "
+        f"{summary.up_to_date} up to date, {len(summary.broken)} broken; in {paths.processed}"
+    )
+    if summary.inverted:
+        print(f"turned because bones were dark: {', '.join(summary.inverted)}")
+    for image_id, message in summary.broken.items():
+        print(f"broken: {image_id}: {message}")
+
+
+def train(
+    *,
+    paths: Annotated[Paths, Flat] = Paths(),
+    recipe: Annotated[Recipe, Flat] = Recipe(),
+    runtime: Annotated[Runtime, Flat] = Runtime(),
+    split: Path | None = None,
+    resume: bool = False,
+    tensorboard: bool = False,
+) -> None:
+    """Train a model, then evaluate its best checkpoint on validation and test films.
+
+    Args:
+        split: CSV of image_id and split (train, val, test) to use instead of a split by the seed;
+            give it again to resume.
+        resume: Continue the run in the output folder from its last whole epoch.
+        tensorboard: Log to output/tensorboard as well.
+    """
+    from boneage.training.workflows import train_model
+
+    reports = train_model(
+        paths, recipe, runtime, split=split, resume=resume, tensorboard=tensorboard
+    )
+    _print_reports(reports, paths)
+
+
+def evaluate(
+    *,
+    paths: Annotated[Paths, Flat] = Paths(),
+    runtime: Annotated[Runtime, Flat] = Runtime(),
+    checkpoint: Path | None = None,
+) -> None:
+    """Evaluate a trained model on the films of its own split that it never learned from.
+
+    Args:
+        checkpoint: Model to evaluate, if not the best one in the output folder.
+    """
+    from boneage.training.workflows import evaluate_model
+
+    _print_reports(evaluate_model(paths, runtime, checkpoint=checkpoint), paths)
+
+
+def explain(
+    *,
+    paths: Annotated[Paths, Flat] = Paths(),
+    runtime: Annotated[Runtime, Flat] = Runtime(),
+    checkpoint: Path | None = None,
+    head: Literal["stage", "age"] = "stage",
+    cases: int = 6,
+) -> None:
+    """Draw Grad-CAM heat maps of test films that were answered right and wrong.
+
+    Args:
+        checkpoint: Model to explain, if not the best one in the output folder.
+        head: Explain the stage answered, or the age.
+        cases: Films to draw, half of them answered right and half wrong where there are as many.
+    """
+    from boneage.training.workflows import explain_model
+
+    for path in explain_model(paths, runtime, checkpoint=checkpoint, head=head, cases=cases):
+        print(path)
+
+
+def export(
+    checkpoint: Path | None = None,
+    *,
+    output: Path = Paths.output,
+    out: Path = Path("model.onnx"),
+    calibration: Path | None = None,
+    images: Path | None = None,
+) -> None:
+    """Write a trained model as ONNX, checked against its checkpoint on 32 films.
+
+    Args:
+        checkpoint: Model to export, if not the best one in the output folder.
+        output: Folder of the run.
+        out: ONNX file to write.
+        calibration: File of `boneage calibrate`, fitted to an earlier export of this checkpoint,
+            to put inside.
+        images: Folder of films to check it on; by default they are drawn.
+    """
+    from boneage.training.workflows import export_model
+
+    parity = export_model(
+        Paths(output=output), out, checkpoint=checkpoint, calibration=calibration, images=images
+    )
+    print(
+        f"{out}: differs from its checkpoint by at most {parity.months:.2g} months and "
+        f"{parity.probability:.2g} in probability on {parity.n} films"
+    )
+
+
+def download(out: Path = Paths.data, *, accept_terms: bool = False) -> None:
+    """Fetch the RSNA 2017 bone-age films from Kaggle with its official client.
+
+    Args:
+        out: Folder to fill.
+        accept_terms: Say that you have read the terms of the data and keep to them.
+    """
+    from boneage.data.rsna import TERMS, download_rsna
+
+    print(TERMS)
+    if not accept_terms:
+        raise BoneAgeError("nothing was fetched; to accept these terms, pass --accept-terms.")
+    print(f"films in {download_rsna(out)}")
+
+
+def _print_reports(reports: "dict[str, Report]", paths: Paths) -> None:
+    from boneage.cli.summary import summarise
+
+    for report in reports.values():
+        print(summarise(report), end="\n\n")
+    print(f"tables, metrics and models in {paths.output}, pictures in {paths.output / 'plots'}")

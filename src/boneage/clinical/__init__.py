@@ -1,0 +1,1 @@
+"""What a bone age means: reference tables of skeletal maturation. No torch."""

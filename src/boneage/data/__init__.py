@@ -1,0 +1,1 @@
+"""Labels, split and data sets for training."""

@@ -1,0 +1,1 @@
+"""A prediction table -> figures and plots. No torch."""

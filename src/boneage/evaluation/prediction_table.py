@@ -1,0 +1,330 @@
+"""Anyone's table of predictions -> one checked table in months, ready to be audited."""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from boneage.errors import LabelError
+from boneage.stages import PROBABILITIES, STAGES, stage_from_years
+from boneage.tables.columns import (
+    ACCEPTED_COLUMNS,
+    find_columns,
+    read_ages,
+    read_csv,
+    read_ids,
+    read_numbers,
+    read_sexes,
+)
+
+INTERVAL = ("predicted_low", "predicted_high")
+
+LARGEST_RATIO = 5.0
+"""Ratio of the medians of predictions and references beyond which their units differ."""
+
+MOST_GROUPS = 50
+"""Most values of a column that names groups."""
+
+AGE_BANDS_YEARS = (0.0, 6.0, 9.0, 12.0, 15.0, math.inf)
+
+# Ages must lie above these. A model may answer an infant with a little less than nothing; an
+# age of -1 year, or of -999, stands for a missing one.
+_ABOVE_MONTHS = {"reference": 0.0, "predicted": -12.0, "predicted_low": -60.0,
+                 "predicted_high": -60.0, "chronological_age": -0.01}  # fmt: skip
+_ANSWERED, _UNANSWERED = ("ok", "warn"), ("reject", "error")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One table of predictions, checked.
+
+    Attributes:
+        name: For the report.
+        table: One row a case: `image_id`, `sex` ("M", "F" or None), `reference_months`,
+            `predicted_months`, `reference_stage` and `predicted_stage` (codes), and, where the
+            file has them, `predicted_low_months`, `predicted_high_months`, the `p_` columns and
+            `chronological_months`.
+        groups: The further columns asked for, as text, a row a case.
+        n_unanswered: Rows without a prediction, left out (status reject or error).
+        n_without_reference: Rows with a prediction and no reference, left out.
+        has_stage: Whether the file gave stages of its own; else they are thresholds on the age.
+    """
+
+    name: str
+    table: pd.DataFrame
+    groups: pd.DataFrame
+    n_unanswered: int
+    n_without_reference: int
+    has_stage: bool
+
+
+def read_all(paths: Sequence[Path], by: Sequence[str] = ()) -> list[Predictions]:
+    """Read tables to compare, under names that tell them apart; `by` is read from the first.
+
+    Raises:
+        LabelError: If one file is given twice, or as `read_predictions` does.
+    """
+    names = _name_apart(paths)
+    return [read_predictions(path, () if i else by, name=name)
+            for i, (path, name) in enumerate(zip(paths, names, strict=True))]  # fmt: skip
+
+
+def _name_apart(paths: Sequence[Path]) -> list[str]:
+    """Name files by their stems, or by as much of their paths as tells them apart."""
+    names = [path.stem for path in paths]
+    whole = [path.resolve() for path in paths]
+    for path in whole:
+        if whole.count(path) > 1:
+            raise LabelError(f"{path} is given twice; expected tables that differ.")
+    depth = 0
+    while len(set(names)) < len(names):
+        depth += 1
+        names = ["/".join(path.parts[-depth:]) for path in whole]
+    return names
+
+
+def read_predictions(path: Path, by: Sequence[str] = (), *, name: str | None = None) -> Predictions:
+    """Read a CSV of predictions with their references.
+
+    Needs `image_id`, `sex`, `reference_years` or `reference_months`, which may have any of the
+    names that a label table's columns have, and `predicted_years` or `predicted_months`. Takes as
+    well `predicted_low_…` and `predicted_high_…` in either unit,
+    `p_child, p_adolescent, p_adult`, `reference_stage` and `predicted_stage`,
+    `chronological_age_years` or `…_months`, `status`, and the columns named in `by`.
+
+    Args:
+        path: The CSV.
+        by: Columns that name further groups.
+        name: For the report, if not the file's stem.
+
+    Raises:
+        LabelError: Naming the column, the value and the line, if a column is missing or there
+            twice, an id comes twice, a value is no number or cannot be true, or ages are not in
+            the unit that their column says.
+    """
+    raw = read_csv(path, "a CSV of predictions")
+    by = list(dict.fromkeys(by))
+    columns = _check_header(path, list(raw.columns), by)
+    if raw.empty:
+        raise LabelError(f"{path} has a header but no rows; expected one row a case.")
+    ages = {age: _read_age(path, raw, age, columns) for age in _ABOVE_MONTHS}
+    reference, predicted = ages["reference"], ages["predicted"]
+    if reference.isna().all():
+        raise LabelError(
+            f"{path} has no reference age (reference_years or reference_months); without it there "
+            f"is nothing to audit. Found: {', '.join(raw.columns)}."
+        )
+    if predicted.isna().all():
+        raise LabelError(
+            f"{path} has no prediction (predicted_years or predicted_months). Found: "
+            f"{', '.join(raw.columns)}."
+        )
+    answered = _find_answered(path, raw, predicted)
+    used = answered & reference.notna()
+    if not used.any():
+        raise LabelError(
+            f"{path} has no row with both an answer and a reference; there is nothing to audit."
+        )
+    table = pd.DataFrame(
+        {
+            "image_id": read_ids(path, raw[columns["image_id"]]),
+            "sex": read_sexes(path, raw, columns),
+        }
+    )
+    table["reference_months"], table["predicted_months"] = reference, predicted
+    ends = {f"{end}_months": ages[end] for end in INTERVAL}
+    if _is_given(path, ends, used):
+        table = table.assign(**ends)
+        _check_order(path, table[used])
+    if ages["chronological_age"].notna().any():
+        table["chronological_months"] = ages["chronological_age"]
+    chances = {p: read_numbers(path, raw, p) for p in PROBABILITIES}
+    if _is_given(path, chances, used):
+        table = table.assign(**chances)
+        _check_chances(path, table[used])
+    raw, table = raw[used], table[used].copy()
+    _check_ratio(path, table)
+    has_stage = _add_stages(path, raw, table)
+    groups = pd.DataFrame({column: _read_group(path, raw, column) for column in by})
+    return Predictions(
+        name=path.stem if name is None else name,
+        table=table.reset_index(drop=True),
+        groups=groups.reset_index(drop=True),
+        n_unanswered=int((~answered).sum()),
+        n_without_reference=int((answered & ~used).sum()),
+        has_stage=has_stage,
+    )
+
+
+def _check_header(path: Path, header: list[str], by: Sequence[str]) -> dict[str, str]:
+    """Map the columns that label tables have as well, and refuse a header that lacks some."""
+    for name in header:
+        if name and header.count(name) > 1:
+            raise LabelError(f"{path} has the column {name!r} twice. Keep one of them.")
+    columns = find_columns(path, header, names_win=True)
+    is_there = {"image_id": "image_id" in columns, "sex": bool({"sex", "male"} & set(columns))}
+    for name in (*(name for name, there in is_there.items() if not there), *by):
+        if name not in header:
+            raise LabelError(
+                f"{path} has no column {name!r}; found: {', '.join(header)}. Accepted besides "
+                f"predicted_…: {ACCEPTED_COLUMNS}."
+            )
+    refuse_sex(by)
+    return columns
+
+
+def keep_apart(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuse a folder for a report in which one of its inputs lies, and might be overwritten.
+
+    Raises:
+        LabelError: Naming the file.
+    """
+    for path in inputs:
+        if path.is_file() and path.resolve().parent == out.resolve():
+            raise LabelError(f"{path} lies among the tables to be written. Pass another --out.")
+
+
+def refuse_sex(by: Sequence[str]) -> None:
+    """Refuse to group by sex once more."""
+    if "sex" in by:
+        raise LabelError("--by sex: every figure is given by sex already. Leave it out.")
+
+
+def _read_age(path: Path, raw: pd.DataFrame, age: str, columns: Mapping[str, str]) -> pd.Series:
+    """Read an age in whichever unit is there, in months; empty if there is neither."""
+    months, years = f"{age}_months", f"{age}_years"
+    if age == "reference":
+        months, years = columns.get("months", months), columns.get("years", years)
+    return read_ages(
+        path,
+        raw,
+        months=months,
+        years=years,
+        above=_ABOVE_MONTHS[age],
+        may_be_small=age == "predicted_low",
+    )
+
+
+def _find_answered(path: Path, raw: pd.DataFrame, predicted: pd.Series) -> pd.Series:
+    """Find the rows that hold an answer; one may be missing only where a status says so."""
+    answered = pd.Series(True, index=raw.index)
+    if "status" in raw:
+        status = raw["status"].str.strip().str.lower()
+        for line in status.index[~status.isin([*_ANSWERED, *_UNANSWERED])]:
+            raise LabelError(
+                f"{path} line {line}: status is {raw.at[line, 'status']!r}; expected "
+                f"{', '.join((*_ANSWERED, *_UNANSWERED))}. Rename a column that means another."
+            )
+        answered = status.isin(list(_ANSWERED))
+    for line in predicted.index[predicted.isna() & answered]:
+        raise LabelError(
+            f"{path} line {line} has no prediction. Fill it, or mark such rows in a column status "
+            "as reject or error."
+        )
+    return answered
+
+
+def _is_given(path: Path, columns: Mapping[str, pd.Series], used: pd.Series) -> bool:
+    """Whether columns that belong together are all there; half of them is an error."""
+    missing = {name: column[used].isna() for name, column in columns.items()}
+    if all(empty.all() for empty in missing.values()):
+        return False
+    for name, empty in missing.items():
+        for line in empty.index[empty]:
+            raise LabelError(
+                f"{path} line {line}: {name} is empty, where {', '.join(columns)} are given for "
+                "others. Fill all of them, or none."
+            )
+    return True
+
+
+def _check_order(path: Path, table: pd.DataFrame) -> None:
+    low, high = (table[f"{end}_months"] for end in INTERVAL)
+    for line in table.index[low > high]:
+        raise LabelError(
+            f"{path} line {line}: the interval from {low[line]:g} to {high[line]:g} months ends "
+            "before it starts. Exchange its ends."
+        )
+
+
+def _check_chances(path: Path, table: pd.DataFrame) -> None:
+    chances = table[list(PROBABILITIES)]
+    odd = (chances < 0.0).any(axis=1) | ((chances.sum(axis=1) - 1.0).abs() > 0.02)
+    for line in table.index[odd]:
+        raise LabelError(
+            f"{path} line {line}: {', '.join(PROBABILITIES)} are "
+            f"{', '.join(f'{p:g}' for p in chances.loc[line])}; expected shares that add up to 1."
+        )
+
+
+def _check_ratio(path: Path, table: pd.DataFrame) -> None:
+    """Refuse predictions in one unit beside references in another."""
+    ratio = table["predicted_months"].median() / table["reference_months"].median()
+    if not 1 / LARGEST_RATIO < ratio < LARGEST_RATIO:
+        raise LabelError(
+            f"{path}: predictions are {ratio:.2g} times the references (medians). Check that each "
+            "is in the unit that its column says."
+        )
+
+
+def _add_stages(path: Path, raw: pd.DataFrame, table: pd.DataFrame) -> bool:
+    """Add the stages, given or else likeliest or else by age; tell whether they are the model's."""
+    for kind in ("reference", "predicted"):
+        table[f"{kind}_stage"] = stage_from_years(table[f"{kind}_months"] / 12.0)
+    reference = _read_stage(path, raw, "reference")
+    if reference is not None:
+        years = table["reference_months"] / 12.0
+        # Half a month of rounding is no contradiction.
+        fits = [reference == stage_from_years(years + shift) for shift in (-0.05, 0.0, 0.05)]
+        for line in table.index[~np.any(fits, axis=0)]:
+            raise LabelError(
+                f"{path} line {line}: reference_stage is {STAGES[reference[line]]}, but the age "
+                f"{years[line]:.4g} years. Leave the column out; stages follow from the age."
+            )
+        table["reference_stage"] = reference
+    predicted = _read_stage(path, raw, "predicted")
+    if predicted is None and PROBABILITIES[0] in table:
+        likeliest = table[list(PROBABILITIES)].to_numpy().argmax(axis=1)
+        predicted = pd.Series(likeliest, index=table.index)
+    if predicted is not None:
+        table["predicted_stage"] = predicted
+    return predicted is not None
+
+
+def _read_stage(path: Path, raw: pd.DataFrame, kind: str) -> pd.Series | None:
+    column = f"{kind}_stage"
+    codes = {stage.lower(): i for i, stage in enumerate(STAGES)}
+    words = raw[column].str.strip().str.lower() if column in raw else None
+    if words is None or (words == "").all():
+        return None
+    for line in words.index[~words.isin(list(codes))]:
+        raise LabelError(
+            f"{path} line {line}: {column} is {raw.at[line, column]!r}; expected "
+            f"{', '.join(STAGES)}."
+        )
+    return words.map(codes).astype(int)
+
+
+def _read_group(path: Path, raw: pd.DataFrame, column: str) -> pd.Series:
+    values = raw[column].str.strip().replace("", "not given")
+    if values.nunique() > MOST_GROUPS:
+        raise LabelError(
+            f"{path}: {column} has {values.nunique()} values; expected at most {MOST_GROUPS} to "
+            "name groups. Put them into wider classes."
+        )
+    return values
+
+
+def name_age_band(years: float) -> str:
+    """Name the band of `AGE_BANDS_YEARS` that an age lies in.
+
+    Example:
+        >>> name_age_band(6.0)
+        '6 to under 9 years'
+    """
+    low, high = next(ends for ends in itertools.pairwise(AGE_BANDS_YEARS) if years < ends[1])
+    return f"{low:g} years and over" if math.isinf(high) else f"{low:g} to under {high:g} years"

@@ -1,0 +1,1 @@
+"""A file -> a radiograph -> what a network sees. No torch."""

@@ -1,0 +1,1 @@
+"""A radiograph and an exported model -> a calibrated prediction. ONNX Runtime, no torch."""

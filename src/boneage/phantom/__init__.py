@@ -1,0 +1,1 @@
+"""Synthetic hand radiographs: anatomy, bones, exposure, cohort. No torch."""

@@ -1,0 +1,1 @@
+"""The network, its training, its explanation and its export. PyTorch."""

@@ -1,0 +1,300 @@
+"""Checkpoint -> ONNX file with its contract, and the proof that both answer alike."""
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from boneage.errors import BoneAgeError, CheckpointError, ConfigError
+from boneage.files import replacing
+from boneage.imaging.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from boneage.inference.calibration import Calibration
+from boneage.inference.contract import CONTRACT_KEY, OUTPUTS, Contract
+from boneage.inference.predictor import Predictor
+from boneage.sex import SEX_CODE
+from boneage.training.checkpoint import Checkpoint
+from boneage.training.gradcam import last_feature_map
+from boneage.training.model import BoneAgePredictor
+
+logger = logging.getLogger(__name__)
+
+MAX_MONTHS = 0.01
+"""Largest difference of an age allowed between torch and ONNX Runtime, in months."""
+
+MAX_PROBABILITY = 0.001
+"""Largest difference of a stage probability allowed between the two."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far ONNX Runtime's answers are from torch's on the same films.
+
+    Attributes:
+        n: Number of films; each was answered as a boy's, a girl's and with the sex unknown.
+        months: Largest difference of the age or of a cell's share in it, in months; 0 without
+            an age head.
+        probability: Largest difference of a probability of stage, sex or orientation; 0 without
+            such heads.
+    """
+
+    n: int
+    months: float
+    probability: float
+
+
+class _Graph(nn.Module):
+    """The network as it is served: grey in [0, 1] to every output of the `Contract`.
+
+    Where the features are the means of the last feature map, the age is linear in that map, and
+    each of its cells has a share in it: `age_map` is what the cells add to the bias, so its mean
+    is the age less the bias. That is the class activation map (Zhou et al., CVPR 2016), which
+    Grad-CAM gives for such a network as well.
+    """
+
+    imagenet_mean: torch.Tensor
+    imagenet_std: torch.Tensor
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.model = checkpoint.model.eval()
+        self.register_buffer("imagenet_mean", torch.tensor(IMAGENET_MEAN)[None, :, None, None])
+        self.register_buffer("imagenet_std", torch.tensor(IMAGENET_STD)[None, :, None, None])
+        # In a tuple, since a module as an attribute would give its weights a second name.
+        self._layer = (_find_averaged_map(self.model, checkpoint.recipe.image_size),)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        model = self.model
+        is_there = {
+            "age_years": model.age_head is not None,
+            "stage_probabilities": model.stage_head is not None,
+            "p_male": model.sex_head is not None,
+            "age_map": model.age_head is not None and self._layer != (None,),
+            "orientation": model.orientation_head is not None,
+        }
+        return tuple(name for name, there in is_there.items() if there)
+
+    def forward(
+        self, image: torch.Tensor, sex: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        film = (image - self.imagenet_mean) / self.imagenet_std
+        views = self.model.views(film)
+        looks = [self._look(view) for view, _ in views]
+        features = torch.stack([f for f, _ in looks]).mean(dim=0)
+        cells = None
+        if self._layer != (None,):
+            cells = torch.stack(
+                [c.flip(3) if is_mirrored else c
+                 for (_, c), (_, is_mirrored) in zip(looks, views, strict=True) if c is not None]
+            ).mean(dim=0)  # fmt: skip
+        sex = self.model.resolve_sex(features, sex)
+        age, logits = self.model.answer(features, sex)
+        answers = {
+            "age_years": age,
+            "stage_probabilities": None if logits is None else logits.softmax(dim=1),
+            "p_male": None
+            if self.model.sex_head is None
+            else self.model.sex_head(features).squeeze(1).sigmoid(),
+            "age_map": None if cells is None or age is None else self._share(cells, sex),
+            "orientation": None
+            if self.model.orientation_head is None
+            else self.model.orientation_head(features).softmax(dim=1),
+        }
+        return tuple(answer for name in self.outputs if (answer := answers[name]) is not None)
+
+    def _look(self, film: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Features (B, F) and, where they are its means, the map (B, F, h, w) behind them."""
+        (layer,) = self._layer
+        if layer is None:
+            return self.model.backbone(film), None
+        maps: list[torch.Tensor] = []
+        hook = layer.register_forward_hook(lambda module, inputs, output: maps.append(output))
+        try:
+            return self.model.backbone(film), maps[0]
+        finally:
+            hook.remove()
+
+    def _share(self, cells: torch.Tensor, sex: torch.Tensor | None) -> torch.Tensor:
+        """Age map (B, h, w) in years: each cell's answer less the answer to no features."""
+        n, _, height, width = cells.shape
+        rows = cells.permute(0, 2, 3, 1).flatten(0, 2)
+        repeated = None if sex is None else sex.repeat_interleave(height * width)
+        age, _ = self.model.answer(rows, repeated)
+        bias, _ = self.model.answer(torch.zeros_like(rows), repeated)
+        if age is None or bias is None:
+            raise RuntimeError("a model without an age head has no age map")
+        return (age - bias).reshape(n, height, width)
+
+
+@torch.inference_mode()
+def _find_averaged_map(model: BoneAgePredictor, size: int) -> nn.Module | None:
+    """Find the layer whose map has the features as its means; None if there is no such layer."""
+    try:
+        layer = last_feature_map(model.backbone, size)
+    except ConfigError:
+        return None
+    maps: list[torch.Tensor] = []
+    hook = layer.register_forward_hook(lambda module, inputs, output: maps.append(output.clone()))
+    try:
+        noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+        features = model.backbone(noise)
+    finally:
+        hook.remove()
+    means = maps[0].mean(dim=(2, 3))
+    is_mean = means.shape == features.shape and torch.allclose(means, features, 1e-4, 1e-5)
+    return layer if is_mean else None
+
+
+def export_onnx(
+    checkpoint: Checkpoint,
+    out: Path,
+    films: Sequence[Path],
+    calibration: Calibration | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Parity:
+    """Write a checkpoint as ONNX, and hold the two against each other on films.
+
+    The file takes `image` float32 (B, 1, S, S), grey in [0, 1], and, if the model has sex input,
+    `sex` float32 (B,), +1 male, -1 female, 0 unknown. It gives `age_years` (B,),
+    `stage_probabilities` (B, 3), `p_male` (B,), `age_map` (B, h, w) and `orientation` (B, 8), as
+    far as the model has them. Its metadata hold the `Contract`. It appears under its name only
+    when the comparison has passed.
+
+    Args:
+        checkpoint: A trained model.
+        out: File to write.
+        films: Films to compare on, at least one.
+        calibration: Fitted to this model on films of its own, or None.
+        facts: What the contract is to say besides, such as terms and figures.
+
+    Raises:
+        BoneAgeError: If there is no film, or the answers differ by more than 0.01 month or 0.001
+            in probability.
+    """
+    if not films:
+        raise BoneAgeError("there is no film to compare torch and ONNX Runtime on.")
+    with replacing(out) as part:
+        logger.info("translating the network to ONNX")
+        _write(checkpoint, part, calibration, facts or {})
+        logger.info("comparing it with the checkpoint on %d films", len(films))
+        parity = measure_parity(checkpoint, Predictor(part, threads=1), films)
+        if not (parity.months <= MAX_MONTHS and parity.probability <= MAX_PROBABILITY):
+            raise BoneAgeError(
+                f"the exported model differs from its checkpoint by {parity.months:.3g} months "
+                f"and {parity.probability:.3g} in probability on {parity.n} films; at most "
+                f"{MAX_MONTHS} and {MAX_PROBABILITY} are allowed. {out} was not written."
+            )
+    return parity
+
+
+def load_exported(model: BoneAgePredictor, path: Path) -> None:
+    """Load the weights of an exported model into a network of the same build, to train it on.
+
+    The exporter folds normalisation into a convolution that is used once, and what is folded
+    cannot be trained on; a mirror-averaging model uses each twice and stays whole.
+
+    Raises:
+        CheckpointError: If a weight is missing or of another shape.
+    """
+    import onnx
+
+    stored = {
+        weights.name.removeprefix("model."): weights
+        for weights in onnx.load(path).graph.initializer
+    }
+    state = model.state_dict()
+    for name, tensor in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if name not in stored or list(stored[name].dims) != list(tensor.shape):
+            raise CheckpointError(f"{path} does not hold the weights {name} of this network.")
+        values = onnx.numpy_helper.to_array(stored[name])
+        state[name] = torch.from_numpy(values.copy())
+    model.load_state_dict(state)
+
+
+def measure_parity(checkpoint: Checkpoint, predictor: Predictor, films: Sequence[Path]) -> Parity:
+    """Compare torch's and ONNX Runtime's answers to the same films, whatever the sex given."""
+    graph = _Graph(checkpoint)
+    names = predictor.contract.outputs
+    gaps: dict[str, list[float]] = {name: [0.0] for name in OUTPUTS}
+    for film in tqdm(films, desc="compare", unit="film"):
+        image = checkpoint.preprocessing.read(film)
+        grey = checkpoint.preprocessing.to_array(image)
+        for sex, code in SEX_CODE.items():
+            with torch.inference_mode():
+                expected = graph(torch.from_numpy(grey)[None, None], torch.tensor([code]))
+            answers = predictor.run(grey[None], [sex])
+            for name, tensor in zip(names, expected, strict=True):
+                gaps[name].append(float(np.abs(tensor.numpy() - answers[name]).max()))
+    # numpy's max, unlike Python's, lets a NaN through, which then fails the comparison.
+    return Parity(
+        len(films),
+        12.0 * float(np.max([*gaps["age_years"], *gaps["age_map"]])),
+        float(np.max([*gaps["stage_probabilities"], *gaps["p_male"], *gaps["orientation"]])),
+    )
+
+
+def _drop_traces(graph: Any) -> None:
+    """Take out the exporter's stack traces, which name files of the machine it ran on."""
+    parts = (graph.node, graph.input, graph.output, graph.value_info, graph.initializer)
+    for item in (graph, *(item for part in parts for item in part)):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+
+
+def _write(
+    checkpoint: Checkpoint,
+    path: Path,
+    calibration: Calibration | None,
+    facts: Mapping[str, Any],
+) -> None:
+    import onnx
+
+    recipe = checkpoint.recipe
+    graph = _Graph(checkpoint)
+    example = {"image": torch.zeros(2, 1, recipe.image_size, recipe.image_size)}
+    if recipe.sex_input:
+        example["sex"] = torch.zeros(2)
+    batch = torch.export.Dim("batch", min=1)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own deprecated internals
+        exported = torch.onnx.export(
+            graph,
+            kwargs=example,
+            input_names=list(example),
+            output_names=list(graph.outputs),
+            dynamic_shapes={name: {0: batch} for name in example},
+            dynamo=True,
+            verbose=False,
+        )
+    model = cast(torch.onnx.ONNXProgram, exported).model_proto
+    _drop_traces(model.graph)
+    fingerprint = sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    if calibration is not None and calibration.graph_sha256 != fingerprint:
+        raise ConfigError(
+            "the calibration was fitted to another model than this one. Export without it, run "
+            "`boneage calibrate` with that file, then export again."
+        )
+    contract = Contract(
+        checkpoint.preprocessing,
+        recipe.sex_input,
+        graph.outputs,
+        # A path of initial weights says nothing elsewhere; what they are does.
+        {**asdict(recipe), "init": checkpoint.provenance.get("init_used", recipe.init)},
+        {**checkpoint.provenance, "graph_sha256": fingerprint},
+        calibration,
+        dict(facts),
+    )
+    onnx.helper.set_model_props(model, {CONTRACT_KEY: contract.to_json()})
+    path.write_bytes(model.SerializeToString())

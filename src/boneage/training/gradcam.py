@@ -1,0 +1,153 @@
+"""Grad-CAM: where on the film the evidence for an answer lies."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from boneage.config import Recipe
+from boneage.errors import ConfigError
+from boneage.training.model import BoneAgePredictor
+
+Outputs = tuple[torch.Tensor | None, torch.Tensor | None]
+Target = Callable[[Outputs], torch.Tensor]
+
+
+def predicted_age(outputs: Outputs) -> torch.Tensor:
+    """Target: the predicted age, one number a film."""
+    age, _ = outputs
+    if age is None:
+        raise ConfigError("this model has no age head to explain; explain the stage head.")
+    return age
+
+
+def predicted_stage(outputs: Outputs) -> torch.Tensor:
+    """Target: the logit of the stage that was answered, one number a film."""
+    _, logits = outputs
+    if logits is None:
+        raise ConfigError("this model has no stage head to explain; explain the age head.")
+    return logits.max(dim=1).values
+
+
+class GradCAM:
+    """Class activation maps weighted by gradients, for either head.
+
+    A context manager: the one hook it sets on the model is removed on leaving, whatever happens.
+    The gradient is taken with respect to the feature map alone, so the model's own gradients
+    are left as they were.
+
+    Args:
+        model: Put into evaluation mode.
+        image_size: Side of the model's input in pixels.
+
+    Raises:
+        ConfigError: If the backbone has no convolutional feature map.
+
+    Source: Selvaraju et al., ICCV 2017, doi 10.1109/ICCV.2017.74.
+
+    Example:
+        with GradCAM(model, 256) as cam:
+            heatmap = cam(image, sex, predicted_age)
+    """
+
+    def __init__(self, model: BoneAgePredictor, image_size: int = Recipe.image_size) -> None:
+        self._model = model.eval()
+        self._layer = last_feature_map(model.backbone, image_size)
+        self._features: torch.Tensor | None = None
+        self._hook: Any = None
+
+    def __enter__(self) -> Self:
+        self._hook = self._layer.register_forward_hook(self._keep)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._hook.remove()
+        self._features = None
+
+    def _keep(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        # The next layer may work in place (ReLU); a copy keeps the map as it was.
+        self._features = output if output.requires_grad else output.detach().requires_grad_()
+        return self._features.clone()
+
+    def __call__(
+        self,
+        image: torch.Tensor,
+        sex: torch.Tensor | None = None,
+        target: Target = predicted_stage,
+    ) -> npt.NDArray[np.float32]:
+        """Map the evidence for a target.
+
+        Args:
+            image: (B, 3, S, S), normalised.
+            sex: (B,), in {+1 male, -1 female, 0 unknown}; needed only by a model with `sex_input`.
+            target: Takes the model's outputs, gives one number an image; `predicted_age` or the
+                seed report's `predicted_stage`.
+
+        Returns:
+            (B, h, w) on the grid of the feature map, each map from 0 to 1; all zero where no
+            place speaks for the target.
+        """
+        views = self._model.views(image)
+        with torch.no_grad():
+            told = self._model.resolve_sex(self._model.features(image), sex)
+        evidence = [self._weigh(view, told, target) for view, _ in views]
+        upright = [e.flip(2) if is_mirrored else e
+                   for e, (_, is_mirrored) in zip(evidence, views, strict=True)]  # fmt: skip
+        maps = torch.stack(upright).mean(dim=0).relu()
+        tops = maps.amax(dim=(1, 2), keepdim=True)
+        heat = torch.where(tops > 0, maps / tops.clamp_min(torch.finfo(maps.dtype).tiny), 0.0)
+        return heat.float().cpu().numpy()
+
+    def _weigh(self, image: torch.Tensor, sex: torch.Tensor | None, target: Target) -> torch.Tensor:
+        """Sum the feature map over its channels, weighted by their mean gradients: (B, h, w)."""
+        with torch.enable_grad():
+            answers = self._model.answer(self._model.backbone(image), sex)
+            if self._features is None:
+                raise RuntimeError("use GradCAM in a with statement")
+            (gradients,) = torch.autograd.grad(target(answers).sum(), self._features)
+        weights = gradients.mean(dim=(2, 3), keepdim=True)
+        evidence = (weights * self._features.detach()).sum(dim=1)
+        self._features = None
+        return evidence
+
+
+def last_feature_map(backbone: nn.Module, image_size: int) -> nn.Module:
+    """Find the module that gives the last (B, C, h, w) map larger than one cell.
+
+    Raises:
+        ConfigError: If the backbone has none.
+    """
+    found: list[tuple[nn.Module, torch.Size]] = []
+    features = 0
+
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal features
+        if not isinstance(output, torch.Tensor):
+            return
+        features = output.shape[-1]
+        if output.ndim == 3:  # tokens: a map before them is not what the answer is made of
+            found.clear()
+        if output.ndim == 4 and min(output.shape[2:]) > 1:
+            found.append((module, output.shape))
+
+    hooks = [module.register_forward_hook(note) for module in backbone.modules()]
+    parameter = next(backbone.parameters())
+    try:
+        with torch.no_grad():
+            backbone(parameter.new_zeros(1, 3, image_size, image_size))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # Channels last, as in some transformers, would be read the wrong way round.
+    if not found or (found[-1][1][3] == features != found[-1][1][1]):
+        raise ConfigError("this backbone has no convolutional feature map for Grad-CAM to weigh.")
+    return found[-1][0]

@@ -1,0 +1,366 @@
+"""`BoneAgePredictor`: one backbone, a regression head in years and a stage head."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from boneage.config import Recipe
+from boneage.errors import CheckpointError, ConfigError
+from boneage.imaging.orientation import ORIENTATIONS
+from boneage.imaging.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from boneage.stages import STAGES
+
+logger = logging.getLogger(__name__)
+
+TIMM_PREFIX = "timm:"
+
+
+class SexConditionedLinear(nn.Linear):
+    """A linear layer whose weights depend on sex: `(W + s V) x + (b + s c)`.
+
+    s is +1 for male, -1 for female, between them for a film that tells its sex in part, and 0 for
+    unknown, where `U x + d` is added if there are such weights: features that tell the sex let an
+    answer without it be better than the mean of both. V, c, U and d start at zero. For a given s
+    the output stays linear in the features.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, *, unknown_weights: bool = True
+    ) -> None:
+        super().__init__(in_features, out_features)
+        self.sex_weight = nn.Parameter(torch.zeros(out_features, in_features))
+        self.sex_bias = nn.Parameter(torch.zeros(out_features))
+        self.has_unknown_weights = unknown_weights
+        if unknown_weights:
+            self.unknown_weight = nn.Parameter(torch.zeros(out_features, in_features))
+            self.unknown_bias = nn.Parameter(torch.zeros(out_features))
+
+    def forward(self, features: torch.Tensor, sex: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Map features (B, in) and sex (B,) to (B, out)."""
+        sex = sex[:, None]
+        by_sex = nn.functional.linear(features, self.sex_weight, self.sex_bias)
+        answer = super().forward(features) + sex * by_sex
+        if self.has_unknown_weights:
+            unknown = nn.functional.linear(features, self.unknown_weight, self.unknown_bias)
+            answer = answer + (1.0 - sex.abs()) * unknown
+        return answer
+
+
+class BoneAgePredictor(nn.Module):
+    """Multi-task network: bone age in years and developmental stage from one film.
+
+    The backbone's classification layer is replaced by the identity; a `Linear(F, 1)` reads the
+    age and a `Linear(F, 3)` the stage off its features.
+
+    Args:
+        backbone: A torchvision classification model (`resnet18`, `resnet50`, ...), or
+            `timm:NAME` for one of timm's.
+        tasks: "age,stage", "age" or "stage"; the head of a task left out does not exist.
+        sex_input: Whether the heads' weights depend on sex (`SexConditionedLinear`).
+        sex_head: Whether a `Linear(F, 1)` reads the sex off the film, which then stands for it
+            where it is withheld.
+        orientation_head: Whether a `Linear(F, 8)` tells how the film lies (`ORIENTATIONS`).
+        mirror_average: Whether, outside training, the features are the mean of those of a film
+            and of its mirror image, and so are the answers, which are linear in them.
+        zoom_average: Likewise the mean of a film reduced and magnified by this share.
+        image_size: Side of the input in pixels; some backbones are built for one size.
+        init: Initial weights, see `load_backbone`.
+
+    Shape:
+        image (B, 3, S, S) float32, normalised; sex (B,) float32 in {+1, -1, 0}, needed only
+        with `sex_input`. Returns `age_pred` (B,) in years and `stage_logits` (B, 3); None for a
+        task left out.
+
+    Raises:
+        ConfigError: If the backbone is unknown or cannot take images of that size.
+        CheckpointError: If the initial weights cannot be had.
+    """
+
+    _black: torch.Tensor
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        *,
+        tasks: str = "age,stage",
+        sex_input: bool = False,
+        sex_head: bool = False,
+        orientation_head: bool = False,
+        mirror_average: bool = False,
+        zoom_average: float = 0.0,
+        image_size: int = 256,
+        init: str = "none",
+    ) -> None:
+        super().__init__()
+        self.sex_input = sex_input
+        self.mirror_average = mirror_average
+        black = -torch.tensor(IMAGENET_MEAN) / torch.tensor(IMAGENET_STD)
+        self.register_buffer("_black", black[:, None, None], persistent=False)
+        factors = (1.0 - zoom_average, 1.0 + zoom_average) if zoom_average else ()
+        self._zooms = [f"_zoom_{i}" for i in range(len(factors))]
+        for name, factor in zip(self._zooms, factors, strict=True):
+            self.register_buffer(name, _make_zoom(factor, image_size), persistent=False)
+        self.backbone, self.init_used = load_backbone(backbone, image_size, init)
+        features = _count_features(self.backbone, backbone, image_size)
+
+        def make_head(n: int) -> nn.Linear:
+            if not sex_input:
+                return nn.Linear(features, n)
+            return SexConditionedLinear(features, n, unknown_weights=not sex_head)
+
+        heads = tasks.split(",")
+        self.age_head = make_head(1) if "age" in heads else None
+        self.stage_head = make_head(len(STAGES)) if "stage" in heads else None
+        self.sex_head = nn.Linear(features, 1) if sex_head else None
+        n = len(ORIENTATIONS)
+        self.orientation_head = nn.Linear(features, n) if orientation_head else None
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, *, init: str = "none") -> "BoneAgePredictor":
+        """Build the network that a recipe describes, with `init` as its initial weights."""
+        return cls(
+            recipe.backbone,
+            tasks=recipe.tasks,
+            sex_input=recipe.sex_input,
+            sex_head=recipe.sex_weight > 0,
+            orientation_head=recipe.orientation_head,
+            mirror_average=recipe.mirror_average,
+            zoom_average=recipe.zoom_average,
+            image_size=recipe.image_size,
+            init=init,
+        )
+
+    def forward(
+        self, image: torch.Tensor, sex: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Estimate age and stage; see the class for shapes."""
+        self._require_sex(sex)
+        return self.answer(self.features(image), sex)
+
+    def features(self, image: torch.Tensor) -> torch.Tensor:
+        """Reduce images (B, 3, S, S) to the features (B, F) that the heads read."""
+        if self.training:
+            return self.backbone(image)
+        views = self.views(image)
+        return torch.stack([self.backbone(view) for view, _ in views]).mean(dim=0)
+
+    def views(self, image: torch.Tensor) -> list[tuple[torch.Tensor, bool]]:
+        """Give the images whose features are averaged outside training.
+
+        Args:
+            image: (B, 3, S, S), normalised.
+
+        Returns:
+            Each (B, 3, S, S), and whether it is mirrored.
+        """
+        seen = [image]
+        if self._zooms:
+            # Zero is black once black is taken off, so what lies beside the film stays black.
+            film = image - self._black
+            grids = [getattr(self, name).expand(image.shape[0], -1, -1, -1) for name in self._zooms]
+            seen = [
+                nn.functional.grid_sample(film, grid, align_corners=False) + self._black
+                for grid in grids
+            ]
+        views = [(view, False) for view in seen]
+        return views + [(view.flip(3), True) for view in seen] if self.mirror_average else views
+
+    def answer(
+        self, features: torch.Tensor, sex: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Read age and stage off features (B, F); see the class for shapes."""
+        self._require_sex(sex)
+        extra = (self.resolve_sex(features, sex),) if self.sex_input else ()
+        age = None if self.age_head is None else self.age_head(features, *extra).squeeze(1)
+        logits = None if self.stage_head is None else self.stage_head(features, *extra)
+        return age, logits
+
+    def resolve_sex(self, features: torch.Tensor, sex: torch.Tensor | None) -> torch.Tensor | None:
+        """Put the film's own evidence in the place of a sex that is withheld (0).
+
+        The evidence is tanh of the head's log-odds, from -1 to 1: nearer to the likelier sex than
+        the chances themselves, as the answer of the smallest absolute error is.
+
+        Args:
+            features: (B, F).
+            sex: (B,).
+        """
+        if sex is None or self.sex_head is None:
+            return sex
+        return torch.where(sex == 0, self.sex_head(features).squeeze(1).tanh(), sex)
+
+    def _require_sex(self, sex: torch.Tensor | None) -> None:
+        if self.sex_input and sex is None:
+            raise ValueError("this model was built with sex_input; pass sex, 0.0 where unknown")
+
+
+def _make_zoom(factor: float, size: int) -> torch.Tensor:
+    """Sampling grid (1, S, S, 2) that magnifies a film about its middle."""
+    theta = torch.tensor([[[1.0 / factor, 0.0, 0.0], [0.0, 1.0 / factor, 0.0]]])
+    return nn.functional.affine_grid(theta, [1, 1, size, size], align_corners=False)
+
+
+def load_backbone(name: str, image_size: int, init: str) -> tuple[nn.Module, str]:
+    """Build a backbone without its classification layer.
+
+    Args:
+        name: As for `BoneAgePredictor`.
+        image_size: Side of the input in pixels.
+        init: `none` for random weights; `imagenet` to download the library's default weights;
+            a path to a local weights file of that architecture (`.pth`, `.safetensors`);
+            `auto` for ImageNet weights where they can be had and random ones, with a warning,
+            where not.
+
+    Returns:
+        The backbone, which maps (B, 3, S, S) to (B, F), and what its weights are: "none",
+        "imagenet" or the file's name.
+    """
+    if init == "none":
+        return _build(name, image_size, pretrained=False), "none"
+    if init in ("imagenet", "auto"):
+        try:
+            return _build(name, image_size, pretrained=True), "imagenet"
+        except CheckpointError as error:
+            if init == "imagenet":
+                raise
+            logger.warning("%s Starting from random weights instead, since init is auto.", error)
+            return _build(name, image_size, pretrained=False), "none"
+    return _build(name, image_size, pretrained=False, weights=Path(init)), Path(init).name
+
+
+def _build(
+    name: str, image_size: int, *, pretrained: bool, weights: Path | None = None
+) -> nn.Module:
+    if name.startswith(TIMM_PREFIX):
+        model = _create_timm(name.removeprefix(TIMM_PREFIX), pretrained)
+    else:
+        model = _create_torchvision(name, image_size)
+        if pretrained:
+            # Loaded here and not by torchvision, which would build some models otherwise.
+            published = torchvision.models.get_model_weights(name).DEFAULT
+            try:
+                state = published.get_state_dict(progress=True, check_hash=True)
+            except (OSError, RuntimeError) as error:
+                raise _cannot_download(name, error) from None
+            _load_weights(model, name, state, str(published))
+    if weights is not None:
+        _load_weights(model, name, _read_weights(name, weights), str(weights))
+    return _drop_classifier(model)
+
+
+def _cannot_download(name: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"ImageNet weights of {name} cannot be downloaded ({error}). Pass --init FILE with a "
+        "local copy, or --init none."
+    )
+
+
+def _create_torchvision(name: str, image_size: int) -> nn.Module:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise ConfigError(
+            f"backbone {name!r} is not a torchvision classification model; try one of "
+            f"{', '.join(_nearest(name, known))}, or timm:NAME."
+        )
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        options = {"aux_logits": False, "init_weights": True}  # auxiliary heads return a tuple
+    if name.startswith("vit_"):
+        options["image_size"] = image_size
+    if name == "maxvit_t":
+        options["input_size"] = (image_size, image_size)
+    try:
+        return torchvision.models.get_model(name, weights=None, **options)
+    except ValueError as error:
+        raise ConfigError(f"backbone {name} cannot take {image_size}-px images: {error}") from None
+
+
+def _create_timm(name: str, pretrained: bool) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        raise ConfigError(
+            f"backbone {name!r} is not a timm model; try one of "
+            f"{', '.join(_nearest(name, timm.list_models()))}."
+        )
+    try:
+        return timm.create_model(name, pretrained=pretrained)
+    except RuntimeError as error:  # timm's word for a model that has no published weights
+        raise CheckpointError(f"timm has no weights to download for {name} ({error}).") from None
+    except OSError as error:  # the hub's and the connection's errors
+        raise _cannot_download(TIMM_PREFIX + name, error) from None
+
+
+def _nearest(name: str, known: list[str]) -> list[str]:
+    import difflib
+
+    return difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+
+
+def _read_weights(name: str, path: Path) -> dict[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"init is {str(path)!r}; expected auto, imagenet, none or a weights file."
+        ) from None
+    except Exception as error:  # both readers raise whatever the bytes provoke
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} does not hold weights of {name}: {reason}") from None
+
+
+def _load_weights(model: nn.Module, name: str, state: dict[str, torch.Tensor], source: str) -> None:
+    """Load a published state dict; its classifiers, main and auxiliary, are left out."""
+    classifiers = (*_classifier_names(model), "AuxLogits.", "aux1.", "aux2.")
+    kept = {key: value for key, value in state.items() if not key.startswith(classifiers)}
+    try:
+        missing, unexpected = model.load_state_dict(kept, strict=False)
+    except (RuntimeError, AttributeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{source} does not hold weights of {name}: {reason}") from None
+    unmet = [key for key in missing if not key.startswith(classifiers)] + list(unexpected)
+    if unmet:
+        raise CheckpointError(
+            f"{source} does not hold weights of {name}: {len(unmet)} keys differ, the first is "
+            f"{unmet[0]!r}."
+        )
+
+
+def _classifier_names(model: nn.Module) -> tuple[str, ...]:
+    """Name the classification layers: timm's own word, or torchvision's last layer."""
+    pretrained_cfg: Any = getattr(model, "pretrained_cfg", None)
+    if pretrained_cfg is not None:
+        names = pretrained_cfg["classifier"]
+        return (names,) if isinstance(names, str) else tuple(names)
+    # SqueezeNet classifies with a convolution, all others with a linear layer.
+    return ([n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1],)
+
+
+def _drop_classifier(model: nn.Module) -> nn.Module:
+    reset: Any = getattr(model, "reset_classifier", None)
+    if reset is not None:
+        reset(0)
+    else:
+        model.set_submodule(_classifier_names(model)[0], nn.Identity())
+    return model
+
+
+@torch.no_grad()
+def _count_features(backbone: nn.Module, name: str, image_size: int) -> int:
+    """Count the backbone's features by running it once on an empty image."""
+    backbone.eval()
+    try:
+        features = backbone(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"backbone {name} cannot take {image_size}-px images: {reason}") from None
+    backbone.train()
+    return int(features.flatten(1).shape[1])

@@ -1,0 +1,352 @@
+import base64
+import io
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import boneage.audit.stress
+from boneage.audit.gallery import LOOKS, Case
+from boneage.audit.report import CHECKLIST, save_audit
+from boneage.audit.stress import STRESSES
+from boneage.audit.workflow import AUDITED, PREDICTIONS, REGIONS, STRESS, audit_films
+from boneage.clinical.growth import classify, look_up, sd_score
+from boneage.data.labels import find_images, find_labels
+from boneage.errors import BoneAgeError, LabelError
+from boneage.inference.predictor import Predictor
+from boneage.phantom.cohort import write_cohort
+from builders import Page, make_calibration
+
+CHOSEN = [("flip", "left-right"), ("inversion", ""), ("sex", "wrong")]
+FEW = tuple(stress for stress in STRESSES if (stress.family, stress.level) in CHOSEN)
+
+
+@pytest.fixture(scope="module")
+def folder(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten drawn films with labels, outlines and a calibration; one film is broken, two unknown."""
+    folder = tmp_path_factory.mktemp("films")
+    write_cohort(folder / "cohort", 10, 2, 100, masks=True, workers=1)
+    labels = pd.read_csv(find_labels(folder / "cohort"))
+    ages = (labels["boneage"] + np.arange(-20.0, 30.0, 5.0)).clip(4)
+    ages[0], ages[2] = 210, np.nan  # outside the reference table; unknown
+    labels["chronological_age_months"] = ages
+    labels["site"] = ["north", "south"] * 5
+    labels.to_csv(folder / "labels.csv", index=False)
+    images = folder / "images"
+    images.mkdir()
+    for path in find_images(folder / "cohort").values():
+        shutil.copy(path, images)
+    shutil.copy(images / "900001.png", images / "stranger.png")
+    shutil.copy(images / "900001.png", images / os.fsdecode(b"caf\xe9.png"))
+    (images / "900010.png").write_text("no film")
+    make_calibration(Predictor(exported).contract.graph_sha256).save(folder / "site.toml")
+    return folder
+
+
+Audited = tuple[dict[str, Any], pd.DataFrame, list[Case]]
+
+
+def run(exported: Path, folder: Path, out: Path, **options: Any) -> Audited:
+    """Audit the films with few stresses and draws."""
+    settings: dict[str, Any] = {
+        "images": folder / "images",
+        "labels": folder / "labels.csv",
+        "out": out,
+        "model": exported,
+        "calibration": folder / "site.toml",
+        "draws": 50,
+        "workers": 1,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boneage.audit.stress, "STRESSES", FEW)
+        return audit_films(**settings | options)
+
+
+@pytest.fixture(scope="module")
+def out(folder: Path) -> Path:
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def audited(exported: Path, folder: Path, out: Path) -> Audited:
+    """An audit with every test."""
+    masks = folder / "cohort" / "masks"
+    found = run(exported, folder, out, by=["site"], stress=True, regions=masks)
+    save_audit(out, *found)
+    return found
+
+
+def test_the_figures_are_those_of_the_answers_and_every_film_is_counted(
+    audited: Audited, out: Path
+) -> None:
+    result, table, _ = audited
+    answers = pd.read_csv(out / PREDICTIONS, encoding="utf-8").dropna(
+        subset=["reference_years", "predicted_years"]
+    )
+    assert (result["n"], result["n_unanswered"], result["n_without_reference"]) == (9, 1, 2)
+    assert result["name"] == "images"
+    assert table["image_id"].tolist() == [str(900001 + i) for i in range(9)]
+    error = 12 * (answers["predicted_years"] - answers["reference_years"]).abs()
+    assert result["accuracy"]["mae_months"]["value"] == pytest.approx(error.mean(), abs=1e-3)
+    assert result["accuracy"]["coverage"]["value"] is not None
+
+
+def test_groups_are_those_of_the_labels_and_of_how_the_films_were_taken(
+    audited: Audited, folder: Path
+) -> None:
+    groups = audited[0]["groups"]
+    kinds = {group["by"] for group in groups}
+    assert kinds == {"sex", "age", "sex and age", "site", *LOOKS}
+    for kind in kinds:
+        assert sum(group["n"] for group in groups if group["by"] == kind) == 9
+    sites = {group["group"]: group["n"] for group in groups if group["by"] == "site"}
+    assert sites == {"north": 5, "south": 4}
+    assert "scanner or site" not in audited[0]["not_assessable"]
+
+
+def test_the_chronological_age_of_the_labels_gives_the_clinical_meaning(
+    audited: Audited, folder: Path
+) -> None:
+    result, table, _ = audited
+    labels = pd.read_csv(folder / "labels.csv").head(9)
+    at = look_up(labels["chronological_age_months"], np.where(labels["male"], "M", "F"))
+    reader, model = (classify(sd_score(table[f"{name}_months"], at))
+                     for name in ("reference", "predicted"))  # fmt: skip
+    known = reader != ""
+    assert known.tolist() == [False, True, False, *[True] * 6]
+    assert result["clinical"]["n"] == known.sum()
+    share = (reader != model)[known].mean()
+    assert result["clinical"]["changed"]["value"] == pytest.approx(share)
+    for row in result["robustness"]["stresses"]:
+        assert row["clinical"]["n"] == known.sum()
+        assert row["clinical"]["clean"]["value"] == pytest.approx(share)
+
+
+def test_every_film_is_answered_under_every_stress(audited: Audited, out: Path) -> None:
+    robustness = audited[0]["robustness"]
+    assert robustness["n"] == 9
+    assert [(row["family"], row["level"], row["n"]) for row in robustness["stresses"]] == [
+        (stress.family, stress.level, 9) for stress in FEW
+    ]
+    answers = pd.read_csv(out / STRESS)
+    assert answers.groupby("path").size().tolist() == [4] * 9
+    # The model averages a film and its mirror image, and its answer depends on the sex.
+    assert robustness["stresses"][0]["moved_months"]["value"] < 0.5
+    assert robustness["stresses"][2]["moved_months"]["value"] > 1
+    plain, clean = (
+        pd.read_csv(out / PREDICTIONS).dropna(subset=["reference_years", "predicted_years"]),
+        answers[answers["family"] == "clean"],
+    )
+    np.testing.assert_allclose(clean["predicted_months"], plain["predicted_months"], atol=1e-3)
+
+
+def test_every_film_with_regions_is_measured(audited: Audited, out: Path) -> None:
+    regions = audited[0]["regions"]
+    measures = pd.read_csv(out / REGIONS, dtype={"image_id": str})
+    assert 4 < regions["n"] == measures["image_id"].nunique() <= 9
+    assert {"radius", "PP", "DP"} <= {group["group"] for group in regions["groups"]}
+    whole = measures[measures["region"] == "all regions"]
+    assert regions["groups"][0]["energy"]["value"] == pytest.approx(whole["energy"].mean())
+
+
+def test_the_gallery_shows_the_worst_and_the_most_uncertain(audited: Audited) -> None:
+    result, _, gallery = audited
+    worst = [row["image_id"] for row in result["difficult"][:8]]
+    uncertain = [row["image_id"] for row in result["uncertain"][:4]]
+    expected = [(i, "large error") for i in worst]
+    expected += [(i, "wide interval") for i in uncertain if i not in worst]
+    assert [(case.film.image_id, case.why) for case in gallery] == expected
+    assert all(case.film.overlay is not None for case in gallery)
+
+
+def test_the_json_is_strict_and_is_the_result(audited: Audited, out: Path) -> None:
+    text = (out / "audit.json").read_text(encoding="utf-8")
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert len(found.pop("checklist")) == len(CHECKLIST)
+    assert found == json.loads(json.dumps(audited[0]))
+
+
+def test_the_page_has_every_section_and_asks_the_network_for_nothing(
+    audited: Audited, out: Path
+) -> None:
+    text = (out / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.stack == []
+    sections = [section["id"] for section in page.every("section")]
+    assert sections == ["cases", "accuracy", "agreement", "stages", "calibration", "groups",
+                        "clinical", "robustness", "regions", "comparison", "difficult",
+                        "checklist"]  # fmt: skip
+    assert {link["href"] for link in page.every("a")} == {f"#{name}" for name in sections}
+    assert not re.search(r"https?://|url\(|@import|<script|<link", text)
+    shown = re.sub(r"base64,[^\"]+", "", text)
+    assert not re.search(r"\b(nan|NaN|None|inf)\b", shown)
+    topics = {row[1]: row[2] for row in page.rows if row[0].startswith(("CLAIM", "TRIPOD"))}
+    assert topics["robustness to changes of the image"] == "robustness"
+    assert topics["where on the image the evidence lies"] == "regions"
+
+
+def test_the_page_holds_the_pictures_of_the_cases(audited: Audited, out: Path) -> None:
+    page = Page((out / "report.html").read_text(encoding="utf-8"))
+    films = [shown for case in audited[2] for shown in (case.film, *case.neighbours)]
+    pictures = [image for image in page.every("img")
+                if (image["src"] or "").startswith("data:image/jpeg;base64,")]  # fmt: skip
+    assert len(pictures) == 2 * len(films) > 10
+    assert len(page.every("img")) - len(pictures) == 6
+    for picture in pictures:
+        assert picture["alt"]
+        data = base64.b64decode((picture["src"] or "").partition(",")[2])
+        with Image.open(io.BytesIO(data)) as image:
+            assert (image.format, image.height) == ("JPEG", 240)
+
+
+def test_the_page_shows_every_stress_and_every_region(audited: Audited, out: Path) -> None:
+    page = Page((out / "report.html").read_text(encoding="utf-8"))
+    for name in ("flip left-right", "inversion", "sex wrong"):
+        assert len(page.row(name)) == 10
+    for group in audited[0]["regions"]["groups"]:
+        expected = [group["group"], str(group["n"]), f"{100 * group['area']:.1f}%"]
+        assert expected in [row[:3] for row in page.rows]
+
+
+def test_every_table_is_there_as_csv(audited: Audited, out: Path) -> None:
+    result = audited[0]
+    robustness = pd.read_csv(out / "robustness.csv", keep_default_na=False)
+    assert robustness["family"].tolist() == ["flip", "inversion", "sex"]
+    expected = [row["clinical"]["stressed"]["high"] for row in result["robustness"]["stresses"]]
+    assert robustness["clinical_stressed_high"].tolist() == pytest.approx(expected)
+    regions = pd.read_csv(out / "regions.csv")
+    expected = [group["energy"]["value"] for group in result["regions"]["groups"]]
+    assert regions["energy"].tolist() == pytest.approx(expected)
+    uncertain = pd.read_csv(out / "uncertain.csv")
+    assert len(uncertain) == len(result["uncertain"])
+
+
+def test_an_interrupted_audit_goes_on_and_ends_as_if_nothing_had_been(
+    audited: Audited, exported: Path, folder: Path, out: Path, tmp_path: Path
+) -> None:
+    part = Path(shutil.copytree(out, tmp_path / "part"))
+    lines = (part / PREDICTIONS).read_text(encoding="utf-8").splitlines(keepends=True)
+    (part / PREDICTIONS).write_text("".join([lines[0], *lines[3:6]]), encoding="utf-8")
+    lines = (part / STRESS).read_text(encoding="utf-8").splitlines(keepends=True)
+    (part / STRESS).write_text("".join([*lines[:5], *lines[9:23]]), encoding="utf-8")
+    for name in (AUDITED, REGIONS, "report.html", "audit.json"):
+        (part / name).unlink()
+    masks = folder / "cohort" / "masks"
+    result, table, gallery = run(exported, folder, part, by=["site"], stress=True, regions=masks)
+    assert result == audited[0]
+    pd.testing.assert_frame_equal(table, audited[1], check_exact=True)
+    shown, expected = (
+        [(film.image_id, film.picture, film.overlay) for case in cases
+         for film in (case.film, *case.neighbours)]
+        for cases in (gallery, audited[2])
+    )  # fmt: skip
+    assert shown == expected
+
+
+def test_films_of_an_earlier_audit_that_are_gone_are_in_no_figure(
+    audited: Audited, exported: Path, folder: Path, out: Path, tmp_path: Path
+) -> None:
+    again = Path(shutil.copytree(out, tmp_path / "again"))
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("900001.png", "900002.png", "900003.png", "900004.png"):
+        shutil.copy(folder / "images" / name, images)
+    result, table, gallery = run(exported, folder, again, images=images)
+    assert result["n"] == len(table) == len(gallery) == 4
+    assert (result["n_unanswered"], result["n_without_reference"]) == (0, 0)
+    # The earlier run's rows stay, that of the film it could not read among them.
+    assert len(pd.read_csv(again / PREDICTIONS)) == 12 + 4
+
+
+def test_without_stress_and_regions_nothing_is_said_of_them(
+    exported: Path, folder: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(folder / "images" / "900002.png", images)
+    found = run(exported, folder, tmp_path / "out", images=images, draws=0)
+    assert found[0]["n"] == 1
+    assert found[0]["robustness"] is found[0]["regions"] is None
+    page = Page(save_audit(tmp_path / "out", *found).read_text(encoding="utf-8"))
+    assert not {"robustness", "regions"} & {section["id"] for section in page.every("section")}
+    assert page.row("CLAIM")[2] != ""
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert not written & {STRESS, REGIONS, "robustness.csv", "regions.csv"}
+
+
+def test_what_cannot_be_audited_is_refused_before_a_film_is_answered(
+    exported: Path, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "sexes.csv").write_text("id,sex\n900001,M\n")
+    (tmp_path / "strangers.csv").write_text("id,sex,boneage\n1,M,90\n")
+    (tmp_path / "status.csv").write_text("id,sex,boneage,status\n900001,M,90,insured\n")
+    (tmp_path / "boxes.csv").write_text("id,width,height,region\n900001,9,9,a\n")
+    for options, kind, message in (
+        ({"labels": tmp_path / "sexes.csv"}, BoneAgeError, "has no bone age"),
+        ({"labels": tmp_path / "strangers.csv"}, BoneAgeError, "none of the 12 films is in the t"),
+        ({"by": ["race"]}, LabelError, "has no column 'race' to group by; found: id, boneage"),
+        ({"by": ["sex"]}, LabelError, "every figure is given by sex already"),
+        ({"by": ["status"], "labels": tmp_path / "status.csv"}, LabelError,
+         "has a column 'status', and so have the answers. Rename it there."),
+        ({"regions": tmp_path / "boxes.csv"}, LabelError, "has no column 'xmin'"),
+        ({"regions": tmp_path / "gone.csv"}, LabelError, "does not exist; expected a CSV of regi"),
+    ):  # fmt: skip
+        with pytest.raises(kind) as caught:
+            run(exported, folder, out, **options)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+def test_regions_that_the_report_would_overwrite_are_refused(
+    exported: Path, folder: Path, tmp_path: Path
+) -> None:
+    boxes = tmp_path / "regions.csv"
+    boxes.write_text("id,width,height,region,xmin,ymin,xmax,ymax\n900001,100,100,a,5,5,50,50\n")
+    for options in ({"regions": boxes}, {"labels": boxes}):
+        with pytest.raises(BoneAgeError, match="lies among the tables to be written"):
+            run(exported, folder, tmp_path, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["regions.csv"]
+
+
+def test_two_films_of_one_name_are_refused_before_one_is_answered(
+    exported: Path, folder: Path, tmp_path: Path
+) -> None:
+    films, out = Path(shutil.copytree(folder, tmp_path / "films")), tmp_path / "out"
+    film = films / "images" / "900001.png"
+    (films / "images" / "twin").mkdir()
+    twin = Path(shutil.copy(film, films / "images" / "twin"))
+    with pytest.raises(BoneAgeError) as caught:
+        run(exported, films, out)
+    assert str(film) in str(caught.value)
+    assert str(twin) in str(caught.value)
+    assert not out.exists()
+
+
+def test_regions_of_other_films_are_refused_before_the_stresses(
+    audited: Audited, exported: Path, folder: Path, out: Path, tmp_path: Path
+) -> None:
+    again = Path(shutil.copytree(out, tmp_path / "again"))
+    (again / STRESS).unlink()
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("id,width,height,region,xmin,ymin,xmax,ymax\nx,100,100,a,5,5,50,50\n")
+    with pytest.raises(BoneAgeError, match=r"none of the 9 films has a region \(first ids of reg"):
+        run(exported, folder, again, stress=True, regions=boxes)
+    assert not (again / STRESS).exists()
+
+
+def test_films_that_are_all_unreadable_are_one_line(
+    exported: Path, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "900001.png").write_text("no film")
+    with pytest.raises(LabelError, match="has no prediction"):
+        run(exported, folder, tmp_path / "out", images=tmp_path / "images")

@@ -1,0 +1,109 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from boneage.cli.text import Counts, describe_calibration, describe_prediction, format_age
+from boneage.inference.prediction import Prediction
+from builders import make_calibration
+
+WHOLE = Prediction(
+    "7", Path("films/7.png"), "F", 10.46, 9.0, 12.04, 125.52, "Child", 0.75, 0.24, 0.01
+)
+BARE = Prediction("7", Path("films/7.png"), predicted_stage="Adult")
+
+
+@pytest.mark.parametrize(
+    ("years", "text"),
+    [
+        (10.46, "10 years 6 months"),
+        (1.0, "1 year 0 months"),
+        (0.08, "0 years 1 month"),
+        (10.999, "11 years 0 months"),
+    ],
+)
+def test_an_age_is_told_in_whole_years_and_months(years: float, text: str) -> None:
+    assert format_age(years) == text
+
+
+def test_one_film_is_told_in_full() -> None:
+    film = replace(WHOLE, status="warn", reasons=("one", "two")).with_reference(12.0)
+    assert describe_prediction(film, in_full=True).splitlines() == [
+        "films/7.png",
+        "  bone age   10 years 6 months",
+        "  interval   9 years 0 months to 12 years 0 months (90% prediction interval)",
+        "  stage      Child (probability 75%)",
+        "  sex        female",
+        "  reference  12 years 0 months, Adolescent",
+        "  warn       one",
+        "  warn       two",
+        "  Research use only, not a medical device.",
+    ]
+
+
+def test_what_the_model_does_not_say_is_left_out() -> None:
+    assert describe_prediction(BARE, in_full=True).splitlines() == [
+        "films/7.png",
+        "  stage      Adult",
+        "  sex        unknown",
+        "  Research use only, not a medical device.",
+    ]
+    assert describe_prediction(BARE, in_full=False) == "films/7.png: Adult, sex unknown"
+
+
+def test_a_film_among_others_is_one_line() -> None:
+    film = replace(WHOLE, status="warn", reasons=("one", "two"))
+    assert describe_prediction(film, in_full=False) == (
+        "films/7.png: 10.5 years (9.0 to 12.0) Child, sex female [warn: one; two]"
+    )
+
+
+@pytest.mark.parametrize("in_full", [True, False])
+def test_a_film_without_an_answer_says_why(in_full: bool) -> None:
+    tiny = Prediction("7", Path("7.png"), status="reject", reasons=("it is tiny",))
+    assert describe_prediction(tiny, in_full=in_full) == "7.png: reject: it is tiny"
+    gone = Prediction("7", Path("7.png"), status="error", reasons=("7.png does not exist.",))
+    assert describe_prediction(gone, in_full=in_full) == "error: 7.png does not exist."
+
+
+def test_films_are_counted_by_what_became_of_them() -> None:
+    counts = Counts()
+    assert counts.summarise(None).startswith("0 films: none left to answer. Research use only")
+    for status in ("error", "ok", "ok", "warn"):
+        counts.add(replace(WHOLE, status=status))
+    assert counts.has_errors
+    assert counts.summarise(None).startswith("4 films: 2 ok, 1 warn, 1 error. Research")
+    counts.kept, counts.changed, counts.rest = 3, 2, ["1 other file left out"]
+    text = counts.summarise(Path("out.csv"))
+    assert (
+        "; 3 answered before; 2 predicted again, since the file has changed; 1 other file left "
+        "out; in out.csv. Research"
+    ) in text
+    one = Counts(not_in_table=1, without_image=2)
+    one.add(WHOLE)
+    assert not one.has_errors
+    assert one.summarise(None).startswith(
+        "1 film: 1 ok; 1 not in the table; 2 of the table's rows without an"
+    )
+
+
+def test_a_calibration_is_told_beside_the_model_s_own() -> None:
+    fitted = make_calibration("abc", bias_male_years=0.25, films=40)
+    alone = describe_calibration(fitted, None)
+    assert alone.splitlines()[:2] == ["40 films", "  bias, male         +3.00 months"]
+    assert alone.splitlines()[-2] == "  temperature        2.00"
+    assert alone.splitlines()[-1].startswith("  with 40 films, intervals meant to hold 90% of new")
+    many = describe_calibration(replace(fitted, films=300), None)
+    assert many.splitlines()[-1] == "  temperature        2.00"
+    assert "+3.00 months (model's own -120.00)" in describe_calibration(
+        fitted, make_calibration("abc")
+    )
+
+
+def test_a_note_is_no_warning_in_words() -> None:
+    noted = replace(WHOLE, status="ok", reasons=("note: age and stage differ",))
+    assert "\n  note       age and stage differ\n" in describe_prediction(noted, in_full=True)
+    assert describe_prediction(noted, in_full=False).endswith("[note: age and stage differ]")
+    both = replace(noted, status="warn", reasons=("bones were dark", "note: age and stage differ"))
+    text = describe_prediction(both, in_full=True)
+    assert "\n  warn       bones were dark\n  note       age and stage differ\n" in text

@@ -1,0 +1,275 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    JPEG2000,
+    MPEG2MPML,
+    UID,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from boneage.errors import ImageError
+from boneage.imaging.dicom import is_dicom, read_dicom
+from boneage.imaging.radiograph import read_radiograph
+from builders import save_dicom
+
+Grey8 = npt.NDArray[np.uint8]
+
+# The reader warns of what it then refuses.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+
+
+@pytest.fixture
+def grey() -> Grey8:
+    """Noise of 30 rows and 20 columns in every value of 8 bits, with no polarity to detect."""
+    return (
+        np.random.default_rng(0).permutation(np.arange(600) % 256).astype(np.uint8).reshape(30, 20)
+    )
+
+
+def _pixels(path: Path) -> npt.NDArray[np.float32]:
+    return read_radiograph(path, "never").pixels
+
+
+def test_8_bits_keep_their_scale(tmp_path: Path, grey: Grey8) -> None:
+    faint = grey // 8 + 60
+    film = read_radiograph(save_dicom(tmp_path / "a.dcm", faint), "never")
+    np.testing.assert_array_equal(film.pixels, (faint / 255.0).astype(np.float32))
+    assert film.bits == 8
+
+
+def test_a_window_over_all_8_bits_changes_nothing(tmp_path: Path, grey: Grey8) -> None:
+    faint = grey // 8 + 60
+    path = save_dicom(tmp_path / "a.dcm", faint, WindowCenter=128, WindowWidth=256)
+    np.testing.assert_allclose(_pixels(path), faint / 255.0, atol=1e-6)
+
+
+WINDOW = {"WindowCenter": 3040.5, "WindowWidth": 4081}
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset", "dtype", "tags"),
+    [
+        pytest.param(257, 0, np.uint16, {}, id="16 bits"),
+        pytest.param(16, 0, np.uint16, {"BitsStored": 12, "HighBit": 11}, id="12 bits"),
+        pytest.param(16, -2000, np.int16, {}, id="signed"),
+        pytest.param(10_000_000, 9, np.uint32, {}, id="32 bits"),
+        pytest.param(16, 1000, np.uint16, WINDOW, id="window"),
+        pytest.param(
+            8, 100, np.uint16, {"RescaleSlope": 2, "RescaleIntercept": -9}, id="modality LUT"
+        ),
+        pytest.param(
+            -1, 255, np.uint8, {"PhotometricInterpretation": "MONOCHROME1"}, id="white is zero"
+        ),
+        pytest.param(
+            -257, 65535, np.uint16, {"PhotometricInterpretation": "MONOCHROME1"}, id="both"
+        ),
+        pytest.param(1, 0, np.uint8, {"compress": RLELossless}, id="RLE"),
+        pytest.param(257, 0, np.uint16, {"compress": RLELossless}, id="RLE of 16 bits"),
+    ],
+)
+def test_a_film_reads_the_same_however_it_is_stored(
+    tmp_path: Path, grey: Grey8, scale: int, offset: int, dtype: type, tags: dict[str, Any]
+) -> None:
+    stored: npt.NDArray[Any] = (grey.astype(np.int64) * scale + offset).astype(dtype)
+    path = save_dicom(tmp_path / "film.dcm", stored, **tags)
+    np.testing.assert_allclose(_pixels(path), grey / 255.0, atol=1e-6)
+
+
+def test_a_window_cuts_off_what_is_outside_it(tmp_path: Path) -> None:
+    values = np.arange(600, dtype=np.uint16).reshape(30, 20)
+    pixels = _pixels(save_dicom(tmp_path / "a.dcm", values, WindowCenter=300, WindowWidth=100))
+    assert (pixels.ravel()[:250] == 0.0).all()
+    assert (pixels.ravel()[350:] == 1.0).all()
+    assert 0.4 < pixels.ravel()[300] < 0.6
+
+
+def test_the_first_of_several_windows_counts(tmp_path: Path) -> None:
+    values = np.arange(600, dtype=np.uint16).reshape(30, 20)
+    one = save_dicom(tmp_path / "a.dcm", values, WindowCenter=300, WindowWidth=100)
+    two = save_dicom(tmp_path / "b.dcm", values, WindowCenter=[300, 9], WindowWidth=[100, 9])
+    np.testing.assert_array_equal(_pixels(one), _pixels(two))
+
+
+def test_a_lookup_table_is_applied_instead_of_a_window(tmp_path: Path, grey: Grey8) -> None:
+    table = Dataset()
+    table.LUTDescriptor = [256, 0, 16]
+    table.LUTData = np.arange(256, dtype=np.uint16)[::-1].tobytes()
+    table["LUTData"].VR = "OW"
+    path = save_dicom(tmp_path / "a.dcm", grey, VOILUTSequence=[table])
+    np.testing.assert_allclose(_pixels(path), 1.0 - grey / 255.0, atol=1e-6)
+
+
+def test_a_lookup_table_of_8_bits_serves_deeper_pixels(tmp_path: Path, grey: Grey8) -> None:
+    table = Dataset()
+    table.LUTDescriptor = [4096, 0, 8]
+    table.LUTData = (np.arange(4096, dtype=np.uint16)[::-1] // 16).tobytes()
+    table["LUTData"].VR = "OW"
+    deep = grey.astype(np.uint16) * 16
+    path = save_dicom(tmp_path / "a.dcm", deep, BitsStored=12, HighBit=11, VOILUTSequence=[table])
+    np.testing.assert_allclose(_pixels(path), 1.0 - grey / 255.0, atol=1e-6)
+
+
+def test_colour_and_palettes_are_reduced_to_luma(tmp_path: Path, grey: Grey8) -> None:
+    colour = np.zeros((30, 20, 3), np.uint8)
+    colour[10:] = (255, 0, 0)
+    pixels = _pixels(save_dicom(tmp_path / "a.dcm", colour))
+    assert pixels[20, 5] == pytest.approx(0.299)
+    data = np.arange(0, 65536, 257, dtype=np.uint16)[::-1].tobytes()
+    palette: dict[str, Any] = {
+        f"{name}PaletteColorLookupTable{part}": value
+        for name in ("Red", "Green", "Blue")
+        for part, value in (("Descriptor", [256, 0, 16]), ("Data", data))
+    }
+    path = save_dicom(
+        tmp_path / "b.dcm", grey, PhotometricInterpretation="PALETTE COLOR", **palette
+    )
+    np.testing.assert_allclose(_pixels(path), 1.0 - grey / 255.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tag", "sex"), [("M", "M"), ("F", "F"), ("f ", "F"), ("O", None), ("", None), (None, None)]
+)
+def test_the_patient_s_sex_is_read_where_it_is_m_or_f(
+    tmp_path: Path, grey: Grey8, tag: str | None, sex: str | None
+) -> None:
+    tags = {} if tag is None else {"PatientSex": tag}
+    assert read_radiograph(save_dicom(tmp_path / "a.dcm", grey, **tags)).sex == sex
+
+
+def test_dicom_is_known_by_its_suffix_or_its_mark(tmp_path: Path, grey: Grey8) -> None:
+    film = save_dicom(tmp_path / "1.2.840.99", grey)
+    assert is_dicom(film)
+    np.testing.assert_allclose(_pixels(film), grey / 255.0, atol=1e-6)
+    assert is_dicom(tmp_path / "nowhere.DCM")
+    (tmp_path / "text").write_text("DICM")
+    assert not is_dicom(tmp_path / "text")
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_a_file_without_preamble_and_header_is_read(
+    tmp_path: Path, grey: Grey8, implicit: bool
+) -> None:
+    dataset = dcmread(save_dicom(tmp_path / "a.dcm", grey))
+    bare = Dataset({element.tag: element for element in dataset})
+    bare.save_as(tmp_path / "bare.dcm", implicit_vr=implicit, little_endian=True)
+    assert b"DICM" not in (tmp_path / "bare.dcm").read_bytes()[:140]
+    np.testing.assert_allclose(_pixels(tmp_path / "bare.dcm"), grey / 255.0, atol=1e-6)
+
+
+def _refused(path: Path, message: str) -> None:
+    with pytest.raises(ImageError, match=message) as caught:
+        read_dicom(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    _refused(tmp_path / "gone.dcm", r"gone\.dcm does not exist\.$")
+
+
+def test_a_file_of_several_frames_is_refused(tmp_path: Path, grey: Grey8) -> None:
+    path = save_dicom(tmp_path / "a.dcm", np.tile(grey, (3, 1)), NumberOfFrames=3, Rows=30)
+    _refused(path, r"holds 3 frames; expected one film\.$")
+
+
+def test_a_report_has_no_image(tmp_path: Path, grey: Grey8) -> None:
+    dataset = dcmread(save_dicom(tmp_path / "a.dcm", grey))
+    del dataset.PixelData
+    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"
+    dataset.save_as(tmp_path / "a.dcm")
+    _refused(tmp_path / "a.dcm", r"holds no image \(Basic Text SR Storage\); expected a radiogr")
+
+
+@pytest.mark.parametrize("content", [b"", b"no DICOM at all, but rather longer text\n" * 9])
+def test_a_file_that_is_no_dicom_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.dcm").write_bytes(content)
+    _refused(tmp_path / "a.dcm", r"holds no image \(no DICOM file\)")
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95])
+@pytest.mark.parametrize("codec", [None, RLELossless])
+def test_a_file_cut_short_is_refused(
+    tmp_path: Path, grey: Grey8, codec: str | None, share: float
+) -> None:
+    path = save_dicom(tmp_path / "a.dcm", np.tile(grey, (5, 5)), compress=codec)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    message = "it is cut short" if codec else "bytes of pixel data is less than expected"
+    _refused(path, rf"cannot be read as DICOM: .*{message}.*\.$")
+
+
+def test_a_damaged_tag_is_no_more_than_an_unreadable_film(tmp_path: Path, grey: Grey8) -> None:
+    path = save_dicom(tmp_path / "a.dcm", grey, PatientSex="F")
+    path.write_bytes(path.read_bytes().replace(b"\x10\x00\x40\x00CS", b"\x10\x00\x40\x00CQ"))
+    _refused(path, "cannot be read as DICOM: Unknown Value Representation 'CQ'")
+
+
+def test_a_codec_that_is_not_installed_is_named_with_the_remedy(
+    tmp_path: Path, grey: Grey8
+) -> None:
+    _refused(
+        _save_compressed(tmp_path / "a.dcm", grey, HTJ2KLossless),
+        r"compressed as High-Throughput .* \(1\.2\.840\.10008\.1\.2\.4\.201\), and no codec .*"
+        r"installed; store it uncompressed\.$",
+    )
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEGLossless])
+def test_a_codec_that_the_extra_brings_is_named_with_it(
+    tmp_path: Path, grey: Grey8, syntax: UID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _save_compressed(tmp_path / "a.dcm", grey, syntax)
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", False)
+    _refused(path, rf"\({syntax}\), and no codec .* pip install '\.\[dicom\]', or store it unc")
+
+
+@pytest.mark.parametrize("syntax", [JPEGExtended12Bit, JPEG2000])
+def test_what_a_codec_cannot_decode_is_named_with_its_syntax(
+    tmp_path: Path, grey: Grey8, syntax: UID
+) -> None:
+    path = _save_compressed(tmp_path / "a.dcm", grey, syntax)
+    _refused(
+        path,
+        rf"cannot be decoded as {re.escape(syntax.name)} \({syntax}\): .+\. If the file is "
+        r"whole, pip install '\.\[dicom\]', or store it uncompressed\.$",
+    )
+
+
+def _save_compressed(path: Path, grey: Grey8, syntax: UID) -> Path:
+    """Write a film that says it is compressed, and holds nothing of the kind."""
+    dataset = dcmread(save_dicom(path, grey))
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = encapsulate([b"compressed"])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(path)
+    return path
+
+
+def test_a_compression_that_nobody_knows_is_refused(tmp_path: Path, grey: Grey8) -> None:
+    path = _save_compressed(tmp_path / "a.dcm", grey, MPEG2MPML)
+    _refused(path, r"compressed as MPEG2 .*no codec for it is installed")
+
+
+def test_pixels_that_are_not_finite_are_refused(tmp_path: Path, grey: Grey8) -> None:
+    path = save_dicom(tmp_path / "a.dcm", grey, RescaleSlope="1e308", RescaleIntercept="1e308")
+    with np.errstate(over="ignore"):
+        _refused(path, r"it holds pixels that are not finite numbers\.$")
+
+
+def test_one_grey_value_shows_no_hand(tmp_path: Path) -> None:
+    path = save_dicom(tmp_path / "a.dcm", np.full((30, 20), 9, np.uint8))
+    assert dcmread(path).file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    with pytest.raises(ImageError, match=r"a\.dcm has one grey value \(9\)"):
+        read_radiograph(path)

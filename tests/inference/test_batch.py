@@ -1,0 +1,327 @@
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+from pydicom.uid import RLELossless
+
+from boneage.errors import BoneAgeError, ConfigError
+from boneage.inference.batch import (
+    Film,
+    calibrate,
+    check_heatmaps,
+    describe_films,
+    predict_films,
+)
+from boneage.inference.predictor import Predictor
+from boneage.sex import Told
+from builders import save_dicom
+
+WINDOW = {"WindowCenter": 3040.5, "WindowWidth": 4081}
+
+
+@pytest.fixture(scope="module")
+def predictor(exported: Path) -> Predictor:
+    return Predictor(exported, threads=1)
+
+
+@pytest.fixture(scope="module")
+def films(raw: Path) -> list[Film]:
+    """Six films, of boys, girls and unknown."""
+    paths = sorted(raw.rglob("*.png"))[:6]
+    sexes: list[Told | None] = ["M", "F", None, "unknown", "F", "M"]
+    return [Film(path, sex) for path, sex in zip(paths, sexes, strict=True)]
+
+
+def _touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("content")
+
+
+def test_films_are_joined_with_what_a_table_knows_of_them() -> None:
+    paths = [Path("a/7.png"), Path("8.dcm"), Path("9.png")]
+    table: dict[str, tuple[str | None, float | None]] = {"7": ("M", 10.0), "8": (None, None)}
+    assert describe_films(paths, "F", table) == [
+        Film(paths[0], "M", 10.0), Film(paths[1]), Film(paths[2], "F"),
+    ]  # fmt: skip
+    assert describe_films(paths) == [Film(path) for path in paths]
+
+
+def test_a_row_whose_id_has_folders_is_that_film_s_alone() -> None:
+    paths = [Path("in/patientA/1.png"), Path("in/patientB/1.png"), Path("in/2.png")]
+    table: dict[str, tuple[str | None, float | None]] = {"patientA/1": ("M", 9.0), "2": ("F", None)}
+    first, other, second = describe_films(paths, None, table)
+    assert (first.sex, first.reference_years, first.image_id) == ("M", 9.0, "patientA/1")
+    assert (other.sex, other.reference_years, other.image_id) == (None, None, "patientB/1")
+    assert (second.sex, second.image_id) == ("F", "2")
+
+
+def test_a_row_that_fits_two_films_is_refused_with_both() -> None:
+    paths = [Path("patientA/1.png"), Path("patientB/1.png")]
+    with pytest.raises(BoneAgeError, match=r"id '1' fits patientA/1\.png and patientB/1\.png;"):
+        describe_films(paths, None, {"1": ("M", None)})
+
+
+def test_a_table_of_other_films_is_refused() -> None:
+    message = (
+        r"none of the 2 films is in the table \(its first ids: 1, 2, 3; first films: 7, 1\.2\.3\)"
+    )
+    with pytest.raises(BoneAgeError, match=message):
+        describe_films([Path("7.png"), Path("1.2.3")], None, dict.fromkeys("1234", ("M", None)))
+
+
+def test_pictures_of_films_of_one_name_have_names_of_their_own() -> None:
+    paths = [Path(p) for p in ("/r/a/x/1.png", "/r/b/x/1.png", "/r/b/x/1.jpg", "/r/2.png")]
+    pictures = [film.heatmap for film in describe_films(paths, heatmaps=Path("maps"))]
+    assert [p.relative_to("maps").as_posix() for p in pictures if p] == [
+        "1.png", "1 (png).png", "1 (jpg).png", "2.png",
+    ]  # fmt: skip
+
+
+def test_a_name_as_long_as_the_system_takes_is_predicted_and_drawn(
+    predictor: Predictor, films: list[Film], tmp_path: Path
+) -> None:
+    long = tmp_path / "in" / ("x" * 251 + ".png")
+    long.parent.mkdir()
+    shutil.copy(films[0].path, long)
+    no_suffix = tmp_path / "in" / ("y" * 255)
+    shutil.copy(films[1].path, no_suffix)
+    described = describe_films([long, no_suffix], heatmaps=tmp_path / "maps")
+    assert [p.status for p in predict_films(predictor, described, 1)] == ["ok", "ok"]
+    assert len(list((tmp_path / "maps").iterdir())) == 2
+
+
+def test_the_answer_does_not_depend_on_company_order_or_workers(
+    predictor: Predictor, films: list[Film]
+) -> None:
+    alone = [next(predict_films(predictor, [film], 1)) for film in films]
+    assert [a.path for a in alone] == [f.path for f in films]
+    assert [a.sex for a in alone] == ["M", "F", None, None, "F", "M"]
+    for workers in (1, 3):
+        together = list(predict_films(predictor, films, workers))
+        reversed_ = list(predict_films(predictor, films[::-1], workers))[::-1]
+        for a, b, c in zip(alone, together, reversed_, strict=True):
+            assert a.image_id == b.image_id == c.image_id
+            assert b.predicted_years == pytest.approx(a.predicted_years, abs=1e-4)
+            assert c.predicted_years == pytest.approx(a.predicted_years, abs=1e-4)
+            assert b.p_child == pytest.approx(a.p_child, abs=1e-5)
+
+
+FORMATS: dict[str, tuple[str, int, int, type, dict[str, Any]]] = {
+    "png": ("png", 1, 0, np.uint8, {}),
+    "png of 16 bits": ("png", 257, 0, np.uint16, {}),
+    "tiff": ("tif", 1, 0, np.uint8, {}),
+    "tiff of 16 bits": ("tif", 16, 0, np.uint16, {}),
+    "bmp": ("bmp", 1, 0, np.uint8, {}),
+    "dicom": ("dcm", 1, 0, np.uint8, {}),
+    "dicom of 16 bits": ("dcm", 16, 0, np.uint16, {}),
+    "dicom with window": ("dcm", 16, 1000, np.uint16, WINDOW),
+    "dicom, white is zero": ("dcm", -1, 255, np.uint8,
+                             {"PhotometricInterpretation": "MONOCHROME1"}),
+    "dicom, modality LUT": ("dcm", 4, 0, np.uint16, {"RescaleSlope": 3, "RescaleIntercept": 5}),
+    "dicom, RLE": ("dcm", 1, 0, np.uint8, {"compress": RLELossless}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def grey(films: list[Film]) -> npt.NDArray[np.int64]:
+    """A film that uses all its grey values."""
+    film = np.asarray(Image.open(films[0].path).convert("L")).astype(np.int64)
+    film[0, 0], film[-1, -1] = 0, 255
+    return film
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_film_has_one_answer_in_every_format(
+    predictor: Predictor, grey: npt.NDArray[np.int64], tmp_path: Path, name: str
+) -> None:
+    suffix, scale, offset, dtype, tags = FORMATS[name]
+    stored: npt.NDArray[Any] = (grey * scale + offset).astype(dtype)
+    path = tmp_path / f"film.{suffix}"
+    if suffix == "dcm":
+        save_dicom(path, stored, **tags)
+    else:
+        Image.fromarray(stored).save(path)
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "plain.png")
+    answer, plain = predict_films(predictor, [Film(path, "M"), Film(tmp_path / "plain.png", "M")])
+    assert answer.predicted_years == pytest.approx(plain.predicted_years, abs=1e-4)
+    assert answer.status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "scale", "tags"),
+    [("png", 257, {}), ("tif", 257, {}), ("dcm", 1, {"BitsStored": 8, "HighBit": 7})],
+)
+def test_a_dull_film_of_8_bits_has_its_answer_in_a_file_of_16(
+    predictor: Predictor,
+    grey: npt.NDArray[np.int64],
+    tmp_path: Path,
+    suffix: str,
+    scale: int,
+    tags: dict[str, Any],
+) -> None:
+    dull = 40 + grey // 2
+    path = tmp_path / f"film.{suffix}"
+    stored = (dull * scale).astype(np.uint16)
+    if suffix == "dcm":
+        save_dicom(path, stored, **tags)
+    else:
+        Image.fromarray(stored).save(path)
+    Image.fromarray(dull.astype(np.uint8)).save(tmp_path / "plain.png")
+    answer, plain = predict_films(predictor, [Film(path, "M"), Film(tmp_path / "plain.png", "M")])
+    assert answer.predicted_years == plain.predicted_years
+
+
+def test_a_jpeg_has_nearly_the_answer_of_its_film(
+    predictor: Predictor, grey: npt.NDArray[np.int64], tmp_path: Path
+) -> None:
+    image = Image.fromarray(grey.astype(np.uint8))
+    image.save(tmp_path / "a.png")
+    image.save(tmp_path / "a.jpg", quality=95)
+    png, jpeg, other = (
+        answer.predicted_years or 0.0
+        for answer in predict_films(
+            predictor,
+            [
+                Film(tmp_path / "a.png", "M"),
+                Film(tmp_path / "a.jpg", "M"),
+                Film(tmp_path / "a.png"),
+            ],
+        )
+    )
+    assert abs(jpeg - png) < 0.05
+    assert abs(other - png) > 1e-3
+
+
+def test_a_film_that_cannot_be_read_is_a_row_and_the_rest_goes_on(
+    predictor: Predictor, films: list[Film], tmp_path: Path
+) -> None:
+    _touch(tmp_path, "text.png", "text.dcm")
+    broken = [Film(tmp_path / name, "M", 10.0) for name in ("text.png", "text.dcm", "gone.png")]
+    answers = list(predict_films(predictor, [broken[0], films[0], *broken[1:], films[1]], 2))
+    assert [a.status for a in answers] == ["error", "ok", "error", "error", "ok"]
+    for answer, reason in zip(
+        (answers[0], answers[2], answers[3]),
+        ("is not an image", "holds no image", "does not exist"),
+        strict=True,
+    ):
+        assert reason in answer.reasons[0]
+        assert str(answer.path) in answer.reasons[0]
+        assert answer.predicted_years is None
+        assert answer.predicted_stage is None
+        assert answer.reference_stage == "Child"
+
+
+def test_films_are_read_no_further_ahead_than_a_few_a_worker(
+    predictor: Predictor, films: list[Film]
+) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Film]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield films[taken % 6]
+
+    answers = predict_films(predictor, endless(), 2)
+    for _ in range(5):
+        next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    assert taken <= 5 + 4 * 2
+
+
+def test_a_heat_map_is_drawn_of_each_film_that_has_an_answer(
+    predictor: Predictor, films: list[Film], tmp_path: Path
+) -> None:
+    _touch(tmp_path, "broken.png")
+    paths = [films[0].path, films[1].path, tmp_path / "broken.png"]
+    described = describe_films(paths, heatmaps=tmp_path / "maps")
+    list(predict_films(predictor, described, 2))
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == [
+        f"{path.stem}.png" for path in paths[:2]
+    ]
+    with Image.open(tmp_path / "maps" / f"{paths[0].stem}.png") as picture:
+        assert picture.width == 256
+
+
+@pytest.fixture(scope="module")
+def labelled(raw: Path) -> list[Film]:
+    paths = sorted(raw.rglob("*.png"))[:32]
+    return [Film(path, "MF"[i % 2], 3.0 + i / 3) for i, path in enumerate(paths)]  # type: ignore[arg-type]
+
+
+def test_a_calibration_is_fitted_to_the_films_that_can_be_read(
+    exported: Path, predictor: Predictor, labelled: list[Film], tmp_path: Path
+) -> None:
+    _touch(tmp_path, "broken.png")
+    Image.fromarray(np.eye(40, dtype=np.uint8)).save(tmp_path / "small.png")
+    broken, small = (Film(tmp_path / f"{name}.png", "M", 10.0) for name in ("broken", "small"))
+    fitted, left_out = calibrate(predictor, [*labelled, broken, small], 2)
+    assert list(left_out) == [str(broken.path), str(small.path)]
+    assert "is not an image" in left_out[str(broken.path)]
+    assert "small.png: the film has 40×40 pixels" in left_out[str(small.path)]
+    assert fitted.films == 32
+    assert fitted.graph_sha256 == predictor.contract.graph_sha256
+    fitted.save(tmp_path / "site.toml")
+    calibrated = Predictor(exported, calibration=tmp_path / "site.toml", threads=1)
+    answers = list(predict_films(calibrated, labelled, 2))
+    errors = [
+        (answer.predicted_years or 0.0) - (film.reference_years or 0.0)
+        for answer, film in zip(answers, labelled, strict=True)
+    ]
+    assert abs(np.mean(errors)) < 0.05
+    assert abs(fitted.bias_male_years) > 1.0
+
+
+def test_a_sex_of_few_films_is_said_to_have_no_bias_of_its_own(
+    predictor: Predictor, labelled: list[Film], caplog: pytest.LogCaptureFixture
+) -> None:
+    boys = [replace(film, sex="M") for film in labelled]
+    fitted, _ = calibrate(predictor, [*boys, replace(boys[0], sex="F")], 2)
+    assert caplog.messages == [
+        "1 girls' films are too few for a bias of their own (30): it is that of all films."
+    ]
+    assert fitted.bias_female_years != fitted.bias_male_years
+
+
+def test_too_few_readable_films_are_no_calibration(
+    predictor: Predictor, labelled: list[Film]
+) -> None:
+    with pytest.raises(ConfigError, match="3 labelled films are too few"):
+        calibrate(predictor, labelled[:3], 1)
+
+
+def test_a_model_without_an_age_cannot_be_calibrated(exported: Path, labelled: list[Film]) -> None:
+    predictor = Predictor(exported, threads=1)
+    predictor.contract = replace(predictor.contract, outputs=("stage_probabilities",))
+    with pytest.raises(BoneAgeError, match="the model answers no age; there is nothing to calib"):
+        calibrate(predictor, labelled, 1)
+
+
+def test_heat_maps_are_not_put_among_the_films(tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    check_heatmaps(tmp_path / "maps", [tmp_path / "films"])
+    with pytest.raises(BoneAgeError, match=r"maps would be read as films of .*films next time"):
+        check_heatmaps(tmp_path / "films" / "maps", [tmp_path / "films"])
+
+
+def test_heat_maps_do_not_take_the_place_of_films_that_are_named(tmp_path: Path) -> None:
+    film = tmp_path / "films" / "1.png"
+    film.parent.mkdir()
+    check_heatmaps(tmp_path / "films" / "maps", [film])
+    with pytest.raises(
+        BoneAgeError, match=r"a heat map in .*films could take the place of .*1\.png"
+    ):
+        check_heatmaps(tmp_path / "maps" / ".." / "films", [film])
+
+
+def test_a_sex_that_the_table_does_not_know_is_left_to_the_file() -> None:
+    table = {"a": (None, 3.0), "b": ("M", None)}
+    films = describe_films([Path("a.png"), Path("b.png"), Path("c.png")], "F", table)
+    assert [film.sex for film in films] == [None, "M", "F"]

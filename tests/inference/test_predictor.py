@@ -1,0 +1,380 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+from PIL import Image
+
+from boneage import load
+from boneage.errors import BoneAgeError, CheckpointError, ConfigError, ImageError
+from boneage.imaging.radiograph import read_radiograph
+from boneage.inference.calibration import load_calibration
+from boneage.inference.prediction import COLUMNS, NOTE, Prediction, columns_of_run
+from boneage.inference.predictor import PHASES, SMALLEST_SIDE, Predictor
+from boneage.training.export import export_onnx
+from builders import make_calibration, make_checkpoint, save_dicom
+
+
+@pytest.fixture(scope="module")
+def film(raw: Path) -> Path:
+    return sorted(raw.rglob("*.png"))[0]
+
+
+@pytest.fixture(scope="module")
+def model(film: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    export_onnx(make_checkpoint(sex_input=True), path, [film])
+    return path
+
+
+def test_a_film_is_answered_without_torch(model: Path, film: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; from boneage import Predictor; "
+        "from pathlib import Path; "
+        f"print(Predictor(Path({str(model)!r})).predict({str(film)!r}, 'F').predicted_years)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+    assert float(printed) == pytest.approx(Predictor(model).predict(film, "F").predicted_years)
+
+
+def test_the_sex_counts_and_unknown_is_between(model: Path, film: Path) -> None:
+    predictor = Predictor(model)
+    years = [predictor.predict(film, sex).predicted_years for sex in ("M", None, "F")]
+    assert years[0] != years[2]
+    assert years[1] == pytest.approx(np.mean([years[0], years[2]]), abs=1e-4)
+    assert predictor.predict(film).sex is None
+
+
+def test_a_film_has_the_same_answer_alone_and_in_a_batch(
+    model: Path, samples: pd.DataFrame
+) -> None:
+    predictor = Predictor(model)
+    rng = np.random.default_rng(0)
+    images = rng.random((5, 48, 48), dtype=np.float32)
+    sexes = ["M", "F", None, "F", "M"]
+    together = predictor.run(images, sexes)
+    for i, sex in enumerate(sexes):
+        alone = predictor.run(images[i : i + 1], [sex])
+        for name in predictor.contract.outputs:
+            np.testing.assert_allclose(alone[name][0], together[name][i], atol=1e-4 / 12)
+
+
+def test_the_answer_keeps_its_promises(model: Path, film: Path) -> None:
+    answer = Predictor(model).predict(str(film), "M")
+    assert answer.image_id == film.stem
+    assert answer.predicted_months == pytest.approx(12 * answer.predicted_years)  # type: ignore[operator]
+    chances = {"Child": answer.p_child, "Adolescent": answer.p_adolescent, "Adult": answer.p_adult}
+    assert sum(chances.values()) == pytest.approx(1.0)  # type: ignore[arg-type]
+    assert answer.predicted_stage == max(chances, key=lambda stage: chances[stage] or 0)
+
+
+def test_a_model_of_one_task_answers_that_alone(film: Path, tmp_path: Path) -> None:
+    for tasks in ("age", "stage"):
+        export_onnx(make_checkpoint(tasks=tasks), tmp_path / tasks, [film])
+    by_age = Predictor(tmp_path / "age").predict(film)
+    assert by_age.p_child is None
+    assert by_age.predicted_stage in ("Child", "Adolescent", "Adult")
+    by_stage = Predictor(tmp_path / "stage").predict(film)
+    assert by_stage.predicted_years is None
+    assert by_stage.predicted_months is None
+
+
+def test_the_contract_travels_with_the_file(model: Path) -> None:
+    contract = Predictor(model).contract
+    assert contract.sex_input
+    assert contract.preprocessing.stored_size == 64
+    assert contract.provenance == {"epoch": 3, "graph_sha256": contract.graph_sha256}
+
+
+def test_an_unreadable_sex_or_film_is_an_error(model: Path, tmp_path: Path) -> None:
+    predictor = Predictor(model)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no film")
+    with pytest.raises(ImageError, match=r"broken\.png is not an image"):
+        predictor.predict(broken, "F")
+    film = tmp_path / "film.png"
+    Image.fromarray(np.eye(64, dtype=np.uint8) * 9).save(film)
+    with pytest.raises(BoneAgeError, match=r"sex is 'diverse'; expected M or F .*, or unknown\.$"):
+        predictor.predict(film, "diverse")
+
+
+def test_a_file_that_is_no_export_is_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        Predictor(tmp_path / "none.onnx")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.read_bytes()[:20_000])
+    with pytest.raises(CheckpointError, match="not a readable ONNX model"):
+        Predictor(path)
+    stranger = onnx.load(model)
+    del stranger.metadata_props[:]
+    onnx.save(stranger, path)
+    with pytest.raises(CheckpointError, match="has no contract"):
+        Predictor(path)
+
+
+def test_a_contract_that_does_not_fit_its_graph_is_refused(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    changed = onnx.load(model)
+    (entry,) = changed.metadata_props
+    contract = json.loads(entry.value)
+    entry.value = json.dumps({**contract, "sex_input": False})
+    onnx.save(changed, path)
+    with pytest.raises(CheckpointError, match=r"takes image, sex and gives .* contract says image"):
+        Predictor(path)
+    entry.value = json.dumps({**contract, "colour": True})
+    onnx.save(changed, path)
+    with pytest.raises(CheckpointError, match=r"does not fit this version.*colour"):
+        Predictor(path)
+
+
+@pytest.fixture(scope="module")
+def predictor(exported: Path) -> Predictor:
+    return Predictor(exported, threads=1)
+
+
+@pytest.fixture
+def site(predictor: Predictor, tmp_path: Path) -> Path:
+    """A file of a calibration for this model."""
+    make_calibration(predictor.contract.graph_sha256).save(tmp_path / "site.toml")
+    return tmp_path / "site.toml"
+
+
+def test_a_row_has_the_agreed_columns() -> None:
+    assert ", ".join(COLUMNS) == (
+        "image_id, path, sex, predicted_years, predicted_low_years, predicted_high_years, "
+        "predicted_months, predicted_stage, p_child, p_adolescent, p_adult, status, reasons, "
+        "reference_years, reference_stage, image_sha256, model_sha256, calibration_sha256, "
+        "boneage_version"
+    )
+    answer = Prediction("7", Path("films/7.png"), "M", reasons=("one", "two"))
+    assert tuple(answer.to_row(with_reference=False)) == columns_of_run(with_reference=False)
+    row = answer.with_reference(18.0).to_row(with_reference=True)
+    assert tuple(row) == COLUMNS
+    assert (row["path"], row["reasons"]) == (str(Path("films/7.png")), "one; two")
+    assert (row["reference_years"], row["reference_stage"]) == (18.0, "Adolescent")
+
+
+def test_the_id_is_the_name_without_a_known_suffix(
+    predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    pixels = np.asarray(Image.open(film).convert("L"))
+    for name, image_id in (("a.b.dcm", "a.b"), ("1.2.840.77", "1.2.840.77")):
+        assert predictor.predict(save_dicom(tmp_path / name, pixels)).image_id == image_id
+
+
+def test_a_calibration_moves_the_age_and_gives_the_interval(
+    exported: Path, predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    # Far from the limits of the stages, so that no age steps into its stage.
+    biases = {"bias_male_years": -4.0, "bias_female_years": -5.0, "bias_unknown_years": -6.0}
+    site = tmp_path / "site.toml"
+    make_calibration(predictor.contract.graph_sha256, **biases).save(site)
+    calibrated = load(exported, calibration=site)
+    for sex, bias, half in (("M", 4.0, 1.5), ("F", 5.0, 1.5), (None, 6.0, 2.5)):
+        raw, answer = (p.predict(film, sex) for p in (predictor, calibrated))
+        assert (raw.predicted_low_years, raw.predicted_high_years) == (None, None)
+        assert raw.predicted_years is not None
+        years = raw.predicted_years + bias
+        assert answer.predicted_years is not None
+        assert answer.predicted_years == pytest.approx(years)
+        assert answer.predicted_months == pytest.approx(12.0 * answer.predicted_years)
+        interval = (answer.predicted_low_years, answer.predicted_high_years)
+        assert interval == pytest.approx((years - half, years + half))
+        assert answer.p_child != pytest.approx(raw.p_child, abs=1e-4)
+        assert answer.predicted_stage == raw.predicted_stage
+
+
+def test_a_calibration_inside_the_model_counts_unless_another_is_passed(
+    exported: Path, predictor: Predictor, site: Path, film: Path, tmp_path: Path
+) -> None:
+    inside = onnx.load(exported)
+    (entry,) = inside.metadata_props
+    inner = make_calibration(predictor.contract.graph_sha256, bias_male_years=-7.0)
+    contract = json.loads(entry.value) | {
+        "calibration": json.loads(json.dumps(inner.__dict__, default=vars))
+    }
+    entry.value = json.dumps(contract)
+    onnx.save(inside, tmp_path / "model.onnx")
+    path = tmp_path / "model.onnx"
+    years = [p.predict(film, "M").predicted_years or 0.0
+             for p in (predictor, Predictor(path), Predictor(path, calibration=site))]  # fmt: skip
+    assert np.diff(years).tolist() == pytest.approx([7.0, 3.0], abs=1e-4)
+
+
+def test_a_calibration_of_another_model_is_refused(
+    model: Path, exported: Path, site: Path, tmp_path: Path
+) -> None:
+    message = r"site\.toml was fitted to another model than .*model\.onnx\. Run `boneage calibrate`"
+    with pytest.raises(ConfigError, match=message):
+        Predictor(model, calibration=site)
+    assert Predictor(exported, calibration=str(site)).calibration == load_calibration(site)
+    with pytest.raises(ConfigError, match="does not exist"):
+        Predictor(exported, calibration=tmp_path / "gone.toml")
+
+
+def test_unknown_is_a_word_for_the_sex(predictor: Predictor, film: Path) -> None:
+    assert predictor.predict(film, "unknown") == predictor.predict(film)
+    assert predictor.predict(film, "unknown").sex is None
+    assert predictor.predict(film, "M").sex == "M"
+
+
+def test_a_dicom_film_s_own_sex_counts_unless_one_is_given(
+    predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    pixels = np.asarray(Image.open(film).convert("L"))
+    path = save_dicom(tmp_path / "a.dcm", pixels, PatientSex="F")
+    answers = {sex: predictor.predict(film, sex).predicted_years for sex in ("M", "F", None)}
+    assert len(set(answers.values())) == 3
+    for told, sex in ((None, "F"), ("M", "M"), ("unknown", None)):
+        answer = predictor.predict(path, told)
+        assert answer.sex == sex
+        assert answer.predicted_years == answers[sex]
+
+
+def test_a_large_film_is_sampled_at_several_phases_and_a_reduced_one_once(
+    predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    large = read_radiograph(film)
+    mean = predictor.look(large, "M").answers
+    single = [predictor.look(large, "M", [phase]).answers.years[0] for phase in PHASES]
+    assert len(set(single)) > 1
+    assert mean.years[0] == pytest.approx(np.mean(single), abs=1e-5)
+    predictor.contract.preprocessing.reduce(large.to_image()).save(tmp_path / "small.png")
+    small = read_radiograph(tmp_path / "small.png")
+    middle = predictor.look(large, "M", [(0.0, 0.0)]).answers
+    assert small.pixels.shape == (64, 64)
+    assert predictor.look(small, "M").answers.years[0] == pytest.approx(middle.years[0], abs=1e-5)
+
+
+def test_the_age_map_says_where_the_age_comes_from(predictor: Predictor, film: Path) -> None:
+    answer = predictor.predict(film, "M")
+    assert answer.age_map is not None
+    assert answer.age_map.ndim == 2
+    assert "age_map" not in answer.to_row(with_reference=True)
+    assert "age_map" not in repr(answer)
+
+
+def test_a_tiny_film_is_rejected_without_an_answer(predictor: Predictor, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for height, width, status in ((49, 90, "reject"), (90, 49, "reject"), (50, 50, "ok")):
+        pixels = rng.integers(0, 256, (height, width)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        answer = predictor.predict(tmp_path / "a.png", "F")
+        assert answer.status == status
+        assert (answer.predicted_years is None) == (answer.predicted_stage is None)
+        if status == "reject":
+            (reason,) = answer.reasons
+            assert reason == (
+                f"the film has {height}×{width} pixels; expected {SMALLEST_SIDE} or more a side"
+            )
+            assert answer.predicted_years is None
+            assert answer.sex == "F"
+
+
+def test_an_inverted_film_is_answered_as_the_film_with_a_warning(
+    predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    Image.fromarray(255 - np.asarray(Image.open(film).convert("L"))).save(tmp_path / "a.png")
+    upright, turned = predictor.predict(film, "M"), predictor.predict(tmp_path / "a.png", "M")
+    assert upright.status == "ok"
+    assert turned.status == "warn"
+    assert turned.reasons[0] == "bones were dark: the film was inverted before it was read"
+    assert turned.predicted_years == pytest.approx(upright.predicted_years, abs=1e-4)
+
+
+def test_a_film_that_contradicts_its_sex_is_answered_with_a_warning(
+    exported: Path, predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    sha, site = predictor.contract.graph_sha256, tmp_path / "site.toml"
+    make_calibration(sha, sex_warning_above=0.001).save(site)
+    wary = Predictor(exported, calibration=site)
+    for sex, other in (("M", "girl"), ("F", "boy")):
+        answer = wary.predict(film, sex)
+        assert answer.status == "warn"
+        reason = answer.reasons[0]
+        assert f"sex was entered as {sex}, but the film looks like a {other}'s (" in reason
+        assert answer.predicted_years is not None
+    assert wary.predict(film).status == "ok"
+    assert predictor.predict(film, "M").status == "ok"
+    make_calibration(sha, sex_warning_above=1.0).save(site)
+    assert Predictor(exported, calibration=site).predict(film, "M").status == "ok"
+
+
+def test_an_answer_that_is_no_number_is_an_error(
+    exported: Path, film: Path, tmp_path: Path
+) -> None:
+    diverged = onnx.load(exported)
+    for weights in diverged.graph.initializer:
+        if weights.name.endswith("age_head.bias"):
+            nan = np.full(weights.dims, np.nan, np.float32)
+            weights.CopyFrom(onnx.numpy_helper.from_array(nan, weights.name))
+            break
+    else:
+        pytest.fail("the age head has no bias")
+    onnx.save(diverged, tmp_path / "model.onnx")
+    with pytest.raises(BoneAgeError, match=rf"the model's answer to {film} is not a number\."):
+        Predictor(tmp_path / "model.onnx").predict(film)
+
+
+@pytest.mark.parametrize("word", ["boy", "MALE", "m", "1"])
+def test_every_word_for_a_sex_is_understood(predictor: Predictor, film: Path, word: str) -> None:
+    assert predictor.predict(film, word) == predictor.predict(film, "M")
+
+
+def _dicom(path: Path, film: Path, sex: str) -> Path:
+    return save_dicom(path, np.asarray(Image.open(film).convert("L")), PatientSex=sex)
+
+
+def test_a_sex_entered_against_the_file_s_own_is_a_warning(
+    predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    path = _dicom(tmp_path / "a.dcm", film, "F")
+    against = predictor.predict(path, "M")
+    assert (against.status, against.sex) == ("warn", "M")
+    assert against.reasons[0] == "sex was entered as M, but the file says F"
+    for sex in ("F", "unknown", None):
+        assert predictor.predict(path, sex).status == "ok"
+
+
+def test_a_dicom_word_for_a_sex_is_understood(
+    predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    found = predictor.predict(_dicom(tmp_path / "a.dcm", film, "FEMALE"))
+    assert (found.status, found.sex) == ("ok", "F")
+
+
+def test_a_dicom_sex_that_is_not_understood_is_said(
+    predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    path = _dicom(tmp_path / "a.dcm", film, "WEIBLICH")
+    found = predictor.predict(path)
+    assert (found.status, found.sex) == ("warn", None)
+    assert found.reasons[0].startswith("the file's PatientSex is 'WEIBLICH', which is not underst")
+    entered = predictor.predict(path, "F")
+    assert entered.status == "ok"
+    assert entered.reasons[0] == f"{NOTE}the file's PatientSex is 'WEIBLICH', not understood"
+    other = predictor.predict(_dicom(tmp_path / "o.dcm", film, "O"))
+    assert (other.status, other.sex) == ("ok", None)
+
+
+def test_an_age_that_contradicts_its_stage_is_noted_and_changes_nothing_else(
+    exported: Path, predictor: Predictor, film: Path, tmp_path: Path
+) -> None:
+    stage = predictor.predict(film, "M").predicted_stage
+    raw = predictor.predict(film, "M").predicted_years
+    assert raw is not None
+    site = tmp_path / "site.toml"
+    for wanted, by_age in ((9.0, "Child"), (14.0, "Adolescent"), (18.5, "Adult")):
+        make_calibration(predictor.contract.graph_sha256, bias_male_years=raw - wanted).save(site)
+        found = Predictor(exported, calibration=site).predict(film, "M")
+        assert found.status == "ok"
+        assert found.predicted_years == pytest.approx(wanted)
+        assert found.predicted_stage == stage
+        notes = [r for r in found.reasons if r.startswith(f"{NOTE}age and stage differ")]
+        assert len(notes) == (by_age != stage)

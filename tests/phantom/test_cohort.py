@@ -1,0 +1,307 @@
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from boneage.errors import BoneAgeError
+from boneage.phantom import cohort
+from boneage.phantom.anatomy import CARPALS
+from boneage.phantom.cohort import PhantomFilm, draw_film, sample_labels, write_cohort
+
+PALE = 0.02  # grey difference that counts, as a share of the film's range
+
+
+def _film(age: float, sex: str = "M", seed: int = 0, height: int = 256) -> PhantomFilm:
+    return draw_film(age, sex, np.random.default_rng(seed), height=height, masks=True)
+
+
+def _near(mask: np.ndarray, steps: int) -> np.ndarray:
+    """Pixels within `steps` of the mask."""
+    grown = mask.copy()
+    for _ in range(steps):
+        grown[1:] |= grown[:-1].copy()
+        grown[:-1] |= grown[1:].copy()
+        grown[:, 1:] |= grown[:, :-1].copy()
+        grown[:, :-1] |= grown[:, 1:].copy()
+    return grown
+
+
+def _all_bones(film: PhantomFilm) -> np.ndarray:
+    return np.any([m for name, m in film.masks.items() if name.startswith("bone:")], axis=0)
+
+
+def _bytes(out: Path) -> dict[str, str]:
+    files = sorted(path for path in out.rglob("*") if path.is_file())
+    return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def _write(out: Path, n: int = 3, workers: int = 1, **settings: int) -> Path:
+    return write_cohort(out, n, height=72, workers=workers, **settings)  # type: ignore[arg-type]
+
+
+# --- one film ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("height", [100, 256])
+def test_film_is_8_bit_of_the_height_asked_for_and_not_wider_than_high(height: int) -> None:
+    film = draw_film(120, "F", np.random.default_rng(1), height=height)
+    assert film.image.dtype == np.uint8
+    assert film.image.shape[0] == height
+    assert 1.0 <= height / film.image.shape[1] <= 1.65
+    assert film.masks == {}
+
+
+def test_same_generator_state_draws_the_same_film() -> None:
+    assert np.array_equal(_film(100, seed=3).image, _film(100, seed=3).image)
+    assert not np.array_equal(_film(100, seed=3).image[:, :90], _film(100, seed=4).image[:, :90])
+
+
+def test_asking_for_masks_does_not_change_the_film() -> None:
+    bare = draw_film(100, "M", np.random.default_rng(3))
+    assert np.array_equal(bare.image, _film(100, seed=3).image)
+
+
+@pytest.mark.parametrize("age", [2, 40, 100, 150, 190, 225])
+def test_bones_are_brighter_than_the_flesh_beside_them(age: int) -> None:
+    film = _film(age, seed=age)
+    bones = _all_bones(film)
+    beside = _near(bones, 4) & ~_near(bones, 1)
+    spread = np.ptp(np.quantile(film.image, (0.02, 0.98)))
+    assert film.image[bones].mean() - film.image[beside].mean() > PALE * spread
+
+
+@pytest.mark.parametrize("age", [60, 120, 168])
+def test_growth_plates_are_darker_than_the_bone_beside_them(age: int) -> None:
+    film = _film(age, seed=age)
+    plates = {n[6:]: mask for n, mask in film.masks.items() if n.startswith("plate:")}
+    assert len(plates) >= 18
+    darker = [
+        film.image[mask].mean() < film.image[_near(mask, 3) & film.masks[f"bone:{name}"]].mean()
+        for name, mask in plates.items()
+    ]
+    assert np.mean(darker) > 0.9
+
+
+def test_every_mask_lies_in_the_film_and_plates_lie_by_their_bone() -> None:
+    film = _film(130)
+    for name, mask in film.masks.items():
+        assert mask.shape == film.image.shape
+        assert mask.dtype == bool
+        assert mask.any()
+        if name.startswith("plate:"):
+            assert not (mask & ~_near(film.masks[f"bone:{name[6:]}"], 3)).any()
+
+
+def test_overlapping_bones_are_both_whole_in_the_masks() -> None:
+    film = _film(220)
+    both = film.masks["bone:pisiform"] & film.masks["bone:triquetrum"]
+    assert both.sum() > 0.5 * film.masks["bone:pisiform"].sum()
+
+
+def test_fingers_point_up_and_the_thumb_to_the_right() -> None:
+    masks = _film(120, seed=5).masks
+    row = {n: np.argwhere(m)[:, 0].mean() for n, m in masks.items()}
+    column = {n: np.argwhere(m)[:, 1].mean() for n, m in masks.items()}
+    assert row["bone:DP3"] < row["bone:MC3"] < row["bone:capitate"] < row["bone:radius"]
+    assert column["bone:MC5"] < column["bone:MC3"] < column["bone:MC1"] < column["bone:DP1"]
+    assert column["bone:ulna"] < column["bone:radius"]
+
+
+# --- the age is in the bones ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sex", "ages"), [("M", (8, 40, 90, 140, 222)), ("F", (6, 30, 70, 120, 200))]
+)
+def test_centres_drawn_increase_with_age(sex: str, ages: tuple[int, ...]) -> None:
+    found = []
+    for age in ages:
+        masks = _film(age, sex).masks
+        wrist = [n for n in masks if n in {f"bone:{c}" for c in CARPALS}]
+        found.append(len(wrist))
+    assert found == sorted(found)
+    assert found[0] < found[-1] == 8
+
+
+def test_carpal_area_over_hand_area_grows_with_age() -> None:
+    shares = []
+    for age in (12, 48, 84, 132, 180):
+        bones = [_film(age, seed=s).masks for s in range(3)]
+        shares.append(
+            np.mean(
+                [
+                    sum(m[f"bone:{c}"].sum() for c in CARPALS if f"bone:{c}" in m)
+                    / m["bone:PP3"].sum()
+                    for m in bones
+                ]
+            )
+        )
+    assert shares == sorted(shares)
+
+
+def test_open_plates_vanish_as_the_skeleton_fuses() -> None:
+    count = [
+        sum(name.startswith("plate:") for name in _film(age).masks) for age in (150, 190, 203, 217)
+    ]
+    assert count == sorted(count, reverse=True)
+    assert count[0] == 21
+    assert count[-1] == 0
+
+
+def test_hand_size_and_mean_grey_do_not_tell_the_age() -> None:
+    rows, ages = [], []
+    for label in sample_labels(90, 7):
+        film = _film(label.boneage, label.sex, seed=label.id, height=96)
+        bones = _all_bones(film)
+        extent = np.ptp(np.flatnonzero(bones.any(axis=1)))
+        rows.append((1.0, bones.sum(), extent, film.image.mean()))
+        ages.append(label.boneage)
+    inputs, target = np.array(rows, float), np.array(ages, float)
+    fit = inputs @ np.linalg.lstsq(inputs, target, rcond=None)[0]
+    assert 1 - ((target - fit) ** 2).sum() / ((target - target.mean()) ** 2).sum() <= 0.5
+
+
+# --- labels -----------------------------------------------------------------------------
+
+
+def test_labels_follow_rsna_by_sex_with_more_adults_all_male() -> None:
+    labels = sample_labels(2000, 0)
+    children = [label for label in labels if label.boneage <= 216]
+    boys = np.array([label.boneage for label in children if label.male])
+    girls = np.array([label.boneage for label in children if not label.male])
+    adults = [label for label in labels if label.boneage > 216]
+    assert boys.mean() == pytest.approx(135.3, abs=5)
+    assert boys.std() == pytest.approx(42.1, abs=5)
+    assert girls.mean() == pytest.approx(117.9, abs=5)
+    assert girls.std() == pytest.approx(37.9, abs=5)
+    assert np.mean([label.male for label in labels]) == pytest.approx(0.542, abs=0.04)
+    assert len(adults) >= 0.03 * len(labels)
+    assert all(label.male for label in adults)
+    assert all(1 <= label.boneage <= 228 for label in labels)
+
+
+@pytest.mark.parametrize("n", [1, 7, 30])
+def test_even_a_small_cohort_has_three_percent_adults(n: int) -> None:
+    assert sum(label.boneage > 216 for label in sample_labels(n, 0)) >= 0.03 * n
+
+
+def test_longer_cohort_begins_with_the_shorter_one() -> None:
+    assert sample_labels(40, 5)[:10] == sample_labels(10, 5)
+    assert sample_labels(10, 5) != sample_labels(10, 6)
+
+
+# --- the cohort on disk -----------------------------------------------------------------
+
+
+def test_cohort_has_the_rsna_layout_and_says_what_it_is(tmp_path: Path) -> None:
+    csv = _write(tmp_path / "out")
+    lines = csv.read_text().splitlines()
+    films = sorted((csv.parent / "boneage-training-dataset/boneage-training-dataset").iterdir())
+    assert csv.name == "boneage-training-dataset.csv"
+    assert lines[0] == "id,boneage,male"
+    assert [f"{f.stem}" for f in films] == [line.split(",")[0] for line in lines[1:]]
+    assert {line.split(",")[2] for line in lines[1:]} <= {"True", "False"}
+    assert min(int(f.stem) for f in films) > 900_000
+    assert Image.open(films[0]).mode == "L"
+    notice = (csv.parent / "SYNTHETIC.txt").read_text()
+    assert "NOT patient data" in notice
+    assert json.loads(notice.splitlines()[-1])["films"] == 3
+
+
+def test_same_seed_writes_the_same_bytes_whatever_the_workers(tmp_path: Path) -> None:
+    _write(tmp_path / "one", masks=True)
+    _write(tmp_path / "two", masks=True, workers=2)
+    assert _bytes(tmp_path / "one") == _bytes(tmp_path / "two")
+
+
+def test_film_does_not_depend_on_the_length_of_the_cohort(tmp_path: Path) -> None:
+    _write(tmp_path / "short", n=2)
+    _write(tmp_path / "long", n=4)
+    film = "boneage-training-dataset/boneage-training-dataset/900002.png"
+    assert _bytes(tmp_path / "short")[film] == _bytes(tmp_path / "long")[film]
+
+
+def test_masks_on_disk_are_those_of_the_film(tmp_path: Path) -> None:
+    csv = _write(tmp_path / "out", n=1, masks=True)
+    label = sample_labels(1, 0)[0]
+    rng = np.random.default_rng(np.random.SeedSequence([0, label.id]))
+    film = draw_film(label.boneage, label.sex, rng, height=72, masks=True)
+    with np.load(csv.parent / "masks" / f"{label.id}.npz") as stored:
+        assert set(stored) == set(film.masks)
+        assert all(np.array_equal(stored[name], mask) for name, mask in film.masks.items())
+
+
+def test_interrupted_cohort_is_finished_and_drawn_films_are_kept(tmp_path: Path) -> None:
+    csv = _write(tmp_path / "out")
+    whole = _bytes(tmp_path / "out")
+    folder = csv.parent / "boneage-training-dataset/boneage-training-dataset"
+    csv.unlink()
+    (folder / "900002.png").unlink()
+    kept = (folder / "900001.png").stat().st_mtime_ns
+    _write(tmp_path / "out")
+    assert _bytes(tmp_path / "out") == whole
+    assert (folder / "900001.png").stat().st_mtime_ns == kept
+
+
+def test_other_settings_replace_the_cohort_but_not_other_files(tmp_path: Path) -> None:
+    _write(tmp_path / "out", n=4, masks=True)
+    note = tmp_path / "out" / "note.txt"
+    note.write_text("mine")
+    _write(tmp_path / "out", n=2, seed=1)
+    note_kept = note.read_text()
+    note.unlink()
+    _write(tmp_path / "new", n=2, seed=1)
+    assert note_kept == "mine"
+    assert _bytes(tmp_path / "out") == _bytes(tmp_path / "new")
+
+
+def test_folder_with_other_content_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("id\n")
+    with pytest.raises(BoneAgeError, match=r"no SYNTHETIC\.txt.*expected a new or empty folder"):
+        _write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["data.csv"]
+
+
+def test_notice_that_cannot_be_read_stops_the_replacement(tmp_path: Path) -> None:
+    (tmp_path / "SYNTHETIC.txt").write_text("something else")
+    with pytest.raises(BoneAgeError, match="does not end with the settings of a cohort"):
+        _write(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n": 0}, r"n is 0; expected a whole number of films, at least 1\. Pass another n\."),
+        ({"n": 2.5}, r"n is 2\.5; expected a whole number"),
+        ({"height": 10}, r"height is 10; expected a whole number of pixels, at least 64\."),
+        ({"seed": -1}, r"seed is -1; expected a whole number"),
+        ({"workers": -1}, r"workers is -1; expected a whole number of processes, at least 0\."),
+    ],
+)
+def test_impossible_setting_is_refused_before_anything_is_written(
+    tmp_path: Path, settings: dict[str, int], message: str
+) -> None:
+    with pytest.raises(BoneAgeError, match=message):
+        write_cohort(tmp_path / "out", **{"n": 1, **settings})  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_impossible_hand_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(BoneAgeError, match="sex is 'X'"):
+        draw_film(100, "X", rng)
+    with pytest.raises(BoneAgeError, match="bone age is 999 months"):
+        draw_film(999, "M", rng)
+
+
+def test_contact_sheet_shows_a_film_for_every_year() -> None:
+    sheet = np.asarray(cohort.contact_sheet(height=64))
+    cell = sheet.shape[1] // 10
+    rows = sheet.reshape(4, -1, sheet.shape[1])
+    shown = [
+        [rows[r, 5:, c * cell : (c + 1) * cell].std() > 5 for c in range(10)] for r in range(4)
+    ]
+    assert [sum(row) for row in shown] == [10, 9, 10, 8]

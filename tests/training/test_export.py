@@ -1,0 +1,241 @@
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+import torch
+
+from boneage.config import Runtime
+from boneage.data.dataset import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    BoneAgeDataset,
+    get_transforms,
+    make_loader,
+)
+from boneage.errors import BoneAgeError, CheckpointError, ConfigError
+from boneage.imaging.orientation import UPRIGHT
+from boneage.imaging.preprocess import Preprocessing, sample
+from boneage.imaging.radiograph import read_radiograph
+from boneage.inference.calibration import Answers, fit_calibration
+from boneage.inference.contract import OUTPUTS
+from boneage.inference.predictor import Predictor
+from boneage.training.export import export_onnx, load_exported, measure_parity
+from boneage.training.gradcam import GradCAM, predicted_age
+from boneage.training.model import BoneAgePredictor
+from boneage.training.train import Trainer
+from builders import make_checkpoint
+
+MEAN, STD = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+
+
+@pytest.fixture
+def films(samples: pd.DataFrame) -> list[Path]:
+    return list(samples["path"][:3])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"sex_input": True},
+        {"tasks": "age"},
+        {"tasks": "stage", "sex_input": True},
+        {"sex_input": True, "sex_weight": 0.1, "mirror_average": True, "zoom_average": 0.1},
+        {"backbone": "timm:test_efficientnet", "sex_input": True},
+    ],
+    ids=str,
+)
+def test_every_kind_of_model_answers_alike_in_onnx(
+    settings: dict[str, object], films: list[Path], tmp_path: Path
+) -> None:
+    parity = export_onnx(make_checkpoint(**settings), tmp_path / "model.onnx", films)
+    assert parity.n == 3
+    assert parity.months <= 0.01
+    assert parity.probability <= 0.001
+
+
+def test_the_age_map_is_the_share_of_each_cell_in_the_age(
+    films: list[Path], tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint(
+        sex_input=True, sex_weight=0.1, mirror_average=True, zoom_average=0.1, orientation_head=True
+    )
+    export_onnx(checkpoint, tmp_path / "model.onnx", films)
+    predictor = Predictor(tmp_path / "model.onnx")
+    assert predictor.contract.outputs == OUTPUTS
+    grey = checkpoint.preprocessing.to_array(checkpoint.preprocessing.read(films[0]))
+    bias = checkpoint.model.age_head.bias.item()  # type: ignore[union-attr]
+    for sex, code in (("M", 1.0), ("F", -1.0), (None, 0.0)):
+        answers = predictor.run(grey[None], [sex])
+        # Where the sex is withheld, the film's own evidence stands for it.
+        p = answers["p_male"][0]
+        told = code or np.tanh(np.log(p / (1 - p)))
+        constant = bias + told * checkpoint.model.age_head.sex_bias.item()  # type: ignore[union-attr, operator]
+        age = answers["age_map"].mean() + constant
+        assert answers["age_years"][0] == pytest.approx(age, abs=1e-3)
+        image = (torch.from_numpy(grey)[None, None].expand(1, 3, -1, -1) - MEAN) / STD
+        with GradCAM(checkpoint.model, 48) as cam:
+            (grad_cam,) = cam(image, torch.tensor([code]), predicted_age)
+        evidence = answers["age_map"][0].clip(min=0)
+        np.testing.assert_allclose(evidence / max(evidence.max(), 1e-9), grad_cam, atol=1e-3)
+
+
+def test_a_backbone_whose_features_are_no_means_has_no_age_map(
+    films: list[Path], tmp_path: Path
+) -> None:
+    export_onnx(make_checkpoint(backbone="vgg11"), tmp_path / "model.onnx", films)
+    assert "age_map" not in Predictor(tmp_path / "model.onnx").contract.outputs
+
+
+def test_an_exported_model_can_be_trained_on(films: list[Path], tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(sex_input=True, sex_weight=0.1, mirror_average=True)
+    with torch.no_grad():
+        for parameter in checkpoint.model.parameters():  # as training would, make all differ
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    export_onnx(checkpoint, tmp_path / "model.onnx", films)
+    model = BoneAgePredictor.from_recipe(checkpoint.recipe)
+    load_exported(model, tmp_path / "model.onnx")
+    for name, value in checkpoint.model.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(model.state_dict()[name], value, rtol=0, atol=0)
+    with pytest.raises(CheckpointError, match="does not hold the weights backbone"):
+        load_exported(BoneAgePredictor("resnet34"), tmp_path / "model.onnx")
+
+
+def test_an_exported_file_names_no_file_of_its_maker(films: list[Path], tmp_path: Path) -> None:
+    export_onnx(make_checkpoint(), tmp_path / "model.onnx", films)
+    written = (tmp_path / "model.onnx").read_bytes()
+    assert b'.py"' not in written
+    assert b"boneage/" not in written
+    assert str(Path.home()).encode() not in written
+
+
+def test_the_fingerprint_is_that_of_the_file_without_its_metadata(
+    films: list[Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(make_checkpoint(), path, films)
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    fingerprint = sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    assert Predictor(path).contract.graph_sha256 == fingerprint
+
+
+def test_a_calibration_goes_inside_only_with_its_own_model(
+    films: list[Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(make_checkpoint(), path, films)
+    rng = np.random.default_rng(0)
+    answers = Answers(np.ones(40), rng.uniform(3, 17, 40))
+    fitted = fit_calibration(
+        answers, answers, answers.years + 1, Predictor(path).contract.graph_sha256
+    )
+    export_onnx(make_checkpoint(), path, films, fitted, {"terms": "none"})
+    contract = Predictor(path).contract
+    assert contract.calibration == fitted
+    assert contract.facts == {"terms": "none"}
+    with pytest.raises(ConfigError, match="fitted to another model"):
+        export_onnx(make_checkpoint(sex_input=True), path, films, fitted)
+    assert Predictor(path).contract == contract
+
+
+def test_a_corrupted_export_fails_the_comparison(films: list[Path], tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(sex_input=True)
+    path = tmp_path / "model.onnx"
+    export_onnx(checkpoint, path, films)
+    model = onnx.load(path)
+    weights = next(w for w in model.graph.initializer if list(w.dims) == [64, 3, 7, 7])
+    values = onnx.numpy_helper.to_array(weights).copy()
+    values[0] *= 1.05
+    weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+    onnx.save(model, path)
+    parity = measure_parity(checkpoint, Predictor(path), films)
+    assert parity.months > 0.01
+
+
+def test_a_model_that_differs_is_not_written(
+    films: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"an earlier model")
+    checkpoint = make_checkpoint()
+    run = Predictor.run
+
+    def off(self: Predictor, images: np.ndarray, sexes: list[str]) -> dict[str, np.ndarray]:
+        answers = run(self, images, sexes)
+        return {**answers, "age_years": answers["age_years"] + np.float32(0.01)}
+
+    monkeypatch.setattr(Predictor, "run", off)
+    with pytest.raises(BoneAgeError, match=r"differs from its checkpoint by 0\.12 months"):
+        export_onnx(checkpoint, path, films)
+    assert path.read_bytes() == b"an earlier model"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_answer_that_is_no_number_does_not_pass(films: list[Path], tmp_path: Path) -> None:
+    checkpoint = make_checkpoint()
+    with torch.no_grad():
+        next(checkpoint.model.parameters()).fill_(float("nan"))
+    with pytest.raises(BoneAgeError, match="differs from its checkpoint by nan"):
+        export_onnx(checkpoint, tmp_path / "model.onnx", films)
+
+
+def test_without_films_nothing_is_exported(tmp_path: Path) -> None:
+    with pytest.raises(BoneAgeError, match="no film to compare"):
+        export_onnx(make_checkpoint(), tmp_path / "model.onnx", [])
+
+
+SHIPPED = {
+    "sex_input": True, "sex_weight": 0.1, "mirror_average": True, "zoom_average": 0.07,
+    "orientation_head": True, "sampled_size": 64, "stretch_grey": True,
+    "backbone": "timm:test_efficientnet",
+}  # fmt: skip
+"""Every switch of the recipe of the weights in the package."""
+
+
+def sample_films(samples: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Write the films as training has them, sampled once: serving samples a whole one often."""
+    paths = [folder / path.name for path in samples["path"]]
+    for path, source in zip(paths, samples["path"], strict=True):
+        sample(read_radiograph(source).to_image(), 64).save(path)
+    return samples.assign(path=paths)
+
+
+@pytest.mark.parametrize("settings", [{}, {"sex_input": True}, SHIPPED], ids=str)
+def test_the_trainer_s_table_is_the_predictor_s(
+    samples: pd.DataFrame, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    checkpoint = make_checkpoint(**settings)
+    if settings is SHIPPED:
+        preprocessing = Preprocessing(48, None, "auto", 64, stretch_grey=True)
+        checkpoint = replace(checkpoint, preprocessing=preprocessing)
+        head = checkpoint.model.orientation_head
+        with torch.no_grad():
+            head.bias[UPRIGHT.code] += 100.0  # type: ignore[union-attr]
+        samples = sample_films(samples, tmp_path)
+    held_out = samples[samples["split"] == "test"]
+    transform = get_transforms("test", checkpoint.recipe)
+    data = BoneAgeDataset(held_out, transform, checkpoint.preprocessing)
+    trainer = Trainer(
+        checkpoint.model,
+        {"test": make_loader(data, checkpoint.recipe)},
+        checkpoint.recipe,
+        checkpoint.preprocessing,
+        tmp_path,
+        runtime=Runtime(device="cpu"),
+    )
+    trainer.evaluate("test", draws=0)
+    export_onnx(checkpoint, tmp_path / "model.onnx", list(held_out["path"][:1]))
+    predictor = Predictor(tmp_path / "model.onnx")
+    for row, path in zip(trainer.tables["test"].itertuples(), held_out["path"], strict=True):
+        answer = predictor.predict(path, row.sex)  # type: ignore[arg-type]
+        assert answer.image_id == row.image_id
+        assert answer.predicted_years == pytest.approx(row.predicted_years, abs=1e-4)
+        assert answer.predicted_stage == row.predicted_stage
+        for name in ("p_child", "p_adolescent", "p_adult"):
+            assert getattr(answer, name) == pytest.approx(getattr(row, name), abs=1e-4)

@@ -1,0 +1,175 @@
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from boneage.errors import ConfigError
+from boneage.training.gradcam import GradCAM, Outputs, predicted_age, predicted_stage
+from boneage.training.model import BoneAgePredictor
+
+SEX = torch.ones(1)
+
+
+def count_hooks(model: nn.Module) -> int:
+    return sum(
+        len(m._forward_hooks) + len(m._backward_hooks) + len(m._forward_pre_hooks)
+        for m in model.modules()
+    )
+
+
+@pytest.fixture
+def model() -> BoneAgePredictor:
+    torch.manual_seed(0)
+    return BoneAgePredictor(image_size=96)
+
+
+class Brightness(nn.Module):
+    """A backbone whose features are the mean brightness of the film, and of its negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 2, 8, stride=8, bias=False)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        with torch.no_grad():
+            self.convolution.weight[0] = 1.0
+            self.convolution.weight[1] = -1.0
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.pool(self.convolution(image)).flatten(1)
+
+
+@pytest.fixture
+def bright_is_old(model: BoneAgePredictor) -> BoneAgePredictor:
+    """A model that answers an older age, and Adult, the brighter the film is."""
+    model.backbone = Brightness()
+    model.age_head, model.stage_head = nn.Linear(2, 1), nn.Linear(2, 3)
+    with torch.no_grad():
+        model.age_head.weight.copy_(torch.tensor([[1.0, 0.0]]))
+        model.stage_head.weight.copy_(torch.tensor([[0.0, 1.0], [0.0, 0.0], [1.0, 0.0]]))
+        model.stage_head.bias.zero_()
+    return model
+
+
+@pytest.mark.parametrize("target", [predicted_age, predicted_stage])
+def test_the_map_is_hot_where_the_evidence_is(
+    bright_is_old: BoneAgePredictor, target: object
+) -> None:
+    film = torch.zeros(1, 3, 96, 96)
+    film[:, :, 8:16, 72:80] = 1.0
+    with GradCAM(bright_is_old, 96) as cam:
+        (heat,) = cam(film, SEX, target)  # type: ignore[arg-type]
+    assert heat.shape == (12, 12)
+    assert np.unravel_index(heat.argmax(), heat.shape) == (1, 9)
+    assert heat.sum() == pytest.approx(1.0)
+
+
+def test_maps_run_from_zero_to_one_film_by_film(model: BoneAgePredictor) -> None:
+    films = torch.rand(3, 3, 96, 96) * torch.tensor([0.1, 1.0, 10.0]).reshape(3, 1, 1, 1)
+    with GradCAM(model, 96) as cam:
+        heat = cam(films, torch.ones(3), predicted_stage)
+    assert heat.shape == (3, 3, 3)
+    assert heat.min() >= 0
+    for one in heat:
+        assert one.max() in (0.0, pytest.approx(1.0))
+
+
+def test_the_map_of_a_mirror_averaging_model_is_that_of_both_images(
+    model: BoneAgePredictor,
+) -> None:
+    film = torch.rand(1, 3, 96, 96)
+    model.mirror_average = True
+    with GradCAM(model, 96) as cam:
+        straight, mirrored = cam(film, SEX, predicted_age), cam(film.flip(3), SEX, predicted_age)
+    np.testing.assert_allclose(straight, mirrored[:, :, ::-1], atol=1e-5)
+
+
+def test_a_map_without_evidence_is_zero_and_not_nan(bright_is_old: BoneAgePredictor) -> None:
+    with GradCAM(bright_is_old, 96) as cam:
+        heat = cam(-torch.ones(1, 3, 96, 96), SEX, predicted_age)
+    assert not heat.any()
+
+
+def test_the_heads_are_explained_apart(model: BoneAgePredictor) -> None:
+    film = torch.rand(1, 3, 96, 96)
+    with GradCAM(model, 96) as cam:
+        by_age, by_stage = cam(film, SEX, predicted_age), cam(film, SEX, predicted_stage)
+    assert not np.allclose(by_age, by_stage)
+
+
+def test_hooks_are_removed_on_leaving_even_after_an_error(model: BoneAgePredictor) -> None:
+    def broken(outputs: Outputs) -> torch.Tensor:
+        raise RuntimeError("target failed")
+
+    before = count_hooks(model)
+    with GradCAM(model, 96) as cam:
+        assert count_hooks(model) == before + 1
+        cam(torch.rand(1, 3, 96, 96), SEX, predicted_age)
+    assert count_hooks(model) == before
+    with pytest.raises(RuntimeError, match="target failed"), GradCAM(model, 96) as cam:
+        cam(torch.rand(1, 3, 96, 96), SEX, broken)
+    assert count_hooks(model) == before
+
+
+def tensors() -> Iterator[torch.Tensor]:
+    import gc
+
+    gc.collect()
+    for item in gc.get_objects():
+        if type(item) is torch.Tensor:
+            yield item
+
+
+def test_memory_does_not_grow_from_film_to_film(model: BoneAgePredictor) -> None:
+    counts = []
+    with GradCAM(model, 96) as cam:
+        for _ in range(4):
+            cam(torch.rand(1, 3, 96, 96), SEX, predicted_age)
+            counts.append(sum(1 for _ in tensors()))
+    assert counts[1] == counts[-1]
+
+
+def test_the_model_s_answers_and_gradients_are_left_as_they_were(model: BoneAgePredictor) -> None:
+    film = torch.rand(1, 3, 96, 96)
+    before = model.eval()(film)[0]
+    with GradCAM(model, 96) as cam:
+        cam(film, SEX, predicted_age)
+        inside = model(film)[0]
+    torch.testing.assert_close(inside, before, rtol=0, atol=0)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_map_can_be_drawn_under_inference_settings(model: BoneAgePredictor) -> None:
+    model.requires_grad_(False)
+    with torch.no_grad(), GradCAM(model, 96) as cam:
+        assert cam(torch.rand(1, 3, 96, 96), SEX, predicted_stage).shape == (1, 3, 3)
+
+
+@pytest.mark.parametrize(("tasks", "target"), [("stage", predicted_age), ("age", predicted_stage)])
+def test_a_head_that_was_not_trained_cannot_be_explained(tasks: str, target: object) -> None:
+    model = BoneAgePredictor(tasks=tasks, image_size=64)
+    with GradCAM(model, 64) as cam, pytest.raises(ConfigError, match="head to explain"):
+        cam(torch.rand(1, 3, 64, 64), SEX, target)  # type: ignore[arg-type]
+
+
+def test_a_backbone_without_a_feature_map_is_refused(model: BoneAgePredictor) -> None:
+    model.backbone = nn.Sequential(nn.Flatten(), nn.Linear(3 * 96 * 96, 4))
+    with pytest.raises(ConfigError, match="no convolutional feature map"):
+        GradCAM(model, 96)
+
+
+def test_a_map_of_patches_before_a_transformer_is_not_taken_for_its_features() -> None:
+    with pytest.raises(ConfigError, match="no convolutional feature map"):
+        GradCAM(BoneAgePredictor("vit_b_16", image_size=32), 32)
+
+
+def test_a_transformer_that_ends_in_a_map_can_be_explained() -> None:
+    model = BoneAgePredictor("swin_t", image_size=64)
+    with GradCAM(model, 64) as cam:
+        assert cam(torch.rand(1, 3, 64, 64), SEX, predicted_age).shape == (1, 2, 2)
+
+
+def test_a_map_outside_the_with_statement_is_refused(model: BoneAgePredictor) -> None:
+    with pytest.raises(RuntimeError, match="with statement"):
+        GradCAM(model, 96)(torch.rand(1, 3, 96, 96), SEX, predicted_age)

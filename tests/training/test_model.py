@@ -1,0 +1,237 @@
+import logging
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from torch import nn
+
+from boneage.errors import CheckpointError, ConfigError
+from boneage.training.model import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    BoneAgePredictor,
+    SexConditionedLinear,
+    load_backbone,
+)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Refuse every connection at once: a closed port of this machine is the proxy."""
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+
+class TestEveryModel:
+    """What holds for each backbone and each choice of heads."""
+
+    @pytest.fixture(
+        params=["resnet18", "squeezenet1_1", "googlenet", "vit_b_16", "timm:test_resnet"],
+        scope="class",
+    )
+    @classmethod
+    def model(cls, request: pytest.FixtureRequest) -> BoneAgePredictor:
+        return BoneAgePredictor(request.param, image_size=64)
+
+    def test_gives_one_age_and_three_logits_a_film(self, model: BoneAgePredictor) -> None:
+        age, logits = model.eval()(torch.rand(2, 3, 64, 64))
+        assert age is not None
+        assert logits is not None
+        assert age.shape == (2,)
+        assert logits.shape == (2, 3)
+
+    def test_both_heads_learn_through_the_backbone(self, model: BoneAgePredictor) -> None:
+        age, logits = model.train()(torch.rand(2, 3, 64, 64))
+        assert age is not None
+        assert logits is not None
+        (age.sum() + logits.sum()).backward()
+        first = next(p for p in model.backbone.parameters() if p.requires_grad)
+        assert first.grad is not None
+        assert first.grad.abs().sum() > 0
+
+    def test_has_no_classification_layer_of_its_own(self, model: BoneAgePredictor) -> None:
+        sizes = [p.shape[0] for p in model.parameters() if p.ndim == 2]
+        assert 1000 not in sizes
+
+    def test_answers_each_film_alone_in_evaluation(self, model: BoneAgePredictor) -> None:
+        model.eval()
+        films = torch.rand(3, 3, 64, 64)
+        together, alone = model(films)[0], model(films[1:2])[0]
+        torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_report_s_model_is_a_resnet_with_two_linear_heads() -> None:
+    model = BoneAgePredictor()
+    assert isinstance(model.backbone.fc, nn.Identity)
+    assert type(model.age_head) is nn.Linear
+    assert type(model.stage_head) is nn.Linear
+    assert (model.age_head.in_features, model.age_head.out_features) == (512, 1)
+    assert (model.stage_head.in_features, model.stage_head.out_features) == (512, 3)
+
+
+@pytest.mark.parametrize(("tasks", "missing"), [("age", 1), ("stage", 0)])
+def test_a_task_left_out_has_no_head_and_no_answer(tasks: str, missing: int) -> None:
+    outputs = BoneAgePredictor(tasks=tasks, image_size=32).eval()(torch.rand(1, 3, 32, 32))
+    assert outputs[missing] is None
+    assert outputs[1 - missing] is not None
+
+
+def test_sex_changes_the_answer_only_of_a_model_built_for_it() -> None:
+    film, male, female = torch.rand(1, 3, 32, 32), torch.ones(1), -torch.ones(1)
+    plain = BoneAgePredictor(image_size=32).eval()
+    assert torch.equal(plain(film, male)[0], plain(film, female)[0])
+    told = BoneAgePredictor(sex_input=True, image_size=32).eval()
+    nn.init.normal_(told.age_head.sex_weight)  # type: ignore[union-attr, arg-type]
+    assert not torch.equal(told(film, male)[0], told(film, female)[0])
+
+
+def test_unknown_sex_is_answered_half_way_between_the_sexes() -> None:
+    layer = SexConditionedLinear(8, 3)
+    nn.init.normal_(layer.sex_weight)
+    nn.init.normal_(layer.sex_bias)
+    x = torch.rand(4, 8)
+    male, female = layer(x, torch.ones(4)), layer(x, -torch.ones(4))
+    torch.testing.assert_close(layer(x, torch.zeros(4)), (male + female) / 2)
+
+
+def test_a_film_s_own_evidence_moves_the_answer_without_the_sex() -> None:
+    layer = SexConditionedLinear(4, 1)
+    torch.nn.init.normal_(layer.unknown_weight)
+    features = torch.rand(2, 4)
+    male, unknown, female = (layer(features, torch.full((2,), s)) for s in (1.0, 0.0, -1.0))
+    evidence = features @ layer.unknown_weight.T
+    torch.testing.assert_close(unknown, (male + female) / 2 + evidence)
+
+
+def test_where_the_sex_is_withheld_a_sex_head_stands_for_it() -> None:
+    torch.manual_seed(0)
+    model = BoneAgePredictor(sex_input=True, sex_head=True, image_size=32).eval()
+    assert model.age_head is not None
+    assert model.sex_head is not None
+    nn.init.normal_(model.age_head.sex_weight)  # type: ignore[arg-type]
+    features = torch.rand(3, 512)
+    told = torch.tensor([1.0, -1.0, 0.0])
+    odds = model.sex_head(features).squeeze(1)
+    resolved = model.resolve_sex(features, told)
+    assert resolved is not None
+    torch.testing.assert_close(resolved, torch.stack([told[0], told[1], odds[2].tanh()]))
+    # That is the mean of both sexes' answers, weighted by the chances at doubled odds.
+    answers = [model.answer(features, torch.full((3,), s))[0] for s in (1.0, -1.0, 0.0)]
+    male, female, unknown = (a for a in answers if a is not None)
+    p = (2.0 * odds).sigmoid()
+    torch.testing.assert_close(unknown, p * male + (1.0 - p) * female)
+    assert not hasattr(model.age_head, "unknown_weight")
+
+
+def test_a_film_and_its_mirror_image_are_answered_alike_when_asked() -> None:
+    film = torch.rand(2, 3, 64, 64)
+    for mirror_average in (False, True):
+        model = BoneAgePredictor(
+            "timm:test_resnet", image_size=64, mirror_average=mirror_average
+        ).eval()
+        age, mirrored = model(film)[0], model(film.flip(3))[0]
+        assert torch.allclose(age, mirrored, atol=1e-5) == mirror_average
+        # In training, the mirroring is left to the augmentation.
+        model.train()
+        torch.testing.assert_close(model.features(film), model.backbone(film), rtol=0, atol=1e-5)
+
+
+def test_a_reduced_and_a_magnified_film_are_averaged_when_asked() -> None:
+    model = BoneAgePredictor("timm:test_resnet", image_size=64, zoom_average=0.1).eval()
+    film = -torch.ones(1, 3, 64, 64)
+    film[:, :, 24:40, 24:40] = 1.0
+    (small, _), (large, _) = model.views(film)
+    areas = [(view[0, 0] > 0).sum().item() for view in (small, film, large)]
+    assert areas[0] < areas[1] < areas[2]
+    black = -torch.tensor(IMAGENET_MEAN) / torch.tensor(IMAGENET_STD)
+    torch.testing.assert_close(small[0, :, 0, 0], black, atol=1e-4, rtol=0)
+    expected = (model.backbone(small) + model.backbone(large)) / 2
+    torch.testing.assert_close(model.features(film), expected)
+    assert not [name for name in model.state_dict() if "zoom" in name]
+
+
+def test_a_model_with_sex_input_refuses_to_guess_the_sex() -> None:
+    model = BoneAgePredictor(sex_input=True, image_size=32)
+    with pytest.raises(ValueError, match="pass sex"):
+        model(torch.rand(1, 3, 32, 32))
+
+
+def test_an_unknown_backbone_is_named_with_the_nearest_ones() -> None:
+    with pytest.raises(ConfigError, match=r"'resnet81'.*resnet18"):
+        BoneAgePredictor("resnet81")
+    with pytest.raises(ConfigError, match=r"'resnet81'.*timm"):
+        BoneAgePredictor("timm:resnet81")
+
+
+def test_a_backbone_that_cannot_take_the_image_size_says_so() -> None:
+    with pytest.raises(ConfigError, match="inception_v3 cannot take 16-px images"):
+        BoneAgePredictor("inception_v3", image_size=16)
+    with pytest.raises(ConfigError, match="maxvit_t cannot take 50-px images"):
+        BoneAgePredictor("maxvit_t", image_size=50)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_imagenet_weights_that_cannot_be_had_are_an_error() -> None:
+    with pytest.raises(CheckpointError, match=r"cannot be downloaded.*--init FILE"):
+        load_backbone("resnet18", 64, "imagenet")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_auto_says_that_it_starts_from_random_weights(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        _, used = load_backbone("resnet18", 64, "auto")
+    assert used == "none"
+    assert "Starting from random weights" in caplog.text
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("name", "first"), [("resnet18", "conv1.weight"), ("googlenet", "conv1.conv.weight")]
+)
+def test_downloaded_weights_are_used_by_auto(tmp_path: Path, name: str, first: str) -> None:
+    # The weights file where torch keeps its downloads, as after one with a network. Its name holds
+    # the hash that torch checks.
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    options = {} if name == "resnet18" else {"aux_logits": True, "init_weights": False}
+    state = torchvision.models.get_model(name, weights=None, **options).state_dict()
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.save(state, cache / weights.url.rsplit("/", 1)[1])
+    backbone, used = load_backbone(name, 64, "auto")
+    assert used == "imagenet"
+    torch.testing.assert_close(backbone.state_dict()[first], state[first])
+    assert backbone.train()(torch.rand(2, 3, 64, 64)).shape[0] == 2
+
+
+def test_timm_weights_that_do_not_exist_are_an_error() -> None:
+    with pytest.raises(CheckpointError, match="no weights to download for resnet50t"):
+        load_backbone("timm:resnet50t", 64, "imagenet")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_local_weights_file_fills_the_whole_backbone(tmp_path: Path, suffix: str) -> None:
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    path = tmp_path / f"resnet18{suffix}"
+    torch.save(state, path) if suffix == ".pth" else safetensors.torch.save_file(state, path)
+    backbone, used = load_backbone("resnet18", 64, str(path))
+    assert used == path.name
+    for name, value in backbone.state_dict().items():
+        torch.testing.assert_close(value, state[name], rtol=0, atol=0)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "resnet34.pth"
+    torch.save(torchvision.models.resnet34(weights=None).state_dict(), path)
+    with pytest.raises(CheckpointError, match="does not hold weights of resnet18"):
+        load_backbone("resnet18", 64, str(path))
+
+
+def test_a_missing_or_damaged_weights_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="init is 'imagenett'; expected auto"):
+        load_backbone("resnet18", 64, "imagenett")
+    path = tmp_path / "cut.pth"
+    path.write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(CheckpointError, match=r"cut.pth does not hold weights"):
+        load_backbone("resnet18", 64, str(path))

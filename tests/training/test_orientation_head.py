@@ -1,0 +1,78 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from boneage.config import Recipe
+from boneage.data.dataset import BoneAgeDataset, get_transforms
+from boneage.errors import BoneAgeError
+from boneage.imaging.orientation import ORIENTATIONS, Orientation
+from boneage.imaging.preprocess import Preprocessing
+from boneage.imaging.radiograph import Radiograph, read_radiograph
+from boneage.inference.predictor import Predictor
+from boneage.training.checkpoint import Checkpoint
+from boneage.training.export import export_onnx
+from boneage.training.model import BoneAgePredictor
+from boneage.training.orientation_head import fit_orientation_head
+
+RAW = Preprocessing(image_size=48, stored_size=None, invert="never")
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return Recipe(image_size=48, init="none", mirror_average=True, orientation_head=True)
+
+
+@pytest.fixture(scope="module")
+def fitted(recipe: Recipe) -> BoneAgePredictor:
+    """A network that nobody trained, in evaluation mode, its statistics those of noise."""
+    torch.manual_seed(0)
+    model = BoneAgePredictor.from_recipe(recipe)
+    model.train()(torch.rand(8, 3, 48, 48))
+    return model.eval()
+
+
+def lay(film: Radiograph, orientation: Orientation) -> Radiograph:
+    return replace(film, pixels=np.ascontiguousarray(orientation.apply(film.pixels)))
+
+
+def test_turned_and_inverted_films_are_told_and_righted(
+    fitted: BoneAgePredictor, recipe: Recipe, samples: pd.DataFrame, tmp_path: Path
+) -> None:
+    training = samples[samples["split"] == "train"]
+    films = BoneAgeDataset(training, get_transforms("val", recipe), RAW)
+    before = {k: v.clone() for k, v in fitted.state_dict().items() if "orientation" not in k}
+    assert fit_orientation_head(fitted, films) > 0.95
+    for name, value in before.items():
+        assert torch.equal(value, fitted.state_dict()[name]), name
+    export_onnx(
+        Checkpoint(fitted, recipe, RAW, {}), tmp_path / "m.onnx", [training["path"].iloc[0]]
+    )
+    predictor = Predictor(tmp_path / "m.onnx")
+    righted = 0
+    others = samples[samples["split"] != "train"]["path"]
+    for path in others:
+        film = read_radiograph(path, "never")
+        plain = predictor.answer(film)
+        for orientation in ORIENTATIONS[1:]:
+            answer = predictor.answer(lay(film, orientation))
+            if not any(f"lies {orientation.describe()}:" in r for r in answer.reasons):
+                continue
+            righted += 1
+            assert answer.predicted_years == pytest.approx(plain.predicted_years, abs=1e-3)
+            assert answer.age_map is not None
+            assert plain.age_map is not None
+            turned_map = np.rot90(plain.age_map, orientation.quarter_turns)
+            np.testing.assert_allclose(answer.age_map, turned_map, atol=1e-4)
+    # Even features that nobody trained tell most; those of a trained network tell nearly all.
+    assert righted > 0.8 * 7 * len(others)
+
+
+def test_a_model_without_the_head_has_nothing_to_fit(samples: pd.DataFrame) -> None:
+    model = BoneAgePredictor(image_size=48)
+    films = BoneAgeDataset(samples, get_transforms("val", Recipe(image_size=48)), RAW)
+    with pytest.raises(BoneAgeError, match="built without an orientation head"):
+        fit_orientation_head(model, films)

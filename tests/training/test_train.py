@@ -1,0 +1,527 @@
+import csv
+import math
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics
+import torch
+
+from boneage.config import Recipe, Runtime
+from boneage.data.dataset import BoneAgeDataset, get_transforms, make_loader
+from boneage.errors import BoneAgeError, CheckpointError, ConfigError
+from boneage.evaluation.evaluate import TABLE_COLUMNS
+from boneage.evaluation.metrics import mean_absolute_error
+from boneage.imaging.preprocess import Preprocessing
+from boneage.stages import PROBABILITIES, STAGES
+from boneage.training.checkpoint import load_checkpoint
+from boneage.training.model import BoneAgePredictor
+from boneage.training.train import Trainer, is_better, pick_device
+
+RAW = Preprocessing(image_size=48, stored_size=None, invert="auto")
+Make = Callable[..., Trainer]
+
+
+@pytest.fixture
+def make_trainer(samples: pd.DataFrame, recipe: Recipe, runtime: Runtime, tmp_path: Path) -> Make:
+    def make(recipe: Recipe = recipe, **options: Any) -> Trainer:
+        loaders = {}
+        for split in ("train", "val", "test"):
+            data = BoneAgeDataset(
+                samples[samples["split"] == split], get_transforms(split, recipe), RAW
+            )
+            loaders[split] = make_loader(data, recipe, shuffle=split == "train")
+        torch.manual_seed(recipe.seed)
+        model = BoneAgePredictor.from_recipe(recipe)
+        everything: dict[str, Any] = {"runtime": runtime, "output": tmp_path / "output", **options}
+        return Trainer(model, loaders, recipe, RAW, **everything)
+
+    return make
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(path).model.state_dict()
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=0, atol=0, msg=name)
+
+
+def test_a_lower_loss_is_better() -> None:
+    assert is_better(0.9, 1.0)
+    assert not is_better(1.0, 1.0)
+    assert not is_better(1.1, 1.0)
+    assert is_better(5.0, math.inf)
+
+
+def test_the_checkpoint_of_the_lowest_validation_loss_is_kept(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    trainer.recipe = replace(trainer.recipe, epochs=4)
+    planned, evaluate = iter([3.0, 1.0, 2.0, 1.5]), trainer.evaluate
+
+    def scripted(split: str, **options: Any) -> dict[str, Any]:
+        report = evaluate(split, **options)
+        return {**report, "losses": {**report["losses"], "loss": next(planned)}}
+
+    trainer.evaluate = scripted  # type: ignore[method-assign]
+    trainer.fit()
+    best = load_checkpoint(trainer.output / "models" / "best_model.pt")
+    assert best.provenance["epoch"] == 2
+    assert best.provenance["val_loss"] == 1.0
+    assert_same_weights(trainer.model.state_dict(), best.model.state_dict())
+
+
+def test_training_lowers_the_loss(make_trainer: Make, recipe: Recipe) -> None:
+    history = make_trainer(replace(recipe, epochs=5)).fit()
+    assert history[-1]["train_loss"] < 0.6 * history[0]["train_loss"]
+    assert history[-1]["train_age_loss"] < 0.6 * history[0]["train_age_loss"]
+
+
+def test_total_loss_is_the_sum_of_the_losses_of_the_tasks(
+    make_trainer: Make, recipe: Recipe
+) -> None:
+    for row in make_trainer().fit():
+        for split in ("train", "val"):
+            total = row[f"{split}_age_loss"] + row[f"{split}_stage_loss"]
+            assert row[f"{split}_loss"] == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize(("tasks", "idle"), [("age", "stage_loss"), ("stage", "age_loss")])
+def test_one_task_can_be_trained_alone(
+    make_trainer: Make, recipe: Recipe, tasks: str, idle: str
+) -> None:
+    trainer = make_trainer(replace(recipe, tasks=tasks, epochs=1))  # type: ignore[arg-type]
+    (row,) = trainer.fit()
+    assert row[f"train_{idle}"] == 0
+    report = trainer.evaluate("val", draws=0)
+    assert ("regression" in report) is (tasks == "age")
+    assert trainer.tables["val"]["p_child"].isna().all() == (tasks == "age")
+    key = "direct_accuracy" if tasks == "age" else "threshold_accuracy"
+    assert report["approaches"][key] is None
+
+
+def test_evaluation_reports_figures_by_sex_from_one_table(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    report = trainer.evaluate("val", draws=0)
+    table = trainer.tables["val"]
+    assert list(table.columns) == list(TABLE_COLUMNS)
+    by_sex = report["gender_bias"]["regression"]
+    for name, sex in (("male", "M"), ("female", "F")):
+        part = table[table["sex"] == sex]
+        mae = mean_absolute_error(part["reference_years"], part["predicted_years"])
+        assert by_sex[name]["mae_years"] == pytest.approx(mae)
+        assert by_sex[name]["n"] == len(part)
+
+
+def test_evaluation_averages_over_films_not_over_batches(
+    make_trainer: Make, recipe: Recipe
+) -> None:
+    # 12 films in batches of 7 and 5: the mean of batch means would weigh them wrongly.
+    trainer = make_trainer(replace(recipe, batch_size=7))
+    report = trainer.evaluate("val", draws=0)
+    table = trainer.tables["val"]
+    assert len(table) % 7
+    error = (table["predicted_years"] - table["reference_years"]).abs()
+    assert report["losses"]["age_loss"] == pytest.approx(error.mean(), rel=1e-5)
+    assert report["regression"]["mae_years"] == pytest.approx(error.mean())
+    stages = table["reference_stage"].map(STAGES.index).to_numpy()
+    likelihood = table[list(PROBABILITIES)].to_numpy()[np.arange(len(table)), stages]
+    assert report["losses"]["stage_loss"] == pytest.approx(-np.log(likelihood).mean(), rel=1e-4)
+
+
+def test_the_training_films_are_evaluated_once_each_as_they_are(
+    make_trainer: Make, recipe: Recipe
+) -> None:
+    # 56 films in batches of 11 leave one over, which shuffled training leaves out.
+    trainer = make_trainer(replace(recipe, batch_size=11, rotation=45.0))
+    first = trainer.evaluate("train", draws=0)
+    assert len(trainer.tables["train"]) == first["n"] == 56
+    assert trainer.tables["train"]["image_id"].is_unique
+    assert trainer.evaluate("train", draws=0) == first
+
+
+def test_evaluation_does_not_change_the_model(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    first = trainer.evaluate("test", draws=0)
+    assert trainer.evaluate("test", draws=0) == first
+    assert_same_weights(trainer.model.state_dict(), before)
+
+
+def test_evaluating_a_split_gives_the_seed_report_s_figures_and_prints_nothing(
+    make_trainer: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer()
+    report = trainer.evaluate("test")
+    assert capsys.readouterr().out == ""
+    table = trainer.tables["test"]
+    ages = table["reference_years"], table["predicted_years"]
+    stages = table["reference_stage"], table["predicted_stage"]
+    assert report["n"] == len(table) > 0
+    expected = {
+        "mae_years": sklearn.metrics.mean_absolute_error(*ages),
+        "rmse_years": sklearn.metrics.root_mean_squared_error(*ages),
+        "r2": sklearn.metrics.r2_score(*ages),
+        "accuracy": sklearn.metrics.accuracy_score(*stages),
+        "f1_weighted": sklearn.metrics.f1_score(*stages, average="weighted", zero_division=0),
+        "qwk": sklearn.metrics.cohen_kappa_score(
+            *(part.map(STAGES.index) for part in stages), weights="quadratic"
+        ),
+    }
+    found = report["regression"] | report["classification"]
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("split", ["validation", "Test", "", None])
+def test_evaluating_a_split_that_is_not_loaded_names_those_that_are(
+    make_trainer: Make, split: str
+) -> None:
+    with pytest.raises(BoneAgeError) as refused:
+        make_trainer().evaluate(split, draws=0)
+    assert str(refused.value) == f"split is {split!r}; expected one of train, val, test."
+
+
+def test_evaluating_names_the_splits_of_this_trainer_alone(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    trainer.loaders = {"test": trainer.loaders["test"]}
+    with pytest.raises(BoneAgeError, match=r"split is 'val'; expected one of test\."):
+        trainer.evaluate("val", draws=0)
+
+
+def test_history_is_written_as_csv_with_one_row_an_epoch(make_trainer: Make) -> None:
+    trainer = make_trainer()
+    history = trainer.fit()
+    with (trainer.output / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2]
+    assert float(rows[1]["val_loss"]) == pytest.approx(history[1]["val_loss"])
+
+
+class Interrupted(Exception):
+    pass
+
+
+AVERAGED: dict[str, Any] = {"averaging": 0.6, "keep": "last", "optimizer": "adamw"}
+
+
+@pytest.mark.parametrize("settings", [{}, {"schedule": "one-cycle"}, AVERAGED], ids=str)
+def test_a_resumed_run_ends_as_an_uninterrupted_one_to_the_bit(
+    make_trainer: Make, recipe: Recipe, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    recipe = replace(recipe, epochs=3, **settings)
+    whole = make_trainer(recipe, output=tmp_path / "whole")
+    whole.fit()
+    cut = make_trainer(recipe, output=tmp_path / "parts")
+    train_epoch = cut._train_epoch
+
+    def interrupted(epoch: int) -> dict[str, float]:
+        if epoch == 2:
+            raise Interrupted
+        return train_epoch(epoch)
+
+    cut._train_epoch = interrupted  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        cut.fit()
+    parts = make_trainer(recipe, output=tmp_path / "parts")
+    parts.resume().fit()
+    for name in ("best_model.pt", "last.pt"):
+        assert_same_weights(
+            weights(tmp_path / "whole/models" / name), weights(tmp_path / "parts/models" / name)
+        )
+    timeless = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in t.history]
+        for t in (whole, parts)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_run_killed_in_mid_epoch_loses_only_that_epoch(raw: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    command = [
+        sys.executable, "-m", "boneage", "train", "--data", str(raw), "--output", str(output),
+        "--image-size", "48", "--init", "none", "--batch-size", "8", "--workers", "0",
+        "--device", "cpu", "--learning-rate", "1e-3",
+    ]  # fmt: skip
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    killed = subprocess.Popen([*command, "--epochs", "500"], stderr=subprocess.PIPE, env=env)
+    try:
+        history = output / "history.csv"
+        deadline = time.monotonic() + 120
+        while not (history.exists() and len(history.read_text().splitlines()) > 2):
+            assert killed.poll() is None, killed.stderr and killed.stderr.read().decode()[-2000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+    done = len(load_checkpoint(output / "models/last.pt").state["history"])
+    assert done >= 2
+    subprocess.run(
+        [*command, "--epochs", str(done + 1), "--resume"],
+        check=True, capture_output=True, env=env,
+    )  # fmt: skip
+    epochs = pd.read_csv(history)["epoch"]
+    assert list(epochs) == list(range(1, done + 2))
+    assert (output / "metrics_test.json").is_file()
+
+
+def test_resuming_with_other_settings_or_data_is_refused(
+    make_trainer: Make, recipe: Recipe
+) -> None:
+    make_trainer(replace(recipe, epochs=1), provenance={"data_sha256": "a"}).fit()
+    with pytest.raises(CheckpointError, match=r"batch_size 16, this run has 8"):
+        make_trainer(replace(recipe, batch_size=8), provenance={"data_sha256": "a"}).resume()
+    with pytest.raises(CheckpointError, match="other data"):
+        make_trainer(provenance={"data_sha256": "b"}).resume()
+
+
+def test_resuming_on_films_made_otherwise_is_refused(make_trainer: Make, recipe: Recipe) -> None:
+    make_trainer(replace(recipe, epochs=1)).fit()
+    trainer = make_trainer()
+    trainer.preprocessing = replace(RAW, stored_size=512)
+    with pytest.raises(CheckpointError, match="stored_size None, this run has 512"):
+        trainer.resume()
+
+
+def test_a_cycle_cannot_be_lengthened_afterwards(make_trainer: Make, recipe: Recipe) -> None:
+    recipe = replace(recipe, schedule="one-cycle", epochs=1)
+    make_trainer(recipe).fit()
+    with pytest.raises(CheckpointError, match="epochs 1, this run has 2"):
+        make_trainer(replace(recipe, epochs=2)).resume()
+
+
+def test_one_cycle_raises_the_step_to_its_highest_and_then_lowers_it(
+    make_trainer: Make, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(replace(recipe, schedule="one-cycle", epochs=4))
+    step, sizes = trainer._optimizer.step, []
+
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        sizes.append(trainer._optimizer.param_groups[0]["lr"])
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(trainer._optimizer, "step", measured)
+    trainer.fit()
+    top = int(np.argmax(sizes))
+    assert 0 < top < len(sizes) - 1
+    assert sizes[top] == pytest.approx(recipe.learning_rate, rel=0.05)
+    assert sizes == [*sorted(sizes[: top + 1]), *sorted(sizes[top + 1 :], reverse=True)]
+    assert sizes[-1] < 0.01 * recipe.learning_rate
+
+
+@pytest.mark.parametrize("tasks", ["age", "stage", "age,stage"])
+def test_an_answer_that_is_no_number_stops_with_the_remedy(
+    make_trainer: Make, recipe: Recipe, tasks: Any
+) -> None:
+    trainer = make_trainer(replace(recipe, tasks=tasks))
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(math.nan)
+    with pytest.raises(BoneAgeError, match=r"a val film is not a number.*learning-rate"):
+        trainer.evaluate("val", draws=0)
+
+
+def test_a_run_cut_off_before_its_history_was_written_gets_it_on_resuming(
+    make_trainer: Make,
+) -> None:
+    trainer = make_trainer()
+    trainer.fit()
+    (trainer.output / "history.csv").unlink()
+    make_trainer().resume().fit()
+    assert len(pd.read_csv(trainer.output / "history.csv")) == 2
+
+
+def test_resuming_nothing_is_refused(make_trainer: Make) -> None:
+    with pytest.raises(CheckpointError, match="there is no run to resume"):
+        make_trainer().resume()
+
+
+def test_a_diverging_run_stops_with_the_remedy(make_trainer: Make, recipe: Recipe) -> None:
+    with pytest.raises(BoneAgeError, match=r"diverged.*--learning-rate"):
+        make_trainer(replace(recipe, learning_rate=1e30, clip_norm=1e30)).fit()
+
+
+def test_gradients_are_clipped_to_the_norm(
+    make_trainer: Make, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms = []
+    trainer = make_trainer(replace(recipe, clip_norm=0.01, epochs=1))
+    step = trainer._optimizer.step
+
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        gradients = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
+        norms.append(torch.cat(gradients).norm().item())
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(trainer._optimizer, "step", measured)
+    trainer.fit()
+    assert norms
+    assert max(norms) <= 0.01 * 1.001
+
+
+def test_tensorboard_gets_the_history_when_asked(make_trainer: Make, recipe: Recipe) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = make_trainer(tensorboard=True)
+    history = trainer.fit()
+    events = EventAccumulator(str(trainer.output / "tensorboard"))
+    events.Reload()
+    logged = [event.value for event in events.Scalars("val_loss")]
+    assert logged == pytest.approx([row["val_loss"] for row in history])
+
+
+def test_bf16_trains_nearly_as_fp32_and_is_evaluated_as_it(
+    make_trainer: Make, recipe: Recipe
+) -> None:
+    recipe = replace(recipe, epochs=1)
+    exact = make_trainer(recipe)
+    rounded = make_trainer(recipe, runtime=Runtime(device="cpu", precision="bf16"))
+    assert rounded.evaluate("val", draws=0) == exact.evaluate("val", draws=0)
+    losses = [trainer.fit()[0]["train_loss"] for trainer in (exact, rounded)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] != losses[0]
+
+
+def test_the_average_of_the_weights_is_what_is_evaluated_and_kept(
+    make_trainer: Make, recipe: Recipe
+) -> None:
+    decay = 0.6
+    trainer = make_trainer(replace(recipe, averaging=decay, keep="last"))
+    steps: list[torch.Tensor] = []
+    bias = trainer.model.age_head.bias
+    step = trainer._optimizer.step
+
+    def note(*arguments: Any) -> None:
+        step(*arguments)
+        steps.append(bias.detach().clone())
+
+    trainer._optimizer.step = note
+    trainer.fit()
+    average = steps[0]
+    for value in steps[1:]:
+        average = decay * average + (1 - decay) * value
+    kept = weights(trainer.output / "models/best_model.pt")
+    torch.testing.assert_close(kept["age_head.bias"], average)
+    assert not torch.equal(kept["age_head.bias"], bias)
+    trainer.evaluate("val", draws=0)
+    again = make_trainer(recipe)
+    again.model.load_state_dict(kept)
+    again.evaluate("val", draws=0)
+    pd.testing.assert_frame_equal(again.tables["val"], trainer.tables["val"])
+
+
+def test_the_last_epoch_is_kept_when_asked(make_trainer: Make, recipe: Recipe) -> None:
+    trainer = make_trainer(replace(recipe, epochs=3, keep="last"))
+    trainer._best_loss = -1.0  # no epoch will be better
+    trainer.fit()
+    best, last = (
+        weights(trainer.output / "models" / name) for name in ("best_model.pt", "last.pt")
+    )
+    assert_same_weights(best, last)
+    assert load_checkpoint(trainer.output / "models/best_model.pt").provenance["epoch"] == 3
+
+
+def test_answers_without_the_sex_are_learned_only_when_asked(
+    make_trainer: Make, recipe: Recipe
+) -> None:
+    for weight in (0.0, 0.5):
+        trainer = make_trainer(replace(recipe, sex_input=True, unknown_sex_weight=weight))
+        trainer._train_epoch(1)
+        assert bool(trainer.model.age_head.unknown_weight.abs().sum() > 0) == (weight > 0)
+
+
+def test_the_sex_head_learns_from_films_of_known_sex_alone(
+    make_trainer: Make, recipe: Recipe
+) -> None:
+    trainer = make_trainer(replace(recipe, sex_weight=1.0))
+    head = trainer.model.sex_head
+    assert head is not None
+    features = torch.randn(4, head.in_features)
+    batch = {"sex": torch.tensor([1.0, 0.0, -1.0, 0.0])}
+    logits = head(features).squeeze(1).detach()
+    expected = (torch.log1p((-logits[0]).exp()) + torch.log1p(logits[2].exp())) / 4
+    torch.testing.assert_close(trainer._auxiliary_loss(features, batch).detach(), expected)
+    assert make_trainer(recipe).model.sex_head is None
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_backbone_trains_as_a_plain_one(make_trainer: Make, recipe: Recipe) -> None:
+    recipe = replace(recipe, backbone="timm:test_efficientnet")
+    plain, compiled = (
+        make_trainer(recipe, runtime=Runtime(device="cpu", workers=0, compile=is_compiled))
+        for is_compiled in (False, True)
+    )
+    losses = [trainer._train_epoch(1)["loss"] for trainer in (plain, compiled)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+def test_training_on_a_cpu_reuses_the_memory_of_freed_tensors() -> None:
+    code = """
+import torch
+from pathlib import Path
+from boneage.training.train import keep_freed_memory
+
+def kept_pages():
+    before = int(Path("/proc/self/statm").read_text().split()[1])
+    torch.ones(25_000_000)  # 100 MB, and freed at once
+    return int(Path("/proc/self/statm").read_text().split()[1]) - before
+
+by_default = kept_pages()
+assert keep_freed_memory()
+print(by_default, kept_pages())
+"""
+    printed = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+    by_default, kept = (int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in printed.split())
+    assert by_default < 20e6
+    assert kept > 90e6
+
+
+def test_a_device_that_is_not_there_is_an_error() -> None:
+    assert pick_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"cuda is not available here; found: .*cpu"):
+            pick_device("cuda")
+
+
+def test_provenance_travels_with_the_checkpoint(make_trainer: Make) -> None:
+    trainer = make_trainer(provenance={"split_sha256": "cd"})
+    trainer.fit()
+    facts = load_checkpoint(trainer.output / "models/best_model.pt").provenance
+    assert facts["split_sha256"] == "cd"
+    assert facts["seed"] == 0
+    assert facts["device"] == "cpu"
+    assert facts["init_used"] == "none"
+    assert {"boneage", "torch", "commit", "epoch", "val_mae_years"} <= facts.keys()
+
+
+def test_the_orientation_head_is_fitted_last_and_kept(make_trainer: Make, recipe: Recipe) -> None:
+    trainer = make_trainer(replace(recipe, epochs=1, orientation_head=True))
+    untrained = trainer.model.orientation_head.weight.clone()
+    trainer.fit()
+    kept = weights(trainer.output / "models/best_model.pt")["orientation_head.weight"]
+    assert not torch.equal(kept, untrained)
+    last = weights(trainer.output / "models/last.pt")["orientation_head.weight"]
+    assert torch.equal(last, untrained)  # the epochs do not move it
+
+
+def test_compiling_without_a_compiler_is_refused(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler .* pass --no-compile"):
+        make_trainer(runtime=Runtime(device="cpu", workers=0, compile=True))

@@ -1,0 +1,440 @@
+import json
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from boneage.config import Films, Paths, Recipe, Runtime
+from boneage.data.dataset import BoneAgeDataset
+from boneage.data.labels import find_images, find_labels, read_labels
+from boneage.data.split import split_sha256
+from boneage.errors import BoneAgeError, CheckpointError, LabelError
+from boneage.evaluation.evaluate import load_table
+from boneage.imaging.preprocess import Preprocessing, preprocess_folder
+from boneage.imaging.radiograph import read_radiograph
+from boneage.inference.predictor import Predictor
+from boneage.phantom.cohort import write_cohort
+from boneage.training.checkpoint import load_checkpoint
+from boneage.training.workflows import (
+    evaluate_model,
+    explain_model,
+    export_model,
+    load_samples,
+    train_model,
+)
+
+TABLE = [
+    "image_id", "split", "sex", "reference_years", "predicted_years",
+    "reference_stage", "predicted_stage", "p_child", "p_adolescent", "p_adult",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(
+    raw: Path, processed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Paths, dict[str, bytes]]:
+    """One finished run, and the bytes of its small files."""
+    output = tmp_path_factory.mktemp("trained") / "output"
+    paths = Paths(data=raw, processed=processed, use_processed=True, output=output)
+    recipe = Recipe(image_size=48, init="none", batch_size=16, epochs=3, learning_rate=1e-3)
+    train_model(paths, recipe, Runtime(device="cpu", workers=0))
+    files = {p.name: p.read_bytes() for p in output.iterdir() if p.is_file()}
+    return paths, files
+
+
+@pytest.fixture
+def mine(trained: tuple[Paths, dict[str, bytes]], tmp_path: Path) -> Paths:
+    """A copy of the finished run to work on."""
+    paths, _ = trained
+    shutil.copytree(paths.output, tmp_path / "mine")
+    return replace(paths, output=tmp_path / "mine")
+
+
+def test_a_run_writes_every_file_under_its_name(trained: tuple[Paths, dict[str, bytes]]) -> None:
+    output = trained[0].output
+    found = {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()}
+    expected = {"split.csv", "history.csv", "models/best_model.pt", "models/last.pt"}
+    for split in ("val", "test"):
+        expected |= {
+            f"predictions_{split}.csv", f"metrics_{split}.json",
+            f"plots/scatter_pred_vs_true_{split}.png", f"plots/confusion_matrix_{split}.png",
+            f"plots/error_by_age_{split}.png", f"plots/worst_cases_{split}.png",
+            f"plots/calibration_{split}.png",
+        }  # fmt: skip
+    assert found == expected | {"plots/learning_curves.png"}
+
+
+def test_the_prediction_table_has_one_row_a_held_out_film(
+    trained: tuple[Paths, dict[str, bytes]],
+) -> None:
+    output = trained[0].output
+    split = pd.read_csv(output / "split.csv", dtype=str)
+    assert split["split"].value_counts().to_dict() == {"train": 56, "val": 12, "test": 12}
+    for part in ("val", "test"):
+        table = pd.read_csv(output / f"predictions_{part}.csv", dtype={"image_id": str})
+        assert list(table.columns) == TABLE
+        assert list(table["image_id"]) == list(split.loc[split["split"] == part, "image_id"])
+        assert set(table["predicted_stage"]) <= {"Child", "Adolescent", "Adult"}
+        sums = table[["p_child", "p_adolescent", "p_adult"]].sum(axis=1)
+        np.testing.assert_allclose(sums, 1.0, atol=1e-6)
+
+
+def test_the_metrics_follow_from_the_written_table(
+    trained: tuple[Paths, dict[str, bytes]],
+) -> None:
+    output = trained[0].output
+    table = pd.read_csv(output / "predictions_test.csv")
+    metrics = json.loads((output / "metrics_test.json").read_text())
+    error = table["predicted_years"] - table["reference_years"]
+    assert metrics["n"] == len(table)
+    assert metrics["regression"]["mae_years"] == pytest.approx(error.abs().mean())
+    hit = table["predicted_stage"] == table["reference_stage"]
+    assert metrics["approaches"]["direct_accuracy"] == pytest.approx(hit.mean())
+    low, high = metrics["regression"]["mae_years_ci"]
+    assert low <= metrics["regression"]["mae_years"] <= high
+
+
+def test_the_references_in_the_table_are_the_labels(
+    trained: tuple[Paths, dict[str, bytes]], raw: Path
+) -> None:
+    table = pd.read_csv(trained[0].output / "predictions_test.csv").set_index("image_id")
+    labels = pd.read_csv(raw / "boneage-training-dataset.csv").set_index("id").loc[table.index]
+    np.testing.assert_allclose(table["reference_years"], labels["boneage"] / 12)
+    assert list(table["sex"] == "M") == list(labels["male"])
+
+
+def test_evaluating_again_gives_the_same_files(
+    trained: tuple[Paths, dict[str, bytes]], mine: Paths, runtime: Runtime
+) -> None:
+    evaluate_model(mine, runtime)
+    for name, content in trained[1].items():
+        assert (mine.output / name).read_bytes() == content, name
+
+
+def test_raw_and_processed_films_are_evaluated_alike(mine: Paths, runtime: Runtime) -> None:
+    evaluate_model(mine, runtime)
+    stored = pd.read_csv(mine.output / "predictions_test.csv")
+    evaluate_model(replace(mine, use_processed=False), runtime)
+    pd.testing.assert_frame_equal(pd.read_csv(mine.output / "predictions_test.csv"), stored)
+
+
+def test_processed_films_of_another_size_are_refused(
+    mine: Paths, runtime: Runtime, tmp_path: Path
+) -> None:
+    other = tmp_path / "processed"
+    preprocess_folder(find_images(mine.data), other, Films(image_size=32), workers=1)
+    with pytest.raises(CheckpointError, match=r"32-px films.*preprocess --image-size 64"):
+        evaluate_model(replace(mine, processed=other), runtime)
+
+
+def test_a_changed_or_missing_split_is_refused(mine: Paths, runtime: Runtime) -> None:
+    file = mine.output / "split.csv"
+    split = pd.read_csv(file, dtype=str)
+    split["split"] = split["split"].map({"train": "test", "test": "train", "val": "val"})
+    split.to_csv(file, index=False)
+    with pytest.raises(CheckpointError, match="is not the split"):
+        evaluate_model(mine, runtime)
+    file.unlink()
+    with pytest.raises(CheckpointError, match="not known to be unseen"):
+        evaluate_model(mine, runtime)
+
+
+def test_the_checkpoint_knows_its_split(trained: tuple[Paths, dict[str, bytes]]) -> None:
+    output = trained[0].output
+    split = pd.read_csv(output / "split.csv", dtype=str)
+    facts = load_checkpoint(output / "models/best_model.pt").provenance
+    assert facts["split_sha256"] == split_sha256(split["image_id"], split["split"])
+    assert facts["n_by_split"] == {"train": 56, "val": 12, "test": 12}
+
+
+def test_an_unexpected_split_stops_the_training_before_it_starts(
+    paths: Paths, recipe: Recipe, runtime: Runtime
+) -> None:
+    with pytest.raises(BoneAgeError, match="the recipe expects abc"):
+        train_model(paths, replace(recipe, split_sha256="abc"), runtime)
+    assert not paths.output.exists()
+
+
+def test_a_new_run_keeps_the_earlier_one(
+    mine: Paths, recipe: Recipe, runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = (mine.output / "models/best_model.pt").read_bytes()
+    with caplog.at_level(logging.WARNING):
+        train_model(mine, replace(recipe, epochs=1), runtime)
+    (kept,) = (mine.output / "previous").iterdir()
+    assert (kept / "models/best_model.pt").read_bytes() == before
+    assert (kept / "metrics_test.json").is_file()
+    assert "was moved to" in caplog.text
+
+
+def test_resuming_a_finished_run_with_more_epochs_goes_on(mine: Paths, runtime: Runtime) -> None:
+    recipe = load_checkpoint(mine.output / "models/last.pt").recipe
+    train_model(mine, replace(recipe, epochs=4), runtime, resume=True)
+    assert list(pd.read_csv(mine.output / "history.csv")["epoch"]) == [1, 2, 3, 4]
+    assert not (mine.output / "previous").exists()
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(mine: Paths, runtime: Runtime) -> None:
+    before = {p: p.read_bytes() for p in mine.output.rglob("*") if p.is_file()}
+    recipe = load_checkpoint(mine.output / "models/last.pt").recipe
+    with pytest.raises(CheckpointError, match="seed 0, this run has 1"):
+        train_model(mine, replace(recipe, seed=1), runtime, resume=True)
+    assert {p: p.read_bytes() for p in mine.output.rglob("*") if p.is_file()} == before
+    evaluate_model(mine, runtime)
+
+
+def test_processed_films_of_other_raw_ones_are_refused(
+    mine: Paths, recipe: Recipe, runtime: Runtime, tmp_path: Path
+) -> None:
+    data = tmp_path / "raw"
+    write_cohort(data, n=80, seed=2, height=96, workers=1)  # the same ids, other hands
+    with pytest.raises(BoneAgeError, match=r"80 of 80 films .* made from other files.*preprocess"):
+        train_model(replace(mine, data=data), recipe, runtime)
+
+
+def test_processed_films_can_be_used_without_the_raw_ones(
+    mine: Paths, runtime: Runtime, tmp_path: Path
+) -> None:
+    data = tmp_path / "labels only"
+    data.mkdir()
+    shutil.copy(mine.data / "boneage-training-dataset.csv", data)
+    reports = evaluate_model(replace(mine, data=data), runtime)
+    assert reports["test"]["n"] == 12
+
+
+def test_changed_labels_of_held_out_films_are_refused(
+    mine: Paths, runtime: Runtime, tmp_path: Path
+) -> None:
+    labels = pd.read_csv(mine.data / "boneage-training-dataset.csv")
+    split = pd.read_csv(mine.output / "split.csv")
+    film = split.loc[split["split"] == "test", "image_id"].iloc[0]
+    labels.loc[labels["id"] == film, "boneage"] += 1
+    labels.to_csv(tmp_path / "changed.csv", index=False)
+    with pytest.raises(CheckpointError, match="ages or sexes of the held-out films"):
+        evaluate_model(replace(mine, labels=tmp_path / "changed.csv"), runtime)
+
+
+def test_metrics_name_the_model_that_they_belong_to(mine: Paths) -> None:
+    facts = json.loads((mine.output / "metrics_test.json").read_text())["provenance"]
+    best = load_checkpoint(mine.output / "models/best_model.pt").provenance
+    assert facts == best
+    assert {"split_sha256", "data_sha256", "boneage", "device", "epoch"} <= facts.keys()
+
+
+def test_films_that_are_missing_are_counted_and_left_out(
+    raw: Path, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "raw"
+    shutil.copytree(raw, data)
+    films = sorted(find_images(data).values())
+    for film in films[:3]:
+        film.unlink()
+    with caplog.at_level(logging.WARNING):
+        samples, _ = load_samples(Paths(data=data), recipe)
+    assert len(samples) == 77
+    assert f"left out 3 rows without a film: {films[0].stem}" in caplog.text
+
+
+def test_held_out_films_that_are_missing_are_said(
+    mine: Paths, runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "raw"
+    shutil.copytree(mine.data, data)
+    split = pd.read_csv(mine.output / "split.csv", dtype=str)
+    find_images(data)[split.loc[split["split"] == "test", "image_id"].iloc[0]].unlink()
+    with caplog.at_level(logging.WARNING):
+        reports = evaluate_model(replace(mine, data=data, use_processed=False), runtime)
+    assert reports["test"]["n"] == 11
+    assert "only 11 of the 12 test films are here" in caplog.text
+
+
+def test_other_people_s_films_cannot_be_evaluated_as_the_test_split(
+    mine: Paths, runtime: Runtime, tmp_path: Path
+) -> None:
+    data = tmp_path / "other"
+    data.mkdir()
+    Image.fromarray(np.eye(64, dtype=np.uint8) * 200).save(data / "x1.png")
+    (data / "labels.csv").write_text("id,boneage,sex\nx1,100,M\n")
+    with pytest.raises(CheckpointError, match="none of the val films"):
+        evaluate_model(replace(mine, data=data, use_processed=False), runtime)
+
+
+def test_a_patient_stays_in_one_part(
+    raw: Path, recipe: Recipe, runtime: Runtime, tmp_path: Path
+) -> None:
+    labels = pd.read_csv(raw / "boneage-training-dataset.csv")
+    labels["patient"] = [f"p{i // 2}" for i in range(len(labels))]
+    file = tmp_path / "labels.csv"
+    labels.to_csv(file, index=False)
+    paths = Paths(data=raw, labels=file, output=tmp_path / "output")
+    train_model(paths, replace(recipe, epochs=1, group_column="patient"), runtime)
+    split = pd.read_csv(paths.output / "split.csv").merge(labels, left_on="image_id", right_on="id")
+    assert split.groupby("patient")["split"].agg(set).map(len).max() == 1
+
+
+def test_a_split_of_one_s_own_is_trained_on(
+    samples: pd.DataFrame, raw: Path, recipe: Recipe, runtime: Runtime, tmp_path: Path
+) -> None:
+    parts = np.resize(["train", "train", "val", "test"], len(samples))
+    own = samples[["image_id"]].assign(split=parts)
+    own[::-1].to_csv(tmp_path / "own.csv", index=False)
+    paths = Paths(data=raw, output=tmp_path / "output")
+    train_model(paths, replace(recipe, epochs=1), runtime, split=tmp_path / "own.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(paths.output / "split.csv", dtype=str), own)
+    facts = load_checkpoint(paths.output / "models" / "best_model.pt").provenance
+    assert facts["n_by_split"] == {"train": 40, "val": 20, "test": 20}
+    answered = load_table(paths.output / "predictions_test.csv")["image_id"]
+    assert list(answered) == list(own.loc[own["split"] == "test", "image_id"])
+    with pytest.raises(CheckpointError, match="Resume with the same films, labels and split"):
+        train_model(paths, replace(recipe, epochs=2), runtime, resume=True)
+    again = replace(recipe, epochs=2)
+    train_model(paths, again, runtime, split=tmp_path / "own.csv", resume=True)
+    assert len(pd.read_csv(paths.output / "history.csv")) == 2
+
+
+def test_a_train_folder_without_labels_says_what_to_do(
+    recipe: Recipe, runtime: Runtime, tmp_path: Path
+) -> None:
+    with pytest.raises(LabelError, match="boneage phantom"):
+        train_model(Paths(data=tmp_path / "none"), recipe, runtime)
+
+
+def test_the_age_head_can_start_at_the_mean_age(
+    paths: Paths, recipe: Recipe, runtime: Runtime
+) -> None:
+    still = replace(recipe, epochs=1, learning_rate=1e-12, age_bias="mean")
+    reports = train_model(paths, still, runtime)
+    assert reports["test"]["regression"]["mae_years"] < 6
+    far = train_model(paths, replace(still, age_bias="zero"), runtime)
+    assert far["test"]["regression"]["mae_years"] > 8
+
+
+@pytest.mark.parametrize("head", ["stage", "age"])
+def test_explain_draws_films_answered_right_and_wrong(
+    mine: Paths, runtime: Runtime, head: str
+) -> None:
+    (mine.output / "plots/gradcam_example_9.png").write_bytes(b"of an earlier call")
+    written = explain_model(mine, runtime, head=head, cases=4)  # type: ignore[arg-type]
+    assert [p.name for p in written] == [f"gradcam_example_{i}.png" for i in range(1, 5)]
+    assert sorted(mine.output.glob("plots/gradcam_example_*.png")) == written
+    for path in written:
+        assert np.asarray(Image.open(path)).std() > 10
+
+
+def test_an_exported_run_answers_as_its_own_tables_say(mine: Paths, tmp_path: Path) -> None:
+    assert export_model(mine, tmp_path / "model.onnx").n == 32
+    predictor = Predictor(tmp_path / "model.onnx")
+    films = find_images(mine.data)
+    few = tmp_path / "few"
+    few.mkdir()
+    for film in list(films.values())[:3]:
+        shutil.copy(film, few)
+    assert export_model(mine, tmp_path / "again.onnx", images=few).n == 3
+    table = load_table(mine.output / "predictions_test.csv")
+    for row in table.itertuples():
+        answer = predictor.predict(films[str(row.image_id)])
+        assert answer.predicted_years == pytest.approx(row.predicted_years, abs=1e-4)
+        assert answer.predicted_stage == row.predicted_stage
+
+
+def test_the_test_films_can_be_left_unseen(mine: Paths, recipe: Recipe, runtime: Runtime) -> None:
+    reports = train_model(mine, replace(recipe, epochs=1), runtime, evaluated=("val",))
+    assert list(reports) == ["val"]
+    assert (mine.output / "metrics_val.json").is_file()
+    assert not (mine.output / "metrics_test.json").exists()
+
+
+def test_films_held_out_are_in_no_training(mine: Paths, recipe: Recipe, runtime: Runtime) -> None:
+    split = pd.read_csv(mine.output / "split.csv", dtype=str).set_index("image_id")["split"]
+    in_training, in_test = (split.index[split == part][0] for part in ("train", "test"))
+    held_out = replace(recipe, epochs=1, hold_out=(in_training, in_test))
+    seen: list[str] = []
+    reading = BoneAgeDataset.__getitem__
+
+    def note(self: BoneAgeDataset, index: int) -> dict[str, Any]:
+        item = reading(self, index)
+        seen.append(item["image_id"])
+        return item
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BoneAgeDataset, "__getitem__", note)
+        train_model(mine, held_out, runtime)
+    assert in_training not in seen
+    assert in_test in seen  # it is still there to be measured
+    checkpoint = load_checkpoint(mine.output / "models/best_model.pt")
+    assert checkpoint.provenance["n_by_split"]["train"] == 55
+    assert checkpoint.recipe.hold_out == (in_training, in_test)
+    evaluate_model(mine, runtime)
+    with pytest.raises(BoneAgeError, match="hold_out names 77777, which no film has as its id"):
+        train_model(mine, replace(recipe, hold_out=("77777",)), runtime)
+
+
+@pytest.mark.parametrize("use_processed", [True, False])
+def test_drawn_films_join_the_training_and_nothing_else(
+    mine: Paths, recipe: Recipe, runtime: Runtime, use_processed: bool
+) -> None:
+    paths = replace(mine, use_processed=use_processed)
+    reports = train_model(paths, replace(recipe, epochs=1, drawn_films=16), runtime)
+    assert len(find_images(mine.output / "drawn" / "raw")) == 16
+    assert [reports[part]["n"] for part in ("val", "test")] == [12, 12]
+    split = pd.read_csv(mine.output / "split.csv", dtype=str)
+    assert len(split) == 80
+    assert not split["image_id"].str.startswith("drawn").any()
+    # A second run draws the same films and moves the first aside.
+    train_model(paths, replace(recipe, epochs=1, drawn_films=16), runtime)
+
+
+def test_sampled_films_are_the_same_raw_and_processed(
+    mine: Paths, recipe: Recipe, runtime: Runtime, tmp_path: Path
+) -> None:
+    sampled = replace(recipe, epochs=1, sampled_size=40, stretch_grey=True)
+    preprocess_folder(find_images(mine.data), tmp_path / "sampled", sampled, workers=1)
+    processed = replace(mine, processed=tmp_path / "sampled")
+    train_model(processed, sampled, runtime)
+    checkpoint = load_checkpoint(mine.output / "models/best_model.pt")
+    assert checkpoint.preprocessing == Preprocessing(48, None, "auto", 40, True)
+    tables = []
+    for paths in (processed, replace(mine, use_processed=False)):
+        evaluate_model(paths, runtime)
+        tables.append(load_table(mine.output / "predictions_test.csv"))
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    export_model(mine, tmp_path / "model.onnx")
+    predictor = Predictor(tmp_path / "model.onnx")
+    films = find_images(mine.data)
+    for row in tables[0].itertuples():
+        radiograph = read_radiograph(films[str(row.image_id)])
+        look = predictor.look(radiograph, None, phases=((0.0, 0.0),))
+        assert look.answers.years[0] == pytest.approx(row.predicted_years, abs=1e-4)
+
+
+def test_explaining_no_film_is_refused(mine: Paths, runtime: Runtime) -> None:
+    with pytest.raises(BoneAgeError, match="cases is 0"):
+        explain_model(mine, runtime, cases=0)
+
+
+@pytest.mark.parametrize("use_processed", [False, True])
+def test_films_in_folders_are_trained_on_by_ids_with_folders(
+    paths: Paths, recipe: Recipe, tmp_path: Path, use_processed: bool
+) -> None:
+    data, processed = tmp_path / "data", tmp_path / "small"
+    labels = read_labels(find_labels(paths.data)).head(3)
+    sources = find_images(paths.data)
+    places = ["A/1", "B/1", "B/2"]  # of which 2 is a name of its own
+    for place, image_id in zip(places, labels["image_id"], strict=True):
+        (data / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(sources[image_id], data / f"{place}.png")
+    table = labels.assign(image_id=places)[["image_id", "months", "sex"]]
+    table.rename(columns={"months": "boneage"}).to_csv(data / "labels.csv", index=False)
+    preprocess_folder(find_images(data), processed, recipe, workers=1)
+    mine = replace(paths, data=data, processed=processed, use_processed=use_processed)
+    samples, _ = load_samples(mine, recipe)
+    assert samples["image_id"].tolist() == places
+    root = processed if use_processed else data
+    expected = ["A/1", "B/1", "2"] if use_processed else places
+    assert [p.relative_to(root).with_suffix("").as_posix() for p in samples["path"]] == expected
