@@ -1,15 +1,15 @@
-"""Build the weights in the package, and every figure told of them, from the real films.
+"""Build the weights in the package, and every figure told of them, from the real images.
 
     python benchmarks/build_weights.py DATA --init WEIGHTS
     python benchmarks/build_weights.py DATA --measure  # the weights as they are, figures anew
 
-DATA is the raw folder of the RSNA films (here: the public copy at 100x100 px), WEIGHTS the
+DATA is the raw folder of the RSNA images (here: the public copy at 100x100 px), WEIGHTS the
 ImageNet weights of tf_efficientnet_lite0 (docs/experiments.md tells where they come from). The
 recipe is configs/boneage.toml. An interrupted build goes on where it stopped.
 
-The validation films are used by halves: the one to choose among recipes, the other to calibrate.
-Calibrated on as well is a quarter of the training films, answered by a network of its own that
-has left them out. The test films are answered once both are trained, by the measuring half.
+The validation images are used by halves: the one to choose among recipes, the other to calibrate.
+Calibrated on as well is a quarter of the training images, answered by a network of its own that
+has left them out. The test images are answered once both are trained, by the measuring half.
 """
 
 import argparse
@@ -39,10 +39,11 @@ from boneage.evaluation.plots import (
 )
 from boneage.files import replacing, save_text
 from boneage.imaging.preprocess import preprocess_folder
-from boneage.inference.batch import Film, look_twice, predict_films
-from boneage.inference.calibration import Calibration, fit_calibration, join_answers
+from boneage.inference.batch import ImageRecord, predict_images, predict_raw_twice
+from boneage.inference.calibration import Calibration, fit_calibration, join_outputs
 from boneage.inference.contract import CONTRACT_KEY
-from boneage.inference.predictor import WEIGHTS, Predictor
+from boneage.inference.predictor import Predictor
+from boneage.inference.registry import find_model
 from boneage.phantom.cohort import write_cohort
 from boneage.training.checkpoint import load_checkpoint
 from boneage.training.export import export_onnx
@@ -61,13 +62,13 @@ TERMS = (
 )
 DATA = (
     "11,111 of the 12,611 RSNA 2017 training radiographs, in a public copy reduced to 100×100 px "
-    "by nearest-neighbour sampling; the training part of a 70/15/15 split, and drawn films."
+    "by nearest-neighbour sampling; the training part of a 70/15/15 split, and drawn images."
 )
-DRAWN_FILMS, DRAWN_SEED = 300, 5
+SYNTHETIC_IMAGES, DRAWN_SEED = 300, 5
 FOLDS = 4
 """The training part is cut into as many folds, and the first is what the sister leaves out."""
 
-PARITY_FILMS = 100
+PARITY_IMAGES = 100
 
 
 def main() -> None:
@@ -98,17 +99,17 @@ def main() -> None:
 
 
 def train(paths: Paths, recipe: Recipe, split: Path | None = None) -> None:
-    """Train up to the recipe's end, unless that has been done; the test films stay unseen."""
+    """Train up to the recipe's end, unless that has been done; the test images stay unseen."""
     if not is_trained(paths, recipe):
         is_begun = (paths.output / LAST).is_file()
         train_model(paths, recipe, split=split, resume=is_begun, evaluated=("val",))
 
 
 def write_fold(paths: Paths, recipe: Recipe, fold: int) -> Path:
-    """Write the split of a network that leaves out a quarter of the training films, as its "val".
+    """Write the split of a network that leaves out a quarter of the training images, as its "val".
 
-    It learns from the validation films in their place. The recipe keeps the last epoch, so
-    nothing is chosen on the films left out.
+    It learns from the validation images in their place. The recipe keeps the last epoch, so
+    nothing is chosen on the images left out.
     """
     samples, _ = load_samples(replace(paths, use_processed=False), recipe)
     samples["split"] = read_split(paths.output / "split.csv", samples)
@@ -133,20 +134,20 @@ def is_trained(paths: Paths, recipe: Recipe) -> bool:
 
 
 def fit(networks: Sequence[tuple[Path, pd.DataFrame]]) -> tuple[Calibration, dict[str, Any]]:
-    """Calibrate the first network on what each answers of films that it has not learned from.
+    """Calibrate the first network on what each answers of images that it has not learned from.
 
-    This takes networks of one recipe for alike: what one errs on new films, all do.
+    This takes networks of one recipe for alike: what one errs on new images, all do.
 
     Returns:
-        The calibration, and figures: the raw error of each network on its films, and the width in
+        The calibration, and figures: the raw error of each network on its images, and the width in
         months of the constant interval that covers as much.
     """
     looks: list[list[Any]] = []
     figures = []
     for model, samples in networks:
-        *look, broken = look_twice(Predictor(model, threads=1), make_films(samples))
+        *look, broken = predict_raw_twice(Predictor(model, threads=1), make_images(samples))
         if broken:
-            raise SystemExit(f"{len(broken)} films cannot be read, the first: {broken.popitem()}")
+            raise SystemExit(f"{len(broken)} images cannot be read, the first: {broken.popitem()}")
         looks.append(look)
         error = 12.0 * (look[0].years - look[2])
         of_sex = {"all": error, "M": error[look[0].sex > 0], "F": error[look[0].sex < 0]}
@@ -162,9 +163,9 @@ def fit(networks: Sequence[tuple[Path, pd.DataFrame]]) -> tuple[Calibration, dic
             }
         )
     told, withheld, years = zip(*looks, strict=True)
-    answers, reference = join_answers(told), np.concatenate(years)
+    answers, reference = join_outputs(told), np.concatenate(years)
     own = Predictor(networks[0][0], threads=1).contract.graph_sha256
-    calibration = fit_calibration(answers, join_answers(withheld), reference, own)
+    calibration = fit_calibration(answers, join_outputs(withheld), reference, own)
     corrected, _, _ = calibration.apply(answers)
     error = np.abs(corrected.years - reference)
     naive_width = float(24.0 * np.quantile(error, calibration.level))
@@ -180,14 +181,14 @@ def build(paths: Paths, recipe: Recipe, sister: Paths) -> None:
 
     plain, site = paths.output / "plain.onnx", paths.output / "calibration.toml"
     trained = load_checkpoint(paths.output / BEST)
-    real_films = list(test["path"].iloc[:PARITY_FILMS])
-    parity = export_onnx(trained, plain, real_films)
+    real_images = list(test["path"].iloc[:PARITY_IMAGES])
+    parity = export_onnx(trained, plain, real_images)
     left_out = samples[read_split(sister.output / "split.csv", samples) == "val"]
     if (left_out["split"] != "train").any():
-        raise SystemExit(f"{sister.output} left out films of another split; pass another --output")
+        raise SystemExit(f"{sister.output} left out images of another split; pass another --output")
     sisters = sister.output / "plain.onnx"
     export_onnx(
-        load_checkpoint(sister.output / BEST), sisters, list(left_out["path"][:PARITY_FILMS])
+        load_checkpoint(sister.output / BEST), sisters, list(left_out["path"][:PARITY_IMAGES])
     )
     networks = [(plain, calibrated_on), (sisters, left_out)]
     calibration, calibration_figures = fit(networks)
@@ -211,7 +212,7 @@ def build(paths: Paths, recipe: Recipe, sister: Paths) -> None:
         "parity": asdict(parity),
         "parameters": sum(p.numel() for p in trained.model.parameters()),
     }  # fmt: skip
-    export_onnx(trained, WEIGHTS, real_films, calibration, make_facts(reports["test"]))
+    export_onnx(trained, find_model(), real_images, calibration, make_facts(reports["test"]))
     publish(result, tables["test"])
 
 
@@ -224,9 +225,9 @@ def measure_again(paths: Paths, recipe: Recipe) -> None:
     predictor = Predictor(threads=1)
     tables, reports = measure(predictor, samples)
     contract = replace(predictor.contract, facts=make_facts(reports["test"]))
-    model = onnx.load(WEIGHTS)
+    model = onnx.load(find_model())
     onnx.helper.set_model_props(model, {CONTRACT_KEY: contract.to_json()})
-    with replacing(WEIGHTS) as part:
+    with replacing(find_model()) as part:
         part.write_bytes(model.SerializeToString())
     before = json.loads(RESULTS.read_text(encoding="utf-8"))
     publish({**before, **describe_reasons(tables), **reports}, tables["test"])
@@ -235,10 +236,10 @@ def measure_again(paths: Paths, recipe: Recipe) -> None:
 def measure(
     predictor: Predictor, samples: pd.DataFrame
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
-    """Answer the films that the network has not learned from, and drawn ones.
+    """Answer the images that the network has not learned from, and drawn ones.
 
     Returns:
-        The tables, and the reports of the same names, without single films.
+        The tables, and the reports of the same names, without single images.
     """
     test = samples[samples["split"] == "test"]
     chosen_on = samples[samples["split"] == "val"].iloc[::2]
@@ -257,11 +258,11 @@ def measure(
         for name, table in tables.items()
     }
     with TemporaryDirectory() as folder:
-        write_cohort(Path(folder), n=DRAWN_FILMS, seed=DRAWN_SEED)
+        write_cohort(Path(folder), n=SYNTHETIC_IMAGES, seed=DRAWN_SEED)
         drawn = match_images(read_labels(find_labels(Path(folder))), find_images(Path(folder)))
         reports["drawn"] = evaluate_table(answer(predictor, drawn).assign(split="drawn"))
     for report in reports.values():
-        report.pop("worst_cases")  # single films stay with the data
+        report.pop("worst_cases")  # single images stay with the data
     return tables, reports
 
 
@@ -273,7 +274,7 @@ def make_facts(figures: dict[str, Any]) -> dict[str, Any]:
         "terms": TERMS,
         "use": "Research use only, not a medical device.",
         "label_scaling": "none: the network answers years",
-        "sex": "+1 male, -1 female, 0 withheld: the film's own evidence stands for it",
+        "sex": "+1 male, -1 female, 0 withheld: the image's own evidence stands for it",
         "test": {
             "n": figures["n"],
             "mae_months": figures["regression"]["mae_months"],
@@ -295,29 +296,29 @@ def publish(result: dict[str, Any], test: pd.DataFrame) -> None:
         save_figure(figure, IMAGES / f"boneage_{name}.png")
 
 
-def make_films(samples: pd.DataFrame, sex: str | None = None) -> list[Film]:
-    """Make films to answer: with their sex, the sex withheld ("unknown"), or the "wrong" one."""
+def make_images(samples: pd.DataFrame, sex: str | None = None) -> list[ImageRecord]:
+    """Make images to answer: with their sex, the sex withheld ("unknown"), or the "wrong" one."""
     told: dict[str, Any] = {
         "wrong": {"M": "F", "F": "M"},
         "unknown": {"M": "unknown", "F": "unknown"},
     }
     words = told.get(sex or "", {"M": "M", "F": "F"})
     return [
-        Film(row.path, words[row.sex], row.age_years)
+        ImageRecord(row.path, words[row.sex], row.age_years)
         for row in samples.itertuples()
     ]  # fmt: skip
 
 
 def answer(predictor: Predictor, samples: pd.DataFrame, sex: str | None = None) -> pd.DataFrame:
-    """Answer films; the table has their true sex, whatever the model was told."""
-    films = make_films(samples, sex)
-    predictions = tqdm(predict_films(predictor, films), total=len(films), desc=sex or "predict")
+    """Answer images; the table has their true sex, whatever the model was told."""
+    images = make_images(samples, sex)
+    predictions = tqdm(predict_images(predictor, images), total=len(images), desc=sex or "predict")
     table = pd.DataFrame([p.to_row(with_reference=True) for p in predictions])
     return table.assign(sex=samples["sex"].to_numpy())
 
 
 def describe_reasons(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
-    """Give the proportions of films whose sex is doubted, and whose age and stage differ."""
+    """Give the proportions of images whose sex is doubted, and whose age and stage differ."""
     return {
         "warned_sex": {name: share_warned(tables[name]) for name in ("test", "test_wrong_sex")},
         "age_and_stage_differ": float(
@@ -327,7 +328,7 @@ def describe_reasons(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
 
 
 def share_warned(table: pd.DataFrame) -> float:
-    """Share of films said to look like the other sex's."""
+    """Share of images said to look like the other sex's."""
     return float(table["reasons"].str.contains("looks like").mean())
 
 

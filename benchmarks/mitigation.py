@@ -2,9 +2,9 @@
 
     python benchmarks/mitigation.py DATA --output RUN
 
-DATA is the raw folder of the films, RUN the folder of a finished training. Its heads are fitted
-further on the training films' features, the correction by sex on the half of the validation films
-that the package's calibration uses; all figures are of the other half. No test film is touched.
+DATA is the raw folder of the images, RUN the folder of a finished training. Its heads are fitted
+further on the training images' features, the correction by sex on the half of the validation images
+that the package's calibration uses; all figures are of the other half. No test image is touched.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from boneage.training.workflows import load_trained
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "mitigation.json"
 SEEDS = 5
-DRAWS = 2000
+RESAMPLES = 2000
 
 
 def main() -> None:
@@ -85,15 +85,15 @@ def main() -> None:
 def compare(
     method: str, errors: dict[str, list[Any]], hits: dict[str, list[Any]], sex: Any
 ) -> dict[str, Any]:
-    """Figures of one way, means over the seeds, and what it changes, paired film by film."""
-    error, before = np.array(errors[method]), np.array(errors[METHODS[0]])  # (seeds, films)
+    """Figures of one way, means over the seeds, and what it changes, paired image by image."""
+    error, before = np.array(errors[method]), np.array(errors[METHODS[0]])  # (seeds, images)
     size, base = np.abs(error), np.abs(before)
     male = sex > 0
 
     def gap(sizes: Any) -> Any:
         return sizes[..., ~male].mean(axis=-1) - sizes[..., male].mean(axis=-1)
 
-    # A film's contribution to the gap, so that the gap is a mean over films as well.
+    # An image's contribution to the gap, so that the gap is a mean over images as well.
     share = np.where(male, -len(sex) / male.sum(), len(sex) / (~male).sum())
     return {
         "method": method,
@@ -104,10 +104,10 @@ def compare(
         "bias_male_months": float(error[:, male].mean()),
         "bias_female_months": float(error[:, ~male].mean()),
         "stage_accuracy": float(np.mean(hits[method])),
-        "mae_change_months": paired_mean((size - base).mean(axis=0), DRAWS),
-        "gap_change_months": paired_mean((share * (size - base)).mean(axis=0), DRAWS),
+        "mae_change_months": paired_mean((size - base).mean(axis=0), RESAMPLES),
+        "gap_change_months": paired_mean((share * (size - base)).mean(axis=0), RESAMPLES),
         "accuracy_change": paired_mean(
-            np.mean(hits[method], axis=0) - np.mean(hits[METHODS[0]], axis=0), DRAWS
+            np.mean(hits[method], axis=0) - np.mean(hits[METHODS[0]], axis=0), RESAMPLES
         ),
     }
 

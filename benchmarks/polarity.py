@@ -1,8 +1,8 @@
-"""How well does a score tell films with dark bones? The table of docs/experiments.md, "Polarity".
+"""How well does a score tell images with dark bones? The table of docs/experiments.md, "Polarity".
 
     python benchmarks/polarity.py FOLDER
 
-FOLDER holds films with bright bones; each is scored as it is and negated.
+FOLDER holds images with bright bones; each is scored as it is and negated.
 """
 
 import sys
@@ -26,12 +26,12 @@ def blob(size: int = 100) -> npt.NDArray[np.float64]:
 
 
 def correlation(pixels: npt.NDArray[np.float64]) -> float:
-    """Correlation of a film with the blob."""
+    """Correlation of an image with the blob."""
     return float(np.corrcoef(pixels.ravel(), blob().ravel())[0, 1])
 
 
 def scores(pixels: Pixels) -> tuple[float, float, float, float]:
-    """The four scores of one film: correlation, the same on ranks, centre − border, skewness."""
+    """The four scores of one image: correlation, the same on ranks, centre − border, skewness."""
     small = np.asarray(Image.fromarray(pixels).resize((100, 100), Image.Resampling.BOX), float)
     ranks = small.ravel().argsort(kind="stable").argsort().reshape(small.shape).astype(float)
     border = np.concatenate([small[:8].ravel(), small[:60, :8].ravel(), small[:60, -8:].ravel()])
@@ -40,16 +40,16 @@ def scores(pixels: Pixels) -> tuple[float, float, float, float]:
 
 
 def main(folder: Path) -> None:
-    """Print, for each score and its threshold, good films turned and inverted films found."""
+    """Print, for each score and its threshold, good images turned and inverted images found."""
     names = ("correlation", "rank correlation", "centre - border", "local skewness")
-    films = [read_radiograph(p, "never").pixels for p in tqdm(find_images(folder).values())]
-    good = np.array([scores(film) for film in films])
-    inverted = np.array([scores(np.float32(1) - film) for film in films])
+    images = [read_radiograph(p, "never").pixels for p in tqdm(find_images(folder).values())]
+    good = np.array([scores(image) for image in images])
+    inverted = np.array([scores(np.float32(1) - image) for image in images])
     for i, (name, threshold) in enumerate(
         zip(names, (-0.3, -0.3, 0.0, INVERTED_BELOW), strict=True)
     ):
         turned, found = (good[:, i] < threshold).sum(), (inverted[:, i] < threshold).mean()
-        print(f"{name:18} below {threshold:5.2f}: {turned} of {len(good)} good films turned, "
+        print(f"{name:18} below {threshold:5.2f}: {turned} of {len(good)} good images turned, "
               f"{found:.1%} of inverted ones found")  # fmt: skip
 
 

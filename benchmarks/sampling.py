@@ -1,11 +1,11 @@
-"""Measure how reducing a full-size film moves its answer. Writes docs/results/sampling.json.
+"""Measure how reducing a full-size image moves its answer. Writes docs/results/sampling.json.
 
     python benchmarks/sampling.py DATA ORIGINALS [ENHANCED]
 
-DATA holds the reduced films, ORIGINALS some of them at full size under the same ids, ENHANCED
+DATA holds the reduced images, ORIGINALS some of them at full size under the same ids, ENHANCED
 others with their background removed. Sex and age come from the labels in DATA. As these are few,
-films are drawn at full size besides. A film of DATA is the middle sample of its original; all are
-held against their own middle sample as well.
+images are drawn at full size besides. An image of DATA is the middle sample of its original; all
+are held against their own middle sample as well.
 """
 
 import json
@@ -26,31 +26,31 @@ from boneage.inference.predictor import PHASES, Predictor
 from boneage.phantom.cohort import write_cohort
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "sampling.json"
-DRAWN_FILMS, DRAWN_SEED, DRAWN_HEIGHT = 100, 9, 1500
+SYNTHETIC_IMAGES, DRAWN_SEED, DRAWN_HEIGHT = 100, 9, 1500
 OTHER_PHASES = tuple((right, down) for down, right in PHASES)
 """Eight samples that share no row and column with `PHASES` at the same time."""
 
 
-def months(predictor: Predictor, film: Radiograph, sex: Any, phases: Any = PHASES) -> float:
+def months(predictor: Predictor, radiograph: Radiograph, sex: Any, phases: Any = PHASES) -> float:
     """Answer of the network in months, not calibrated."""
-    return 12.0 * float(predictor.look(film, sex, phases).answers.years[0])
+    return 12.0 * float(predictor.look(radiograph, sex, phases).answers.years[0])
 
 
-def reduced(film: Radiograph, size: int, method: Image.Resampling) -> Radiograph:
-    """A film reduced by an ordinary resize."""
-    image = film.to_image().resize((size, size), method)
-    return replace(film, pixels=np.asarray(image, dtype=np.float32) / 255.0)
+def reduced(radiograph: Radiograph, size: int, method: Image.Resampling) -> Radiograph:
+    """An image reduced by an ordinary resize."""
+    image = radiograph.to_image().resize((size, size), method)
+    return replace(radiograph, pixels=np.asarray(image, dtype=np.float32) / 255.0)
 
 
 def main(data: Path, originals: Path, enhanced: Path | None = None) -> None:
-    """Answer every film in every way."""
+    """Answer every image in every way."""
     predictor = Predictor(threads=1)
     folders = {"original": originals} | ({} if enhanced is None else {"enhanced": enhanced})
     rows = []
     for kind, folder in folders.items():
         rows += answer_folder(predictor, folder, data, kind)
     with TemporaryDirectory() as drawn:
-        write_cohort(Path(drawn), n=DRAWN_FILMS, seed=DRAWN_SEED, height=DRAWN_HEIGHT)
+        write_cohort(Path(drawn), n=SYNTHETIC_IMAGES, seed=DRAWN_SEED, height=DRAWN_HEIGHT)
         rows += answer_folder(predictor, Path(drawn), Path(drawn), "drawn")
     result: dict[str, Any] = {"graph_sha256": predictor.contract.graph_sha256}
     for kind in (*folders, "drawn"):
@@ -63,30 +63,30 @@ def main(data: Path, originals: Path, enhanced: Path | None = None) -> None:
 def answer_folder(
     predictor: Predictor, folder: Path, data: Path, kind: str
 ) -> list[dict[str, Any]]:
-    """Answer the films of a folder in every way, and their twins in `data`."""
+    """Answer the images of a folder in every way, and their twins in `data`."""
     size = predictor.contract.preprocessing.sampled_size or 100
     labels = read_labels(find_labels(data)).set_index("image_id")
     twins = find_images(data)
     rows = []
     for image_id, path in tqdm(find_images(folder).items(), desc=kind):
         sex = labels.at[image_id, "sex"]
-        film, twin = read_radiograph(path), read_radiograph(twins[image_id])
+        radiograph, twin = read_radiograph(path), read_radiograph(twins[image_id])
         row = {
             "kind": kind,
             "image_id": image_id,
             "twin": months(predictor, twin, sex, ((0.0, 0.0),)),
-            "middle": months(predictor, film, sex, ((0.0, 0.0),)),
-            "phases": months(predictor, film, sex),
-            "other_phases": months(predictor, film, sex, OTHER_PHASES),
+            "middle": months(predictor, radiograph, sex, ((0.0, 0.0),)),
+            "phases": months(predictor, radiograph, sex),
+            "other_phases": months(predictor, radiograph, sex, OTHER_PHASES),
         }
         for i, phase in enumerate(PHASES):
-            row[f"phase_{i}"] = months(predictor, film, sex, (phase,))
+            row[f"phase_{i}"] = months(predictor, radiograph, sex, (phase,))
         for method in (
             Image.Resampling.BOX,
             Image.Resampling.BILINEAR,
             Image.Resampling.LANCZOS,
         ):
-            row[method.name.lower()] = months(predictor, reduced(film, size, method), sex)
+            row[method.name.lower()] = months(predictor, reduced(radiograph, size, method), sex)
         row["error"] = row["phases"] - float(labels.at[image_id, "months"])
         row["twin_error"] = row["twin"] - float(labels.at[image_id, "months"])
         rows.append(row)
@@ -94,7 +94,7 @@ def answer_folder(
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean differences in months; no single film."""
+    """Mean differences in months; no single image."""
 
     def column(name: str) -> Any:
         return np.array([row[name] for row in rows])
@@ -106,7 +106,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
         "two_disjoint_sets_apart": float(np.abs(phases - column("other_phases")).mean()),
         "two_single_phases_apart": float(np.abs(single[0] - single[1]).mean()),
         "minus_middle": float((phases - column("middle")).mean()),
-        # The middle is one sample; how far it strays by chance, the samples of its film tell.
+        # The middle is one sample; how far it strays by chance, the samples of its image tell.
         "minus_middle_se": float(np.sqrt(single.var(axis=0, ddof=1).sum()) / len(rows)),
         "apart_from_twin": float(np.abs(phases - twin).mean()),
         **{

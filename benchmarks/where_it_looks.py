@@ -2,8 +2,8 @@
 
     python benchmarks/where_it_looks.py DATA REGIONS
 
-DATA is the raw folder of the films, REGIONS the CSV of boxes drawn on some of them (their sources
-are in docs/experiments.md). The same is measured on drawn films against their growth plates, and
+DATA is the raw folder of the images, REGIONS the CSV of boxes drawn on some of them (their sources
+are in docs/experiments.md). The same is measured on drawn images against their growth plates, and
 all of it again with the network's weights shuffled: what is left then is not the model's knowledge.
 """
 
@@ -17,17 +17,18 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from boneage.audit.saliency import measure_films, read_regions, summarise_regions
+from boneage.audit.saliency import measure_images, read_regions, summarise_regions
 from boneage.data.labels import find_labels, read_known
 from boneage.files import save_text
 from boneage.imaging.discovery import discover
-from boneage.inference.batch import describe_films
-from boneage.inference.predictor import WEIGHTS, Predictor
+from boneage.inference.batch import make_records
+from boneage.inference.predictor import Predictor
+from boneage.inference.registry import find_model
 from boneage.phantom.cohort import write_cohort
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "regions.json"
-DRAWN_FILMS, DRAWN_SEED, DRAWN_HEIGHT = 200, 7, 400
-DRAWS = 2000
+SYNTHETIC_IMAGES, DRAWN_SEED, DRAWN_HEIGHT = 200, 7, 400
+RESAMPLES = 2000
 
 
 def main() -> None:
@@ -39,22 +40,22 @@ def main() -> None:
     result: dict[str, Any] = {"graph_sha256": Predictor().contract.graph_sha256}
     with TemporaryDirectory() as folder:
         shuffled = Path(folder) / "shuffled.onnx"
-        shuffle_weights(WEIGHTS, shuffled)
+        shuffle_weights(find_model(), shuffled)
         cohort = Path(folder) / "drawn"
-        write_cohort(cohort, DRAWN_FILMS, DRAWN_SEED, DRAWN_HEIGHT, masks=True)
+        write_cohort(cohort, SYNTHETIC_IMAGES, DRAWN_SEED, DRAWN_HEIGHT, masks=True)
         for what, data, regions in (
-            ("real films", arguments.data, arguments.regions),
-            ("drawn films", cohort, cohort / "masks"),
+            ("real images", arguments.data, arguments.regions),
+            ("drawn images", cohort, cohort / "masks"),
         ):
             drawn = read_regions(regions)
             paths = discover([data]).images
-            films = describe_films(
+            records = make_records(
                 [path for path in paths if path.stem in drawn], None, read_known(find_labels(data))
             )
-            for model in (WEIGHTS, shuffled):
-                found = measure_films(Predictor(model, threads=1), films, drawn)
-                name = what if model == WEIGHTS else f"{what}, weights shuffled"
-                result[name] = summarise_regions(found, draws=DRAWS)
+            for model in (find_model(), shuffled):
+                found = measure_images(Predictor(model, threads=1), records, drawn)
+                name = what if model == find_model() else f"{what}, weights shuffled"
+                result[name] = summarise_regions(found, resamples=RESAMPLES)
                 print(name, json.dumps(result[name]["groups"][0]))
     save_text(RESULTS, json.dumps(result, indent=1) + "\n")
 

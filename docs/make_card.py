@@ -34,15 +34,15 @@ def make_card() -> str:
         backbone=recipe["backbone"].removeprefix("timm:"),
         parameters=results["parameters"] / 1e6,
         size=recipe["image_size"],
-        zoom=recipe["zoom_average"],
+        zoom=recipe["tta_zoom"],
         epochs=recipe["epochs"],
-        drawn=recipe["drawn_films"],
+        drawn=recipe["synthetic_images"],
         n_train=n_train,
         n_held_out=len(recipe["hold_out"]),
         n_not_trained=counts["train"] - n_train,
         n_val=counts["val"],
         n_test=counts["test"],
-        n_calibrated=calibration["films"],
+        n_calibrated=calibration["images"],
         n_calibrated_own=results["calibrated_on"][0]["all"]["n"],
         n_calibrated_left_out=results["calibrated_on"][1]["all"]["n"],
         youngest=MONTHS * ages["min"],
@@ -110,11 +110,11 @@ def share(value: float, interval: list[float]) -> str:
 
 
 def minus_middle(sampling: dict[str, Any]) -> str:
-    """Mean difference between full-size films and their middle sample, by kind of film."""
+    """Mean difference between full-size images and their middle sample, by kind of image."""
     kinds = (
         ("both", "of these"),
         ("original", "originals alone"),
-        ("drawn", "films drawn at full size"),
+        ("drawn", "images drawn at full size"),
     )
     return ", ".join(
         f"{sampling[kind]['minus_middle']:+.1f} months on {sampling[kind]['n']} {name} (by chance "
@@ -206,13 +206,13 @@ def adults(test: dict[str, Any]) -> str:
 
 
 def beyond(test: dict[str, Any]) -> str:
-    """How many films are far off."""
+    """How many images are far off."""
     n = round(test["n"] * (1.0 - test["regression"]["within_24_months"]))
     return f"{n} of {test['n']}"
 
 
 def righted(audit: dict[str, Any]) -> str:
-    """How many turned and inverted films are told, and what is left of the harm."""
+    """How many turned and inverted images are told, and what is left of the harm."""
     ways = [(level, find_stress(audit, "rotation", level)) for level in ("90°", "180°", "270°")]
     ways.append(("inverted", find_stress(audit, "inversion", "")))
     return ", ".join(
@@ -222,7 +222,7 @@ def righted(audit: dict[str, Any]) -> str:
 
 
 def changes(audit: dict[str, Any]) -> str:
-    """What a changed film costs, for every change that costs `HARMFUL_MONTHS` or more."""
+    """What a changed image costs, for every change that costs `HARMFUL_MONTHS` or more."""
     costly = [
         stress for stress in audit["robustness"]["stresses"]
         if stress["family"] != "sex" and stress["mae_change_months"]["value"] >= HARMFUL_MONTHS
@@ -280,7 +280,7 @@ def signed(value: float, interval: list[float]) -> str:
 
 
 def uncovered(audit: dict[str, Any]) -> str:
-    """Groups of enough films whose intervals hold too few of the references."""
+    """Groups of enough images whose intervals hold too few of the references."""
     found = [
         f"{row['by']}: {row['group']} {ends(row['figures']['coverage'], share)} (n = {row['n']})"
         for row in audit["groups"]
@@ -307,63 +307,63 @@ child.**
 ## What it is
 
 {backbone} ({parameters:.1f} million weights) at {size} px, its heads linear in the pooled features with
-weights that depend on the sex; answers are the mean of a film reduced and magnified by {zoom:.0%}, and
+weights that depend on the sex; answers are the mean of an image reduced and magnified by {zoom:.0%}, and
 of their mirror images. It gives an age,
 a stage (Child below 12 years, Adolescent to 18, Adult above), a 90% prediction interval, the
-evidence on the film for the sex, and a map of where the age comes from. ONNX, graph sha256
-`{sha}`; it differs from the trained network by at most {parity} month on {parity_n} real films.
+evidence on the image for the sex, and a map of where the age comes from. ONNX, graph sha256
+`{sha}`; it differs from the trained network by at most {parity} month on {parity_n} real images.
 
 ## Use
 
 Intended: research on skeletal age, teaching, a first reading to compare others with, a starting
-point for training on your own films (`boneage train --init boneage`).
+point for training on your own images (`boneage train --init boneage`).
 
 Out of scope: clinical decisions; age assessment of unaccompanied minors or of anyone whose
 chronological age is in question; hands with dysplasia, fracture, cast or hardware; anything but one
 left or right hand, palm down, fingers up; ages outside {p1:.1f} to {p99:.1f} years, between which
-98% of the training films lie.
+98% of the training images lie.
 
 ## Training data and its faults
 
-{data} {n_train} films for training ({n_held_out} ids, {n_not_trained} of them of the training part, were kept
-out to judge how full-size films are read), {n_val} for validation, {n_test} for test (split sha256
-`{split_sha}`), {drawn} drawn films besides, {epochs} epochs.
+{data} {n_train} images for training ({n_held_out} ids, {n_not_trained} of them of the training part, were kept
+out to judge how full-size images are read), {n_val} for validation, {n_test} for test (split sha256
+`{split_sha}`), {drawn} drawn images besides, {epochs} epochs.
 
-- One clinical report a film: the labels' own noise is put at an MAE of 5.6 to 5.8 months.
+- One clinical report an image: the labels' own noise is put at an MAE of 5.6 to 5.8 months.
 - Labels are heaped: about 85% lie exactly on a plate age of the Greulich-Pyle atlas.
 - Ages {youngest:.0f} to {oldest:.0f} months; 21 of all 12,611 are above 18 years, and all of those
   are male. The stage Adult cannot be learned or tested.
 - No race, no patient id, no chronological age, no diagnosis: bias by race is not assessable, and a
   child may be in two parts of the split.
-- Films of 100×100 px, nearest-neighbour sampled, squeezed to a square: fine bone detail is lost.
+- Images of 100×100 px, nearest-neighbour sampled, squeezed to a square: fine bone detail is lost.
 - From hospitals of one country, to 2017.
 
 ## Figures
 
-The test films were no strangers: two networks that the package had before had been measured on
-them. Films are turned before they are enlarged because of what the audit of the first had shown there,
+The test images were no strangers: two networks that the package had before had been measured on
+them. Images are turned before they are enlarged because of what the audit of the first had shown there,
 and the head that tells the sex weighs more because the second had fallen short there without the sex.
-This network answered them with a calibration on {n_calibrated_own} films, and, because its signed error
+This network answered them with a calibration on {n_calibrated_own} images, and, because its signed error
 and its coverage were a hair beyond what had been asked for, once more with the calibration it has
-now: these two are no longer figures of films unseen; [experiments](experiments.md#the-weights-in-the-package) has all sets of figures.
-Bias, intervals and probabilities are calibrated on {n_calibrated} films: one half of validation
-({n_calibrated_own} films), where recipes were chosen on the other, and a quarter of the training part
-({n_calibrated_left_out} films), as answered by a sister network, which has left these out and learned from the
-validation films in their place. The weights are those of the last epoch; how many epochs there are was set by
-the curve of all validation films of an earlier network, and this network was compared with the one
-before on all of them as well as on the half. The same films under
+now: these two are no longer figures of images unseen; [experiments](experiments.md#the-weights-in-the-package) has all sets of figures.
+Bias, intervals and probabilities are calibrated on {n_calibrated} images: one half of validation
+({n_calibrated_own} images), where recipes were chosen on the other, and a quarter of the training part
+({n_calibrated_left_out} images), as answered by a sister network, which has left these out and learned from the
+validation images in their place. The weights are those of the last epoch; how many epochs there are was set by
+the curve of all validation images of an earlier network, and this network was compared with the one
+before on all of them as well as on the half. The same images under
 {n_changes} changes, group by group, and where the model looks: the [audit](audit_boneage.html).
 
 {headline}
 
-Age and stage are given as each head predicts them; on {differ:.1%} of the test films they contradict each
+Age and stage are given as each head predicts them; on {differ:.1%} of the test images they contradict each
 other, and the row says so. The network's own ages, not corrected, give {raw_threshold} by thresholds.
 
 These labels are single readings; do not set these figures beside those on the RSNA test set, whose
 reference is a mean of six readers.
 
-![Predicted against reference age of the test films](images/boneage_scatter.png)
-![Confusion matrix of the stages of the test films](images/boneage_confusion.png)
+![Predicted against reference age of the test images](images/boneage_scatter.png)
+![Confusion matrix of the stages of the test images](images/boneage_confusion.png)
 
 {by_sex}
 
@@ -371,17 +371,17 @@ reference is a mean of six readers.
 
 ## What the interval means
 
-In 90 of 100 films like these, the interval holds the age that one clinical reader reports. It is no
+In 90 of 100 images like these, the interval holds the age that one clinical reader reports. It is no
 confidence interval of a true skeletal age. It is conformal, most of its scores coming from the sister
 network, and widens with the age, the sex, the
-doubt about the stage and with how little the film looks like the sex entered. On test it covers
+doubt about the stage and with how little the image looks like the sex entered. On test it covers
 {coverage}, mean width {width} months; a constant interval of the same level is {naive} wide. The
 narrowest tenth is {narrowest} wide on average, the widest {widest}.
 
 {intervals}
 
-Films of another hospital, age mix or exposure void the promise: refit with `boneage calibrate` on
-labelled films of your own. The stage's probability is off by {ece} on average (expected calibration
+Images of another hospital, age mix or exposure void the promise: refit with `boneage calibrate` on
+labelled images of your own. The stage's probability is off by {ece} on average (expected calibration
 error).
 
 ![Stage probabilities against the share of right answers, and half widths of the intervals by age](images/boneage_calibration.png)
@@ -390,36 +390,36 @@ error).
 
 Entered, withheld or wrong: without the sex the test MAE is {unknown_mae}, the interval covers
 {unknown_coverage} at a mean width of {unknown_width} months. With the wrong sex the MAE is
-{wrong_mae}; a warning is given on {warned_wrong} of those films, and on {warned_right} of films with
+{wrong_mae}; a warning is given on {warned_wrong} of those images, and on {warned_right} of images with
 the right sex.
 
-## Full-size films
+## Full-size images
 
-A larger film is sampled eight times, as the training films were sampled once, and the answers are
-averaged. On {sampled_n} full-size films that no training has seen ({n_originals} originals and {n_enhanced} with
+A larger image is sampled eight times, as the training images were sampled once, and the answers are
+averaged. On {sampled_n} full-size images that no training has seen ({n_originals} originals and {n_enhanced} with
 background removed and contrast raised), two disjoint sets of eight samples lie {sets_apart} months apart on
-average (single samples {singles_apart}). Full-size films minus the film of 100 px that their middle sample is, as
-the training films are: {minus_middle}.
+average (single samples {singles_apart}). Full-size images minus the image of 100 px that their middle sample is, as
+the training images are: {minus_middle}.
 
 ## Known failures
 
-- {beyond} test films are more than two years off.
-- {adults} Adult test films are called Adult.
-- Films turned by a right angle or inverted are found and righted, with a warning; of the test films
+- {beyond} test images are more than two years off.
+- {adults} Adult test images are called Adult.
+- Images turned by a right angle or inverted are found and righted, with a warning; of the test images
   laid so: {righted}.
-- Other changes of a 100-px film that raise the MAE of the test films by {harmful} month or more, in months:
-  {changes}. Compression or noise of a full-size film, before it is sampled, costs far less
+- Other changes of a 100-px image that raise the MAE of the test images by {harmful} month or more, in months:
+  {changes}. Compression or noise of a full-size image, before it is sampled, costs far less
   ([experiments](experiments.md#robustness)).
-- Groups of test films that are answered worse than the others (p < {significant} after Holm's correction for
+- Groups of test images that are answered worse than the others (p < {significant} after Holm's correction for
   the number of groups):
 
 {worse_groups}
 
-- Groups of test films whose signed error differs from that of the others, in months (same test): {biased_groups}.
+- Groups of test images whose signed error differs from that of the others, in months (same test): {biased_groups}.
 - Ages are drawn to the middle: young children come out some months too old, the oldest too young.
-- Intervals hold fewer than {least_coverage:.0%} of the references in these groups of test films: {uncovered}.
-- Nothing checks yet that the film shows a hand.
-- Drawn films (`boneage phantom`) are read with an MAE of {drawn_mae} months (n = {drawn_n}, other
+- Intervals hold fewer than {least_coverage:.0%} of the references in these groups of test images: {uncovered}.
+- Nothing checks yet that the image shows a hand.
+- Drawn images (`boneage phantom`) are read with an MAE of {drawn_mae} months (n = {drawn_n}, other
   seed than those trained on); that says nothing of real ones.
 
 ## Terms

@@ -1,4 +1,4 @@
-"""The synthetic cohort is the fixture: small films, drawn once a test session."""
+"""The synthetic cohort is the fixture: small images, drawn once a test session."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from boneage.config import Films, Paths, Recipe, Runtime
+from boneage.config import ImageSettings, Paths, Recipe, Runtime
 from boneage.data.labels import find_images, find_labels, match_images, read_labels
 from boneage.data.split import split_samples
 from boneage.imaging.preprocess import Preprocessing, preprocess_folder
@@ -16,7 +16,7 @@ from builders import TINY, make_checkpoint
 
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eighty synthetic films in the RSNA layout."""
+    """Eighty synthetic images in the RSNA layout."""
     folder = tmp_path_factory.mktemp("cohort") / "raw"
     write_cohort(folder, n=80, seed=1, height=96, workers=2)
     return folder
@@ -24,9 +24,9 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def processed(raw: Path) -> Path:
-    """Those films at 64 px."""
+    """Those images at 64 px."""
     folder = raw.parent / "processed"
-    preprocess_folder(find_images(raw), folder, Films(image_size=64), workers=1)
+    preprocess_folder(find_images(raw), folder, ImageSettings(image_size=64), workers=1)
     return folder
 
 
@@ -48,17 +48,17 @@ def runtime() -> Runtime:
 
 @pytest.fixture
 def samples(raw: Path) -> pd.DataFrame:
-    """The cohort's labels with films and split."""
+    """The cohort's labels with images and split."""
     table = match_images(read_labels(find_labels(raw)), find_images(raw))
     return table.assign(split=split_samples(table))
 
 
 @pytest.fixture(scope="session")
 def exported(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported model with every output there is, which samples its films to 64 px first."""
+    """An exported model with every output there is, which samples its images to 64 px first."""
     from boneage.training.export import export_onnx
 
-    checkpoint = make_checkpoint(sex_input=True, sex_weight=0.1, mirror_average=True)
+    checkpoint = make_checkpoint(sex_input=True, sex_weight=0.1, tta_mirror=True)
     checkpoint = replace(checkpoint, preprocessing=Preprocessing(48, None, "auto", 64, True))
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     export_onnx(checkpoint, path, [min(raw.rglob("*.png"))])

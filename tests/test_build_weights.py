@@ -19,7 +19,7 @@ build = load_script("benchmarks/build_weights.py")
 
 
 @pytest.mark.filterwarnings("ignore:The least populated class")
-def test_every_training_film_is_left_out_by_one_fold(
+def test_every_training_image_is_left_out_by_one_fold(
     samples: pd.DataFrame, raw: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
     training = samples.loc[samples["split"] == "train", "image_id"]
@@ -39,7 +39,7 @@ def test_every_training_film_is_left_out_by_one_fold(
 @pytest.fixture(scope="module")
 def sister(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that answers two years more than `exported`."""
-    checkpoint = make_checkpoint(sex_input=True, sex_weight=0.1, mirror_average=True)
+    checkpoint = make_checkpoint(sex_input=True, sex_weight=0.1, tta_mirror=True)
     checkpoint = replace(checkpoint, preprocessing=Preprocessing(48, None, "auto", 64, True))
     assert checkpoint.model.age_head is not None
     with torch.no_grad():
@@ -49,7 +49,7 @@ def sister(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_each_network_answers_its_own_films_and_the_first_is_calibrated(
+def test_each_network_answers_its_own_images_and_the_first_is_calibrated(
     samples: pd.DataFrame, exported: Path, sister: Path
 ) -> None:
     first, second = samples[::2], samples[1::2]
@@ -61,27 +61,27 @@ def test_each_network_answers_its_own_films_and_the_first_is_calibrated(
         more = theirs[sex]["signed_error_months"] - as_ours[sex]["signed_error_months"]
         assert more == pytest.approx(24.0, abs=0.01)
     assert found.graph_sha256 == Predictor(exported).contract.graph_sha256
-    assert found.films == ours["all"]["n"] + theirs["all"]["n"] == len(samples)
+    assert found.images == ours["all"]["n"] + theirs["all"]["n"] == len(samples)
     for sex, bias in (("M", found.bias_male_years), ("F", found.bias_female_years)):
         n = [part[sex]["n"] for part in (ours, theirs)]
         errors = [part[sex]["signed_error_months"] for part in (ours, theirs)]
         assert 12.0 * bias == pytest.approx((n[0] * errors[0] + n[1] * errors[1]) / sum(n))
 
 
-def test_the_films_may_come_in_several_parts(samples: pd.DataFrame, exported: Path) -> None:
+def test_the_images_may_come_in_several_parts(samples: pd.DataFrame, exported: Path) -> None:
     found, figures = build.fit([(exported, samples[::2]), (exported, samples[1::2])])
-    expected, _ = calibrate(Predictor(exported), build.make_films(samples))
+    expected, _ = calibrate(Predictor(exported), build.make_images(samples))
     assert found.bias_unknown_years == pytest.approx(expected.bias_unknown_years)
     assert found.known.quantile == pytest.approx(expected.known.quantile)
-    # With so few films the spread is one constant, and so is the width.
+    # With so few images the spread is one constant, and so is the width.
     assert figures["naive_width_months"] == pytest.approx(24.0 * found.known.quantile, rel=0.1)
 
 
-def test_films_that_cannot_be_read_stop_the_build(
+def test_images_that_cannot_be_read_stop_the_build(
     samples: pd.DataFrame, exported: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no film")
+    broken.write_bytes(b"no image")
     samples["path"] = [broken, *samples["path"][1:]]
-    with pytest.raises(SystemExit, match="1 films cannot be read, the first"):
+    with pytest.raises(SystemExit, match="1 images cannot be read, the first"):
         build.fit([(exported, samples)])

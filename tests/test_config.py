@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from boneage.config import Films, Paths, Recipe, Runtime, load_config
+from boneage.config import ImageSettings, Paths, Recipe, Runtime, load_config
 from boneage.errors import BoneAgeError, ConfigError
 
 NAN = float("nan")
@@ -42,7 +42,7 @@ def test_defaults_are_the_seed_reports(name: str, value: object) -> None:
     assert getattr(Recipe(), name) == value
 
 
-def test_a_run_reads_raw_films_and_writes_beside_them_by_default() -> None:
+def test_a_run_reads_raw_images_and_writes_beside_them_by_default() -> None:
     assert Paths() == Paths(
         data=Path("data/raw"),
         labels=None,
@@ -89,12 +89,12 @@ def test_negative_settings_are_refused(name: str, value: float) -> None:
 
 def test_an_impossible_image_size_is_refused_outside_a_recipe_too() -> None:
     with pytest.raises(ConfigError, match=r"^image_size is 0; expected 1 or more\.$"):
-        Films(image_size=0)
+        ImageSettings(image_size=0)
 
 
-def test_a_recipe_makes_films_as_the_preprocessing_does() -> None:
-    recipe, films = Recipe(), Films()
-    assert (recipe.image_size, recipe.invert) == (films.image_size, films.invert)
+def test_a_recipe_makes_images_as_the_preprocessing_does() -> None:
+    recipe, images = Recipe(), ImageSettings()
+    assert (recipe.image_size, recipe.invert) == (images.image_size, images.invert)
 
 
 def test_the_smallest_allowed_settings_are_accepted() -> None:
@@ -201,5 +201,5 @@ def test_a_folder_given_as_config_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_paths_may_be_given_as_text() -> None:
-    paths = Paths(data="films", labels="a.csv", output="out")  # type: ignore[arg-type]
-    assert paths == Paths(data=Path("films"), labels=Path("a.csv"), output=Path("out"))
+    paths = Paths(data="images", labels="a.csv", output="out")  # type: ignore[arg-type]
+    assert paths == Paths(data=Path("images"), labels=Path("a.csv"), output=Path("out"))

@@ -34,12 +34,13 @@ SECONDS_AFTERWARDS = 12
 CI_WORDS = ("CI", "GITHUB", "TF_BUILD", "GITLAB", "JENKINS", "BUILDKITE", "TRAVIS", "CIRCLE",
             "APPVEYOR", "TEAMCITY", "CODEBUILD", "DRONE", "BITBUCKET", "BUILD_")  # fmt: skip
 
-PREDICT = "predict films --sex M --out out/predictions.csv --heatmap out/maps"
+PREDICT = "predict images --sex M --out out/predictions.csv --heatmap out/maps"
 OTHERS = (
-    "train --init none --data films --output out/run --epochs 1 --image-size 48 --workers 0",
-    "evaluate --data films --output out/run",
+    "train --init none --data images --output out/run --epochs 1 --image-size 48 --workers 0",
+    "evaluate --data images --output out/run",
     "export --output out/run --out out/model.onnx",
-    "audit --images films --labels films/boneage-training-dataset.csv --draws 20 --out out/audit",
+    "audit --images images --labels images/boneage-training-dataset.csv --resamples 20 "
+    "--out out/audit",
 )
 CODE = """
 import sys, time
@@ -106,10 +107,10 @@ def _is_output(folder: Path, path: str) -> bool:
 @pytest.fixture
 def folder(raw: Path, tmp_path: Path) -> Path:
     """A folder with the labels and the first 24 images of the cohort."""
-    (tmp_path / "films").mkdir()
-    shutil.copy(find_labels(raw), tmp_path / "films")
+    (tmp_path / "images").mkdir()
+    shutil.copy(find_labels(raw), tmp_path / "images")
     for path in list(find_images(raw).values())[:24]:
-        shutil.copy(path, tmp_path / "films")
+        shutil.copy(path, tmp_path / "images")
     return tmp_path
 
 

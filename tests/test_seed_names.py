@@ -93,7 +93,7 @@ def test_what_the_network_predicts_goes_into_the_report_s_functions(
         stages_true.append(batch["stage"])
         stages_pred.append(stage_logits.argmax(dim=1))
         genders.extend(sex_int[batch["image_id"]])
-    report = trainer.evaluate("test", draws=0)
+    report = trainer.evaluate("test", resamples=0)
     by_age = gender_bias_regression(torch.cat(ages_true), torch.cat(ages_pred), genders)
     by_stage = gender_bias_classification(torch.cat(stages_true), torch.cat(stages_pred), genders)
     bias = report["gender_bias"]

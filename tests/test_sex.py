@@ -6,7 +6,7 @@ import pytest
 
 import boneage.sex
 from boneage.errors import BoneAgeError
-from boneage.sex import parse_sex, parse_told
+from boneage.sex import parse_provided_sex, parse_sex
 
 
 @pytest.mark.parametrize("word", ["M", "m", "male", "MALE", " boy ", "1", "1.0", 1, 1.0, True,
@@ -30,11 +30,15 @@ def test_another_word_is_refused_with_what_is_accepted(word: str) -> None:
     with pytest.raises(ValueError, match=f"'{word}'; expected M or F .also male, female, boy, gi"):
         parse_sex(word)
     with pytest.raises(BoneAgeError, match=f"sex is '{word}'; expected M or F .*, or unknown"):
-        parse_told(word)
+        parse_provided_sex(word)
 
 
 def test_what_a_caller_leaves_out_is_left_to_the_file() -> None:
-    assert [parse_told(word) for word in (None, "unknown", "girl")] == [None, "unknown", "F"]
+    assert [parse_provided_sex(word) for word in (None, "unknown", "girl")] == [
+        None,
+        "unknown",
+        "F",
+    ]
 
 
 def test_docstring_examples_hold() -> None:

@@ -19,9 +19,10 @@ import boneage
 from boneage.config import Paths, Recipe, Runtime
 from boneage.data.labels import find_images, find_labels, match_images, read_labels
 from boneage.errors import ConfigError
-from boneage.inference.batch import Film, predict_films
+from boneage.inference.batch import ImageRecord, predict_images
 from boneage.inference.contract import OUTPUTS
-from boneage.inference.predictor import WEIGHTS, Predictor
+from boneage.inference.predictor import Predictor
+from boneage.inference.registry import find_model
 from boneage.phantom.cohort import write_cohort
 from boneage.training.workflows import take_over, train_model
 from builders import ROOT, save_dicom
@@ -37,18 +38,18 @@ def predictor() -> Predictor:
 
 @pytest.fixture(scope="module")
 def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A drawn film of the usual size of a radiograph."""
+    """A drawn image of the usual size of a radiograph."""
     folder = tmp_path_factory.mktemp("full")
     write_cohort(folder / "drawn", n=12, seed=7, workers=1)
-    film = sorted(find_images(folder / "drawn").values())[0]
-    path = folder / "film.png"
-    Image.open(film).convert("L").resize((1514, 2044), Image.Resampling.BICUBIC).save(path)
+    image = sorted(find_images(folder / "drawn").values())[0]
+    path = folder / "image.png"
+    Image.open(image).convert("L").resize((1514, 2044), Image.Resampling.BICUBIC).save(path)
     return path
 
 
 def test_the_file_is_small_and_its_own_fingerprint_holds(predictor: Predictor) -> None:
-    assert WEIGHTS.stat().st_size < 20e6
-    model = onnx.load(WEIGHTS)
+    assert find_model().stat().st_size < 20e6
+    model = onnx.load(find_model())
     del model.metadata_props[:]
     fingerprint = sha256(model.SerializeToString(deterministic=True)).hexdigest()
     assert predictor.contract.graph_sha256 == fingerprint
@@ -86,25 +87,26 @@ def test_the_recipe_in_the_repository_is_that_of_this_file(predictor: Predictor)
     assert trained_with == Recipe(**{k: v for k, v in settings.items() if k not in for_paths})
 
 
-def test_no_film_of_the_published_figures_is_named() -> None:
+def test_no_image_of_the_published_figures_is_named() -> None:
     assert "image_id" not in json.dumps(RESULTS)
 
 
-def test_drawn_films_are_readable(predictor: Predictor, tmp_path: Path) -> None:
+def test_drawn_images_are_readable(predictor: Predictor, tmp_path: Path) -> None:
     write_cohort(tmp_path, n=60, seed=11, workers=2)
-    films = match_images(read_labels(find_labels(tmp_path)), find_images(tmp_path))
+    images = match_images(read_labels(find_labels(tmp_path)), find_images(tmp_path))
     answers = [
-        predictor.predict(path, sex) for path, sex in zip(films["path"], films["sex"], strict=True)
+        predictor.predict(path, sex)
+        for path, sex in zip(images["path"], images["sex"], strict=True)
     ]
     years = np.array([answer.predicted_years for answer in answers], dtype=float)
-    reference = films["age_years"].to_numpy(float)
+    reference = images["age_years"].to_numpy(float)
     assert np.abs(years - reference).mean() * 12 < 15
     about_ten = np.abs(reference - 10) < 1
     assert about_ten.sum() > 3
     assert ((years[about_ten] > 7) & (years[about_ten] < 13)).all()
 
 
-def test_a_full_size_film_and_its_reduction_are_answered_alike(
+def test_a_full_size_image_and_its_reduction_are_answered_alike(
     predictor: Predictor, full_size: Path, tmp_path: Path
 ) -> None:
     reduced = tmp_path / "reduced.png"
@@ -113,10 +115,12 @@ def test_a_full_size_film_and_its_reduction_are_answered_alike(
     assert abs(whole - small) < 0.5  # type: ignore[operator]
 
 
-def test_a_film_alone_on_all_cores_and_among_others_on_one_has_one_answer(full_size: Path) -> None:
+def test_an_image_alone_on_all_cores_and_among_others_on_one_has_one_answer(
+    full_size: Path,
+) -> None:
     alone = Predictor().predict(full_size, "F")
-    films = [Film(full_size, sex) for sex in ("M", "F", "unknown")]
-    _, among, _ = predict_films(Predictor(threads=1), films, 2)
+    images = [ImageRecord(full_size, sex) for sex in ("M", "F", "unknown")]
+    _, among, _ = predict_images(Predictor(threads=1), images, 2)
     assert among.predicted_years == pytest.approx(alone.predicted_years, abs=1e-4)
     assert among.predicted_low_years == pytest.approx(alone.predicted_low_years, abs=1e-4)
     assert among.p_child == pytest.approx(alone.p_child, abs=1e-4)
@@ -124,7 +128,7 @@ def test_a_film_alone_on_all_cores_and_among_others_on_one_has_one_answer(full_s
 
 @pytest.fixture(scope="module")
 def largest(full_size: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That film as large as RSNA's largest, in DICOM with 12 bits and a window."""
+    """That image as large as RSNA's largest, in DICOM with 12 bits and a window."""
     grey = np.asarray(Image.open(full_size).resize((2460, 2970))).astype(np.uint16) * 16
     tags: dict[str, Any] = {
         "BitsStored": 12,
@@ -132,20 +136,20 @@ def largest(full_size: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "WindowCenter": 2048,
         "WindowWidth": 4096,
     }
-    return save_dicom(tmp_path_factory.mktemp("largest") / "film.dcm", grey, **tags)
+    return save_dicom(tmp_path_factory.mktemp("largest") / "image.dcm", grey, **tags)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux's memory figures")
 @pytest.mark.parametrize("name", ["full_size", "largest"])
-def test_one_full_size_film_is_answered_at_once_and_in_little_memory(
+def test_one_full_size_image_is_answered_at_once_and_in_little_memory(
     name: str, request: pytest.FixtureRequest
 ) -> None:
-    film = request.getfixturevalue(name)
+    image = request.getfixturevalue(name)
     code = (
         "import sys; from pathlib import Path; "
         "sys.modules['torch'] = sys.modules['pandas'] = None; "
         "from boneage.cli.app import main; "
-        f"status = main(['predict', {str(film)!r}, '--sex', 'F']); "
+        f"status = main(['predict', {str(image)!r}, '--sex', 'F']); "
         "print(Path('/proc/self/status').read_text()); sys.exit(status)"
     )
     seconds = []
@@ -167,12 +171,12 @@ def test_training_goes_on_from_the_package_s_weights(
     recipe = Recipe(init="boneage", epochs=1, batch_size=16, learning_rate=1e-6)
     paths = Paths(data=raw, output=tmp_path / "output")
     reports = train_model(paths, recipe, Runtime(device="cpu", workers=0))
-    films = find_images(raw)
+    images = find_images(raw)
     table = (tmp_path / "output/predictions_test.csv").read_text().splitlines()
     assert reports["test"]["n"] == len(table) - 1
     image_id, _, sex, _, years, *_ = table[1].split(",")
     raw_years = predictor.look(
-        boneage.read_radiograph(films[image_id]),
+        boneage.read_radiograph(images[image_id]),
         sex,  # type: ignore[arg-type]
         phases=((0.0, 0.0),),
     ).answers.years[0]

@@ -19,16 +19,16 @@ Invert = Literal["auto", "never", "always"]
 
 @dataclass(frozen=True)
 class Paths:
-    """Where films, labels and results lie."""
+    """Where images, labels and results lie."""
 
     data: Path = Path("data/raw")
-    """Raw folder: a label CSV and the films, in the Kaggle layout or flat."""
+    """Raw folder: a label CSV and the images, in the Kaggle layout or flat."""
     labels: Path | None = None
     """Label CSV, if it is not the one in the raw folder."""
     processed: Path = Path("data/processed")
-    """Folder of resized films that `preprocess` fills."""
+    """Folder of resized images that `preprocess` fills."""
     use_processed: bool = False
-    """Read films from the processed folder instead of the raw one."""
+    """Read images from the processed folder instead of the raw one."""
     output: Path = Path("output")
     """Folder for the split, models, predictions, metrics and plots."""
 
@@ -47,7 +47,7 @@ class Runtime:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of training; auto is bf16 autocast on CUDA and fp32 elsewhere."""
     workers: int | None = None
-    """Processes that read films; by default four on a GPU, none (the main one) on a CPU."""
+    """Processes that read images; by default four on a GPU, none (the main one) on a CPU."""
     compile: bool = False
     """Compile the backbone for training (torch.compile); on a CPU, steps get no faster."""
 
@@ -57,15 +57,15 @@ class Runtime:
 
 
 @dataclass(frozen=True)
-class Films:
-    """How a film becomes an image."""
+class ImageSettings:
+    """How an image becomes an image."""
 
     image_size: int = 256
     """Side of the square image, in pixels."""
     invert: Invert = "auto"
-    """Films with dark bones: auto detects and turns them, always turns all, never turns none."""
+    """Images with dark bones: auto detects and turns them, always turns all, never turns none."""
     sampled_size: int | None = None
-    """Reduce films to this side by nearest neighbour first, as in the 100-px copy of RSNA."""
+    """Reduce images to this side by nearest neighbour first, as in the 100-px copy of RSNA."""
 
     def __post_init__(self) -> None:
         _require_choices(self)
@@ -76,32 +76,32 @@ class Films:
 
     @property
     def processed_size(self) -> int:
-        """Side of the films in the processed folder."""
+        """Side of the images in the processed folder."""
         return self.sampled_size or self.image_size
 
 
 @dataclass(frozen=True)
-class Recipe(Films):
+class Recipe(ImageSettings):
     """Everything that decides what a training run computes. Saved with the checkpoint."""
 
     stretch_grey: bool = False
-    """Stretch each film's grey values between its 1st and 99th percentile."""
+    """Stretch each image's grey values between its 1st and 99th percentile."""
     horizontal_flip: bool = True
-    """Mirror half of the training films at random."""
+    """Mirror half of the training images at random."""
     rotation: float = 10.0
-    """Largest random rotation of a training film, in degrees either way."""
+    """Largest random rotation of a training image, in degrees either way."""
     early_rotation: float = 0.0
-    """Share of training films turned before they are enlarged as well, which blurs small films."""
+    """Proportion of training images rotated before enlarging as well, which blurs small ones."""
     zoom: float = 0.0
-    """Largest random magnification or reduction of a training film, as a share of its size."""
+    """Largest random magnification or reduction of a training image, as a share of its size."""
     shift: float = 0.0
-    """Largest random shift of a training film, as a share of its side."""
+    """Largest random shift of a training image, as a share of its side."""
     brightness: float = 0.0
-    """Largest random loss of a training film's brightness and of its contrast, as a share."""
-    drawn_films: int = 0
-    """Drawn films added to the training films, so that the model reads such films too."""
+    """Largest random loss of a training image's brightness and of its contrast, as a share."""
+    synthetic_images: int = 0
+    """Drawn images added to the training images, so that the model reads such images too."""
     hold_out: tuple[str, ...] = ()
-    """Ids of films never trained on, whichever part of the split they fall in."""
+    """Ids of images never trained on, whichever part of the split they fall in."""
     backbone: str = "resnet18"
     """A torchvision classification model, or timm:NAME for one of timm's."""
     init: str = "auto"
@@ -110,17 +110,17 @@ class Recipe(Films):
     tasks: Literal["age,stage", "age", "stage"] = "age,stage"
     """Heads to train."""
     sex_input: bool = False
-    """Give the network the sex as well as the film."""
-    mirror_average: bool = False
-    """Answer with the mean of a film and its mirror image."""
-    zoom_average: float = 0.0
-    """Answer with the mean of a film reduced and magnified by this share; 0 for the film itself."""
+    """Give the network the sex as well as the image."""
+    tta_mirror: bool = False
+    """Test-time augmentation: average the predictions of an image and its mirror image."""
+    tta_zoom: float = 0.0
+    """Test-time augmentation: average over the image reduced and magnified by this proportion."""
     age_bias: Literal["zero", "mean"] = "zero"
-    """Start of the age head's bias: zero, or the mean age of the training films."""
+    """Start of the age head's bias: zero, or the mean age of the training images."""
     epochs: int = 10
-    """Passes over the training films."""
+    """Passes over the training images."""
     batch_size: int = 32
-    """Films in one gradient step."""
+    """Images in one gradient step."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """Adam with an L2 penalty, or with decoupled weight decay (Loshchilov & Hutter 2019)."""
     learning_rate: float = 1e-4
@@ -134,12 +134,12 @@ class Recipe(Films):
     unknown_sex_weight: float = 0.0
     """Weight in the loss of the answers with the sex withheld; needs sex_input."""
     sex_weight: float = 0.0
-    """Weight in the loss of an auxiliary head that reads the sex off the film; 0 for no head."""
+    """Weight in the loss of an auxiliary head that reads the sex off the image; 0 for no head."""
     orientation_head: bool = False
-    """Fit a head that tells turned and inverted films, once the network is trained."""
-    averaging: float = 0.0
+    """Fit a head that tells turned and inverted images, once the network is trained."""
+    ema_decay: float = 0.0
     """Decay of the moving average of the weights that is evaluated and kept; 0 for no average."""
-    keep: Literal["best", "last"] = "best"
+    checkpoint_selection: Literal["best", "last"] = "best"
     """Epoch whose weights are kept: that of the lowest validation loss, or the last."""
     seed: int = 0
     """Seed of the split, the initial weights, the shuffling and the augmentation."""
@@ -156,10 +156,10 @@ class Recipe(Films):
             _require(self, name, "1 or more", getattr(self, name) >= 1)
         for name in ("learning_rate", "clip_norm"):
             _require(self, name, "a number above 0", getattr(self, name) > 0)
-        for name in ("rotation", "weight_decay", "seed", "drawn_films", "unknown_sex_weight",
+        for name in ("rotation", "weight_decay", "seed", "synthetic_images", "unknown_sex_weight",
                      "sex_weight"):  # fmt: skip
             _require(self, name, "0 or more", getattr(self, name) >= 0)
-        for name in ("early_rotation", "zoom", "shift", "brightness", "averaging", "zoom_average"):
+        for name in ("early_rotation", "zoom", "shift", "brightness", "ema_decay", "tta_zoom"):
             _require(self, name, "0 or more and below 1", 0 <= getattr(self, name) < 1)
         withheld = self.unknown_sex_weight == 0 or self.sex_input
         _require(self, "unknown_sex_weight", "0 without --sex-input", withheld)

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from boneage.errors import BoneAgeError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
-"""Suffixes of the files that are taken for films."""
+"""Suffixes of the files that are taken for images."""
 
 LONGEST_NAME = 255
 """Most bytes in a file's name that common file systems take."""

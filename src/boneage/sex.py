@@ -6,7 +6,7 @@ from boneage.errors import BoneAgeError
 
 Sex = Literal["M", "F"]
 
-Told = Literal["M", "F", "unknown"]
+ProvidedSex = Literal["M", "F", "unknown"]
 """What a caller may say of an image's sex, where it is not left to the file."""
 
 SEX_CODE: dict[str | None, float] = {"M": 1.0, "F": -1.0, None: 0.0}
@@ -45,7 +45,7 @@ def parse_sex(word: object) -> Sex | None:
     raise ValueError(f"{word!r}; expected {ACCEPTED}")
 
 
-def parse_told(word: object) -> Told | None:
+def parse_provided_sex(word: object) -> ProvidedSex | None:
     """Read what a caller says of an image's sex; None leaves it to the file.
 
     Raises:

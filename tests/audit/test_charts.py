@@ -36,7 +36,7 @@ from builders import EVIL, make_biased, make_full_table
 def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = tmp_path_factory.mktemp("audit") / "table.csv"
     make_full_table().to_csv(path, index=False)
-    return audit([read_predictions(path, ["site"])], draws=100)
+    return audit([read_predictions(path, ["site"])], resamples=100)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def axes_of(figure: Figure) -> Any:
     return figure.axes[0]
 
 
-def test_the_first_picture_shows_the_error_beside_what_needs_no_film(
+def test_the_first_picture_shows_the_error_beside_what_needs_no_image(
     result: dict[str, Any],
 ) -> None:
     widths = [bar.get_width() for bar in axes_of(plot_skill(result)).containers[0]]
@@ -141,7 +141,7 @@ def test_small_groups_have_a_colour_and_groups_that_differ_a_marker(
 
 def test_a_table_without_intervals_has_no_panel_of_coverage(tmp_path: Path) -> None:
     make_biased().to_csv(tmp_path / "table.csv", index=False)
-    result = audit([read_predictions(tmp_path / "table.csv")], draws=0)
+    result = audit([read_predictions(tmp_path / "table.csv")], resamples=0)
     assert len(plot_groups(result).axes) == 2
     text = describe_groups(result)
     assert "coverage" not in text
@@ -182,16 +182,16 @@ def test_differences_are_said_in_words_the_largest_first_and_not_without_end() -
 @pytest.mark.parametrize(("draws", "n", "why"), [
     (0, 3, "No difference was tested: no permutations"),
     (99, 0, "No difference was tested: every group holds all the cases."),
-    (99, 5, "with 99 permutations and 5 groups the lowest corrected p is 0.050. Raise --draws."),
-    (9, 50, "the lowest corrected p is 1.000. Raise --draws."),
+    (99, 5, "99 permutations and 5 groups the lowest corrected p is 0.050. Raise --resamples."),
+    (9, 50, "the lowest corrected p is 1.000. Raise --resamples."),
     (100, 5, None),
 ])  # fmt: skip
 def test_tests_that_can_find_nothing_are_not_taken_for_a_finding(
-    draws: int, n: int, why: str | None
+    resamples: int, n: int, why: str | None
 ) -> None:
     untested = {"bias_p_corrected": None, "p_corrected": None}
     groups = [make_group("all", **untested), *(make_group(f"{i}") for i in range(n))]
-    result = {"draws": draws, "groups": groups, "male_minus_female": None}
+    result = {"draws": resamples, "groups": groups, "male_minus_female": None}
     found = explain_no_test(result)
     sentences = describe_differences(result)
     if why is None:
@@ -272,7 +272,7 @@ def test_a_stress_that_nothing_was_answered_under_is_named_without_a_dot() -> No
 
 def test_the_profile_is_said_in_words() -> None:
     text = describe_robustness(make_robustness(0.0, 0.6, 30.0, 0.5, -0.4))
-    assert "of 30 films changes under 5 changes of the film: 2 raise it by more than 0.5" in text
+    assert "of 30 images changes under 5 changes of the image: 2 raise it by more than 0.5" in text
     assert "The worst is inversion: 30.0 [29.7, 30.3] months." in text
     assert name_stress({"family": "rotation", "level": "+20°"}) == "rotation +20°"
 
@@ -302,7 +302,7 @@ def test_the_picture_of_the_regions_shows_the_map_beside_chance_in_percent() -> 
 
 def test_the_regions_are_said_in_words() -> None:
     assert describe_regions(REGIONS) == (
-        "On 12 films, 30.0% [25.0%, 35.0%] of the map lies in the regions, and 10.0% [9.0%, 11.0%] "
-        "in the same regions at random places in the hand; its peak lies in one in 50.0% [40.0%, "
-        "60.0%] of films, and 20.0% at random."
+        "On 12 images, 30.0% [25.0%, 35.0%] of the map lies in the regions, and 10.0% [9.0%, "
+        "11.0%] in the same regions at random places in the hand; its peak lies in one in 50.0% "
+        "[40.0%, 60.0%] of images, and 20.0% at random."
     )

@@ -24,9 +24,9 @@ def read(folder: Path, table: pd.DataFrame, *by: str, name: str = "table") -> Pr
     return read_predictions(path, by)
 
 
-def run(folder: Path, table: pd.DataFrame, *by: str, draws: int = 200) -> dict[str, Any]:
+def run(folder: Path, table: pd.DataFrame, *by: str, resamples: int = 200) -> dict[str, Any]:
     """Audit a table; what comes back has been through strict JSON."""
-    result = audit([read(folder, table, *by)], draws=draws)
+    result = audit([read(folder, table, *by)], resamples=resamples)
     return json.loads(json.dumps(result, allow_nan=False))
 
 
@@ -82,7 +82,7 @@ def test_groups_hold_the_figures_of_their_own_cases(tmp_path: Path) -> None:
 
 def test_groups_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     names = ["site 10", "site 2", "²", "1.2.3", "none"]
-    result = run(tmp_path, make_plain_table(site=names * 80), "site", draws=0)
+    result = run(tmp_path, make_plain_table(site=names * 80), "site", resamples=0)
     found = [group["group"] for group in result["groups"] if group["by"] == "site"]
     assert found == ["none", "²", "1.2.3", "site 2", "site 10"]
     bands = [group["group"] for group in result["groups"] if group["by"] == "age"]
@@ -97,7 +97,7 @@ def test_opposite_biases_of_one_size_are_found_though_absolute_errors_are_alike(
     tmp_path: Path,
 ) -> None:
     table = make_biased()
-    result = run(tmp_path, table, draws=2000)
+    result = run(tmp_path, table, resamples=2000)
     error = (table["predicted_months"] - table["reference_months"]).groupby(table["sex"]).mean()
     for name in ("male", "female"):
         group = find(result, name)
@@ -119,7 +119,7 @@ def test_coverage_that_differs_between_the_sexes_is_found_though_errors_do_not(
     table = make_biased(girls=0.0, boys=0.0)
     chance = np.where(table["sex"] == "F", 0.75, 0.95)
     covered = np.random.default_rng(7).random(len(table)) < chance
-    result = run(tmp_path, add_intervals(table, covered), draws=2000)
+    result = run(tmp_path, add_intervals(table, covered), resamples=2000)
     shares = pd.Series(covered).groupby(table["sex"]).mean()
     for name, sign in (("male", 1), ("female", -1)):
         group = find(result, name)
@@ -137,7 +137,7 @@ def test_coverage_that_differs_between_the_sexes_is_found_though_errors_do_not(
 def test_where_no_group_differs_no_corrected_p_value_is_small(tmp_path: Path) -> None:
     table = make_biased(girls=0.0, boys=0.0)
     covered = np.random.default_rng(8).random(len(table)) < 0.9
-    result = run(tmp_path, add_intervals(table, covered), draws=2000)
+    result = run(tmp_path, add_intervals(table, covered), resamples=2000)
     for group in result["groups"]:
         for name in ("p_corrected", "bias_p_corrected", "coverage_p_corrected"):
             assert 0.05 < group[name] <= 1.0, (group["group"], name)
@@ -166,7 +166,7 @@ def test_a_small_group_whose_errors_only_spread_more_is_not_called_biased(tmp_pa
         table = make_biased(girls=0.0, boys=0.0).assign(site=["a"] * 15 + ["b"] * 385)
         error = np.random.default_rng(seed).normal(0.0, np.where(table["site"] == "a", 20.0, 5.0))
         table["predicted_months"] = (table["reference_months"] + error).clip(1).round(2)
-        found.append(find(run(tmp_path, table, "site", draws=99), "a")["bias_p"])
+        found.append(find(run(tmp_path, table, "site", resamples=99), "a")["bias_p"])
     assert sum(p < 0.05 for p in found) <= 1
 
 
@@ -183,7 +183,7 @@ def test_sexes_among_unknown_ones_are_compared_with_each_other(tmp_path: Path) -
 
 def test_a_group_that_is_worse_is_found_and_one_by_chance_is_not(tmp_path: Path) -> None:
     lots = np.random.default_rng(5).choice(["a", "b"], 400)
-    result = run(tmp_path, make_plain_table(lot=lots), "lot", draws=2000)
+    result = run(tmp_path, make_plain_table(lot=lots), "lot", resamples=2000)
     girls, lot = find(result, "female"), find(result, "a")
     assert girls["difference"]["mae_months"]["low"] > 3
     assert girls["p"] < 0.001
@@ -194,10 +194,10 @@ def test_a_group_that_is_worse_is_found_and_one_by_chance_is_not(tmp_path: Path)
 
 def test_groups_that_no_column_tells_are_named(tmp_path: Path) -> None:
     table = make_plain_table(Site_Name="a", ethnicity="b")
-    assert run(tmp_path, table, draws=0)["not_assessable"] == [
+    assert run(tmp_path, table, resamples=0)["not_assessable"] == [
         "race or ethnicity", "scanner or site", "diagnosis"
     ]  # fmt: skip
-    found = run(tmp_path, table, "Site_Name", "ethnicity", draws=0)
+    found = run(tmp_path, table, "Site_Name", "ethnicity", resamples=0)
     assert found["not_assessable"] == ["diagnosis"]
 
 
@@ -254,7 +254,7 @@ def test_a_missing_stage_leaves_its_row_empty_and_kappa_undefined(tmp_path: Path
 
 
 def test_without_draws_there_are_neither_intervals_nor_p_values(tmp_path: Path) -> None:
-    result = run(tmp_path, make_plain_table(), draws=0)
+    result = run(tmp_path, make_plain_table(), resamples=0)
     assert {ends["low"] for ends in result["accuracy"].values()} == {None}
     assert {group[name] for group in result["groups"] for name in P_VALUES} == {None}
     apart = result["male_minus_female"]["bias_months"]
@@ -293,13 +293,13 @@ def test_the_calibration_error_has_the_interval_of_its_own_resampling(tmp_path: 
     found = run(tmp_path, table)["calibration"]["ece"]
     chances = np.stack([p, 1 - p], axis=1)
     is_right = chances.argmax(axis=1) == (table["reference_months"] >= 144)
-    draws = []
+    resamples = []
     for _ in range(1000):
         rows = rng.integers(0, len(table), len(table))
         bins = reliability_bins(chances.max(axis=1)[rows], is_right[rows])
-        draws.append(expected_calibration_error(bins))
+        resamples.append(expected_calibration_error(bins))
     assert [found["low"], found["high"]] == pytest.approx(
-        np.quantile(draws, [0.025, 0.975]), abs=0.01
+        np.quantile(resamples, [0.025, 0.975]), abs=0.01
     )
 
 
@@ -338,18 +338,18 @@ def test_the_clinical_meaning_is_the_share_of_classes_that_change(tmp_path: Path
 
 
 def test_the_clinical_meaning_is_not_assessable_without_its_columns(tmp_path: Path) -> None:
-    assert run(tmp_path, make_plain_table(), draws=0)["clinical"] == {
+    assert run(tmp_path, make_plain_table(), resamples=0)["clinical"] == {
         "is_assessable": False, "why": "the table has no chronological age"
     }  # fmt: skip
-    result = run(tmp_path, make_plain_table(sex="", chronological_age_years=9.0), draws=0)
+    result = run(tmp_path, make_plain_table(sex="", chronological_age_years=9.0), resamples=0)
     assert "no case has a sex and a chronological age" in result["clinical"]["why"]
     assert result["accuracy"]["clinical_change"]["value"] is None
 
 
-def test_baselines_need_no_film(tmp_path: Path) -> None:
+def test_baselines_need_no_image(tmp_path: Path) -> None:
     table = make_plain_table()
     reference = table["reference_months"]
-    found = run(tmp_path, table, draws=0)["baselines"]
+    found = run(tmp_path, table, resamples=0)["baselines"]
     constant = (reference - reference.median()).abs().mean()
     by_sex = reference - reference.groupby(table["sex"]).transform("median")
     assert found["constant_median_mae_months"]["value"] == pytest.approx(constant)
@@ -359,7 +359,7 @@ def test_baselines_need_no_film(tmp_path: Path) -> None:
 def test_the_largest_errors_are_listed(tmp_path: Path) -> None:
     table = make_plain_table(sex="")
     table.loc[[7, 9], "predicted_months"] = table["reference_months"] + [60.0] * 400
-    found = run(tmp_path, table, draws=0)["difficult"]
+    found = run(tmp_path, table, resamples=0)["difficult"]
     assert len(found) == 20
     assert [row["image_id"] for row in found[:2]] == ["7", "9"]
     assert found[0]["error_months"] == pytest.approx(60.0)
@@ -368,13 +368,13 @@ def test_the_largest_errors_are_listed(tmp_path: Path) -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
-def compare(folder: Path, *tables: pd.DataFrame, draws: int = 2000) -> list[dict[str, Any]]:
+def compare(folder: Path, *tables: pd.DataFrame, resamples: int = 2000) -> list[dict[str, Any]]:
     paths = []
     for i, table in enumerate(tables):
         paths.append(folder / str(i) / "model.csv")
         paths[-1].parent.mkdir()
         table.to_csv(paths[-1], index=False)
-    return audit(read_all(paths), draws=draws)["comparison"]
+    return audit(read_all(paths), resamples=resamples)["comparison"]
 
 
 def test_tables_are_compared_in_pairs_on_the_cases_that_both_answer(tmp_path: Path) -> None:
@@ -406,7 +406,9 @@ def test_tables_are_compared_in_pairs_on_the_cases_that_both_answer(tmp_path: Pa
 
 
 def test_each_further_table_is_compared_with_the_first(tmp_path: Path) -> None:
-    found = compare(tmp_path, make_plain_table(), make_plain_table(), make_plain_table(), draws=9)
+    found = compare(
+        tmp_path, make_plain_table(), make_plain_table(), make_plain_table(), resamples=9
+    )
     assert [(row["first"], row["second"]) for row in found] == [
         ("0/model.csv", "1/model.csv"), ("0/model.csv", "2/model.csv")
     ]  # fmt: skip
@@ -431,7 +433,7 @@ def test_difficult_cases_are_looked_at_from_four_sides(tmp_path: Path) -> None:
     table["site"] = np.where(np.arange(400) < 10, "bad", table["site"])
     table["predicted_low_months"] = table["predicted_months"] - 20
     table["predicted_high_months"] = table["predicted_months"] + np.arange(400) / 10
-    result = run(tmp_path, table, "site", draws=0)
+    result = run(tmp_path, table, "site", resamples=0)
     assert {int(row["image_id"]) for row in result["difficult"][:10]} == set(range(10))
     assert [int(row["image_id"]) for row in result["uncertain"]] == [*range(399, 379, -1)]
     assert {int(row["image_id"]) for row in result["suspects"]} >= set(range(10))
@@ -446,7 +448,7 @@ def test_difficult_cases_are_looked_at_from_four_sides(tmp_path: Path) -> None:
 def test_errors_that_do_not_vary_leave_the_audit_without_infinities(tmp_path: Path, n: int) -> None:
     table = make_plain_table(n).assign(p_child=0.0, p_adolescent=0.0, p_adult=1.0)
     table["predicted_months"] = table["reference_months"] = np.arange(60.0, 60.0 + n)
-    result = run(tmp_path, table, draws=9)
+    result = run(tmp_path, table, resamples=9)
     assert len(result["suspects"]) == min(n, 20)
     assert result["suspects"][0]["error_in_half_widths"] == 0.0
     assert result["shared"] == []
@@ -455,5 +457,5 @@ def test_errors_that_do_not_vary_leave_the_audit_without_infinities(tmp_path: Pa
 def test_twelve_thousand_cases_take_seconds(tmp_path: Path) -> None:
     predictions = read(tmp_path, make_plain_table(12_611))
     started = time.process_time()
-    audit([predictions], draws=2000)
+    audit([predictions], resamples=2000)
     assert time.process_time() - started < 40  # on all cores together

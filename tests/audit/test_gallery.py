@@ -8,68 +8,68 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
-from boneage.audit.gallery import LOOKS, Case, Shown, describe_looks, make_gallery
+from boneage.audit.gallery import ACQUISITION, Case, Shown, describe_acquisition, make_gallery
 from boneage.data.labels import find_images, find_labels, read_known
-from boneage.inference.batch import Film, describe_films
+from boneage.inference.batch import ImageRecord, make_records
 from boneage.inference.predictor import Predictor
-from boneage.phantom.cohort import draw_film
+from boneage.phantom.cohort import draw_image
 
 
 @pytest.fixture(scope="module")
-def film() -> Image.Image:
+def record() -> Image.Image:
     """A hand that stands upright, or nearly so."""
-    return Image.fromarray(draw_film(150, "F", np.random.default_rng(6), height=128).image)
+    return Image.fromarray(draw_image(150, "F", np.random.default_rng(6), height=128).image)
 
 
-def look(folder: Path, **films: Image.Image) -> pd.DataFrame:
-    """Say how films were taken, a row a name."""
-    for name, film in films.items():
-        film.save(folder / f"{name}.png")
-    table = describe_looks([Film(folder / f"{name}.png") for name in films], 1)
-    assert list(table.columns) == ["image_id", *LOOKS]
-    assert table["image_id"].tolist() == list(films)
+def look(folder: Path, **records: Image.Image) -> pd.DataFrame:
+    """Say how images were taken, a row a name."""
+    for name, record in records.items():
+        record.save(folder / f"{name}.png")
+    table = describe_acquisition([ImageRecord(folder / f"{name}.png") for name in records], 1)
+    assert list(table.columns) == ["image_id", *ACQUISITION]
+    assert table["image_id"].tolist() == list(records)
     return table.set_index("image_id")
 
 
-def background(film: Image.Image) -> int:
-    return int(np.asarray(film)[:10].mean())
+def background(record: Image.Image) -> int:
+    return int(np.asarray(record)[:10].mean())
 
 
-def test_darker_and_brighter_films_are_told_by_the_grey_of_the_hand(
-    film: Image.Image, tmp_path: Path
+def test_darker_and_brighter_images_are_told_by_the_grey_of_the_hand(
+    record: Image.Image, tmp_path: Path
 ) -> None:
-    dark, bright = film.point(lambda g: 0.5 * g), film.point(lambda g: 1.3 * g)
-    found = look(tmp_path, plain=film, dark=dark, bright=bright)
+    dark, bright = record.point(lambda g: 0.5 * g), record.point(lambda g: 1.3 * g)
+    found = look(tmp_path, plain=record, dark=dark, bright=bright)
     assert found["exposure"].to_dict() == {
         "plain": "2 of 3", "dark": "1 of 3, darkest", "bright": "3 of 3, brightest"
     }  # fmt: skip
 
 
-def test_flat_and_hard_films_are_told_by_the_range_of_their_greys(
-    film: Image.Image, tmp_path: Path
+def test_flat_and_hard_images_are_told_by_the_range_of_their_greys(
+    record: Image.Image, tmp_path: Path
 ) -> None:
-    flat, hard = film.point(lambda g: 100 + 0.4 * (g - 100)), ImageOps.autocontrast(film)
-    found = look(tmp_path, flat=flat, hard=hard, plain=film)
+    flat, hard = record.point(lambda g: 100 + 0.4 * (g - 100)), ImageOps.autocontrast(record)
+    found = look(tmp_path, flat=flat, hard=hard, plain=record)
     assert found["contrast"].to_dict() == {
         "flat": "1 of 3, flattest", "hard": "3 of 3, hardest", "plain": "2 of 3"
     }  # fmt: skip
 
 
-def test_small_and_large_hands_are_told_by_the_share_of_the_film(
-    film: Image.Image, tmp_path: Path
+def test_small_and_large_hands_are_told_by_the_share_of_the_image(
+    record: Image.Image, tmp_path: Path
 ) -> None:
-    wide = ImageOps.expand(film, 40, fill=background(film))
-    wider = ImageOps.expand(film, 80, fill=background(film))
-    found = look(tmp_path, plain=film, wide=wide, wider=wider)
+    wide = ImageOps.expand(record, 40, fill=background(record))
+    wider = ImageOps.expand(record, 80, fill=background(record))
+    found = look(tmp_path, plain=record, wide=wide, wider=wider)
     assert found["hand size"].to_dict() == {
         "plain": "3 of 3, largest", "wide": "2 of 3", "wider": "1 of 3, smallest"
     }  # fmt: skip
 
 
-def test_a_tilt_is_the_angle_of_the_hand_either_way(film: Image.Image, tmp_path: Path) -> None:
-    wide = ImageOps.expand(film, 30, fill=background(film))
+def test_a_tilt_is_the_angle_of_the_hand_either_way(record: Image.Image, tmp_path: Path) -> None:
+    wide = ImageOps.expand(record, 30, fill=background(record))
     turned = {
-        name: wide.rotate(angle, Image.Resampling.BILINEAR, fillcolor=background(film))
+        name: wide.rotate(angle, Image.Resampling.BILINEAR, fillcolor=background(record))
         for name, angle in (("left", 30), ("right", -30), ("lying", 80))
     }
     found = look(tmp_path, wide=wide, **turned)["tilt"].to_dict()
@@ -78,13 +78,13 @@ def test_a_tilt_is_the_angle_of_the_hand_either_way(film: Image.Image, tmp_path:
 
 
 @pytest.mark.parametrize("grey", [0, 255])
-def test_a_frame_of_one_grey_value_is_told(film: Image.Image, tmp_path: Path, grey: int) -> None:
+def test_a_frame_of_one_grey_value_is_told(record: Image.Image, tmp_path: Path, grey: int) -> None:
     found = look(
         tmp_path,
-        plain=film,
-        narrow=ImageOps.expand(film, 1, fill=grey),
-        framed=ImageOps.expand(film, 12, fill=grey),
-        side=ImageOps.expand(film, (30, 0, 0, 0), fill=grey),
+        plain=record,
+        narrow=ImageOps.expand(record, 1, fill=grey),
+        framed=ImageOps.expand(record, 12, fill=grey),
+        side=ImageOps.expand(record, (30, 0, 0, 0), fill=grey),
     )
     assert found["frame"].to_dict() == {
         "plain": "without a frame", "narrow": "without a frame", "framed": "with a frame",
@@ -92,25 +92,25 @@ def test_a_frame_of_one_grey_value_is_told(film: Image.Image, tmp_path: Path, gr
     }  # fmt: skip
 
 
-def test_a_film_is_looked_at_in_the_polarity_of_the_model(
-    film: Image.Image, tmp_path: Path
+def test_an_image_is_looked_at_in_the_polarity_of_the_model(
+    record: Image.Image, tmp_path: Path
 ) -> None:
-    ImageOps.invert(film).save(tmp_path / "dark_bones.png")
-    film.point(lambda g: 0.5 * g).save(tmp_path / "dim.png")
-    films = [Film(tmp_path / "dark_bones.png"), Film(tmp_path / "dim.png")]
+    ImageOps.invert(record).save(tmp_path / "dark_bones.png")
+    record.point(lambda g: 0.5 * g).save(tmp_path / "dim.png")
+    records = [ImageRecord(tmp_path / "dark_bones.png"), ImageRecord(tmp_path / "dim.png")]
     for invert, brighter in (("auto", 0), ("never", 0), ("always", 1)):
-        exposure = describe_looks(films, 1, invert)["exposure"]  # type: ignore[arg-type]
+        exposure = describe_acquisition(records, 1, invert)["exposure"]  # type: ignore[arg-type]
         assert exposure[brighter].endswith("brightest"), invert
 
 
-def test_unreadable_films_have_no_look(film: Image.Image, tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_text("no film")
-    film.save(tmp_path / "whole.png")
-    films = [Film(tmp_path / "broken.png"), Film(tmp_path / "whole.png")]
-    assert describe_looks(films, 2)["image_id"].tolist() == ["whole"]
-    nothing = describe_looks(films[:1])
+def test_unreadable_images_have_no_look(record: Image.Image, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_text("no image")
+    record.save(tmp_path / "whole.png")
+    records = [ImageRecord(tmp_path / "broken.png"), ImageRecord(tmp_path / "whole.png")]
+    assert describe_acquisition(records, 2)["image_id"].tolist() == ["whole"]
+    nothing = describe_acquisition(records[:1])
     assert nothing.empty
-    assert list(nothing.columns) == ["image_id", *LOOKS]
+    assert list(nothing.columns) == ["image_id", *ACQUISITION]
 
 
 @pytest.fixture(scope="module")
@@ -119,17 +119,17 @@ def predictor(exported: Path) -> Predictor:
 
 
 @pytest.fixture(scope="module")
-def films(raw: Path) -> list[Film]:
+def records(raw: Path) -> list[ImageRecord]:
     known = read_known(find_labels(raw))
-    return describe_films(list(find_images(raw).values())[:12], None, known)
+    return make_records(list(find_images(raw).values())[:12], None, known)
 
 
 @pytest.fixture(scope="module")
-def table(films: list[Film]) -> pd.DataFrame:
-    reference = [12.0 * float(film.reference_years or 0) for film in films]
+def table(records: list[ImageRecord]) -> pd.DataFrame:
+    reference = [12.0 * float(record.reference_years or 0) for record in records]
     return pd.DataFrame(
-        {"image_id": [film.path.stem for film in films],
-         "sex": pd.Series([film.sex for film in films], dtype=object),
+        {"image_id": [record.path.stem for record in records],
+         "sex": pd.Series([record.sex for record in records], dtype=object),
          "reference_months": reference, "predicted_months": np.add(reference, 3.0)}
     )  # fmt: skip
 
@@ -146,22 +146,22 @@ def open_jpeg(text: str) -> Image.Image:
 
 
 def test_the_first_of_the_worst_and_of_the_uncertain_are_shown_once(
-    predictor: Predictor, films: list[Film], table: pd.DataFrame
+    predictor: Predictor, records: list[ImageRecord], table: pd.DataFrame
 ) -> None:
     worst, uncertain = rows(table, *range(10)), rows(table, 3, 8, 9, 10, 11)
-    gallery = make_gallery(predictor, films, table, worst, uncertain)
-    shown = [(case.film.image_id, case.why) for case in gallery]
+    gallery = make_gallery(predictor, records, table, worst, uncertain)
+    shown = [(case.record.image_id, case.why) for case in gallery]
     ids = table["image_id"]
     assert shown == [
         *((ids[i], "large error") for i in range(8)),
         *((ids[i], "wide interval") for i in (8, 9, 10)),
     ]
-    assert make_gallery(predictor, films, table, [], []) == []
+    assert make_gallery(predictor, records, table, [], []) == []
 
 
 @pytest.fixture(scope="module")
-def case(predictor: Predictor, films: list[Film], table: pd.DataFrame) -> Case:
-    (found,) = make_gallery(predictor, films, table, rows(table, 0), [])
+def case(predictor: Predictor, records: list[ImageRecord], table: pd.DataFrame) -> Case:
+    (found,) = make_gallery(predictor, records, table, rows(table, 0), [])
     return found
 
 
@@ -178,50 +178,50 @@ def test_a_case_stands_beside_those_of_its_sex_that_are_nearest_in_age(
 
 
 def test_a_case_of_unknown_sex_stands_beside_those_of_either(
-    predictor: Predictor, films: list[Film], table: pd.DataFrame
+    predictor: Predictor, records: list[ImageRecord], table: pd.DataFrame
 ) -> None:
     unknown = table.assign(sex=pd.Series([None, *table["sex"][1:]], dtype=object))
-    (found,) = make_gallery(predictor, films, unknown, rows(table, 0), [])
+    (found,) = make_gallery(predictor, records, unknown, rows(table, 0), [])
     months = table.set_index("image_id")["reference_months"]
     apart = (months.iloc[1:] - months.iloc[0]).abs().sort_values(kind="stable")
     assert [shown.image_id for shown in found.neighbours] == list(apart.index[:2])
 
 
-def test_the_facts_of_a_film_are_those_of_its_row(case: Case, table: pd.DataFrame) -> None:
-    assert dict(case.film.facts) == table.set_index("image_id").iloc[0].to_dict()
+def test_the_facts_of_an_image_are_those_of_its_row(case: Case, table: pd.DataFrame) -> None:
+    assert dict(case.record.facts) == table.set_index("image_id").iloc[0].to_dict()
 
 
-def test_the_pictures_are_the_film_and_its_evidence_in_colour(
-    case: Case, films: list[Film]
+def test_the_pictures_are_the_image_and_its_evidence_in_colour(
+    case: Case, records: list[ImageRecord]
 ) -> None:
-    for shown in (case.film, *case.neighbours):
-        path = next(film.path for film in films if film.path.stem == shown.image_id)
+    for shown in (case.record, *case.neighbours):
+        path = next(record.path for record in records if record.path.stem == shown.image_id)
         plain, overlay = open_jpeg(shown.picture), open_jpeg(str(shown.overlay))
         with Image.open(path) as image:
             size = (round(image.width * 240 / image.height), 240)
-            film = np.asarray(image.convert("L").resize(size), dtype=float)
+            record = np.asarray(image.convert("L").resize(size), dtype=float)
         assert plain.size == overlay.size == size
         assert (plain.mode, overlay.mode) == ("L", "RGB")
-        assert np.abs(np.asarray(plain, dtype=float) - film).mean() < 5
+        assert np.abs(np.asarray(plain, dtype=float) - record).mean() < 5
         colours = np.asarray(overlay, dtype=float)
         assert (colours[..., 0] - colours[..., 2]).max() > 50
 
 
 def test_a_case_alone_of_its_sex_has_no_neighbours(
-    predictor: Predictor, films: list[Film], table: pd.DataFrame
+    predictor: Predictor, records: list[ImageRecord], table: pd.DataFrame
 ) -> None:
     odd = table.assign(sex=["F", *"M" * 11])
-    (case,) = make_gallery(predictor, films, odd, rows(table, 0), [])
+    (case,) = make_gallery(predictor, records, odd, rows(table, 0), [])
     assert case.neighbours == []
 
 
-def test_a_model_without_a_map_shows_the_film_alone(
-    exported: Path, films: list[Film], table: pd.DataFrame
+def test_a_model_without_a_map_shows_the_image_alone(
+    exported: Path, records: list[ImageRecord], table: pd.DataFrame
 ) -> None:
     predictor = Predictor(exported, threads=1)
     outputs = tuple(name for name in predictor.contract.outputs if name != "age_map")
     predictor.contract = replace(predictor.contract, outputs=outputs)
-    (case,) = make_gallery(predictor, films, table, rows(table, 1), [])
-    assert isinstance(case.film, Shown)
-    assert case.film.overlay is None
-    assert open_jpeg(case.film.picture).mode == "L"
+    (case,) = make_gallery(predictor, records, table, rows(table, 1), [])
+    assert isinstance(case.record, Shown)
+    assert case.record.overlay is None
+    assert open_jpeg(case.record.picture).mode == "L"

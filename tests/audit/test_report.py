@@ -27,9 +27,11 @@ def read_tables(folder: Path, *tables: pd.DataFrame, by: tuple[str, ...] = ()) -
     return read_all(paths, by)
 
 
-def save(folder: Path, *tables: pd.DataFrame, by: tuple[str, ...] = (), draws: int = 100) -> Path:
+def save(
+    folder: Path, *tables: pd.DataFrame, by: tuple[str, ...] = (), resamples: int = 100
+) -> Path:
     read = read_tables(folder, *tables, by=by)
-    return save_audit(folder / "out", audit(read, draws=draws), read[0].table)
+    return save_audit(folder / "out", audit(read, resamples=resamples), read[0].table)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +149,7 @@ def classes_of(text: str, group: str) -> list[str]:
 
 
 def test_opposite_biases_are_named_marked_and_in_the_table(tmp_path: Path) -> None:
-    page = save(tmp_path, make_biased(), draws=2000)
+    page = save(tmp_path, make_biased(), resamples=2000)
     text, groups = page.read_text(), read_groups(page)
     apart = json.loads(page.with_name("audit.json").read_text())["male_minus_female"]
     shown = format_figure(apart["bias_months"], 1)
@@ -169,7 +171,7 @@ def test_coverage_that_differs_is_named_and_marked(tmp_path: Path) -> None:
     table = make_biased(girls=0.0, boys=0.0)
     chance = np.where(table["sex"] == "F", 0.75, 0.95)
     covered = np.random.default_rng(7).random(len(table)) < chance
-    page = save(tmp_path, add_intervals(table, covered), draws=2000)
+    page = save(tmp_path, add_intervals(table, covered), resamples=2000)
     text = html.unescape(page.read_text())
     assert Page(text).row("female")[-1] == "coverage"
     assert "differs" in classes_of(text, "female")
@@ -186,7 +188,7 @@ def test_coverage_that_differs_is_named_and_marked(tmp_path: Path) -> None:
 def test_where_nothing_differs_the_page_says_so_and_marks_nothing(tmp_path: Path) -> None:
     table = make_biased(girls=0.0, boys=0.0)
     covered = np.random.default_rng(8).random(len(table)) < 0.9
-    text = html.unescape(save(tmp_path, add_intervals(table, covered), draws=2000).read_text())
+    text = html.unescape(save(tmp_path, add_intervals(table, covered), resamples=2000).read_text())
     for measure in ("signed error", "absolute error", "coverage"):
         assert f"No group's {measure} differs significantly" in text
     assert "Signed error, male minus female: " in text
@@ -197,8 +199,8 @@ def test_where_nothing_differs_the_page_says_so_and_marks_nothing(tmp_path: Path
 
 def test_groups_that_could_not_be_tested_are_not_said_to_be_alike(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
-    text = html.unescape(save(tmp_path / "none", make_biased(), draws=0).read_text())
-    assert "No difference was tested: no permutations were asked for (--draws 0)." in text
+    text = html.unescape(save(tmp_path / "none", make_biased(), resamples=0).read_text())
+    assert "No difference was tested: no permutations were asked for (--resamples 0)." in text
     assert "differs significantly from" not in text
     assert Page(text).row("male")[-1] == "not tested"
     assert re.search(r"Signed error, male minus female: −\d+\.\d months\.", text)
@@ -317,9 +319,9 @@ def test_cases_left_out_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_page_without_draws_speaks_of_no_intervals(tmp_path: Path) -> None:
-    text = save(tmp_path, make_full_table(20).drop(columns="site"), draws=0).read_text()
+    text = save(tmp_path, make_full_table(20).drop(columns="site"), resamples=0).read_text()
     assert "bootstrap intervals (" not in text
-    assert "No intervals of the figures: no bootstrap draws were asked for (--draws 0)." in text
+    assert "no bootstrap resamples were asked for (--resamples 0)." in text
     assert "20 cases with a prediction and a reference; no row is marked as one without" in text
 
 
@@ -345,10 +347,12 @@ def check(folder: Path, table: pd.DataFrame, *more: pd.DataFrame, **options: Any
     return {row["topic"]: row for row in rows}
 
 
-def judge(folder: Path, *tables: pd.DataFrame, by: tuple[str, ...] = (), draws: int = 100) -> Rows:
+def judge(
+    folder: Path, *tables: pd.DataFrame, by: tuple[str, ...] = (), resamples: int = 100
+) -> Rows:
     """Rows of the checklist by topic, without the page."""
     folder.mkdir(exist_ok=True)
-    rows = make_checklist(audit(read_tables(folder, *tables, by=by), draws=draws))
+    rows = make_checklist(audit(read_tables(folder, *tables, by=by), resamples=resamples))
     return {str(row["topic"]): row for row in rows}
 
 
@@ -417,17 +421,17 @@ def test_probabilities_and_intervals_are_answered_one_without_the_other(tmp_path
 
 
 def test_without_draws_neither_uncertainty_nor_tests_are_claimed(tmp_path: Path) -> None:
-    rows = check(tmp_path, make_biased()[BARE], draws=0)
+    rows = check(tmp_path, make_biased()[BARE], resamples=0)
     uncertainty = rows["performance with its uncertainty"]
     assert uncertainty["section"] is None
-    assert "--draws 0" in str(uncertainty["missing"])
-    assert "tests of the differences (--draws 0)" in str(rows[FAIRNESS]["missing"])
+    assert "--resamples 0" in str(uncertainty["missing"])
+    assert "tests of the differences (--resamples 0)" in str(rows[FAIRNESS]["missing"])
 
 
 def test_one_case_has_no_uncertainty_no_agreement_and_no_groups(tmp_path: Path) -> None:
     rows = check(tmp_path, make_full_table(1)[BARE])
     assert rows["performance with its uncertainty"]["section"] is None
-    assert "--draws" not in str(rows["performance with its uncertainty"]["missing"])
+    assert "--resamples" not in str(rows["performance with its uncertainty"]["missing"])
     assert rows["agreement and calibration of what is predicted"]["section"] is None
     assert rows[FAIRNESS]["section"] is None
     assert "what failures have in common" in str(rows["analysis of failures"]["missing"])
@@ -459,11 +463,11 @@ def test_cases_of_unknown_sex_or_group_are_no_group_of_people(tmp_path: Path) ->
     row = judge(tmp_path / "site", table.assign(sex=["M", ""] * 200), by=("site",))[FAIRNESS]
     assert row["section"] is None
     table.loc[:20, "sex"] = ""
-    row = judge(tmp_path / "sexes", table, by=("site",), draws=2000)[FAIRNESS]
+    row = judge(tmp_path / "sexes", table, by=("site",), resamples=2000)[FAIRNESS]
     assert row["section"] == "groups"
     assert row["missing"] == "groups by race or ethnicity, diagnosis"
-    row = judge(tmp_path / "few", table, by=("site",), draws=20)[FAIRNESS]
-    assert "tests of the differences (--draws 20)" in str(row["missing"])
+    row = judge(tmp_path / "few", table, by=("site",), resamples=20)[FAIRNESS]
+    assert "tests of the differences (--resamples 20)" in str(row["missing"])
 
 
 def test_the_comparison_is_answered_where_there_is_one(tmp_path: Path) -> None:

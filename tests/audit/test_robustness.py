@@ -35,7 +35,7 @@ TURN = [110.0, 146.0, 142.0, 200.0]  # errors of 10, 6, 8, 0; the second and thi
 
 
 def test_a_stress_is_compared_with_the_clean_answers_by_hand() -> None:
-    turn, still = summarise_stress(make_answers(turn=TURN, still=CLEAN_MONTHS), draws=500)
+    turn, still = summarise_stress(make_answers(turn=TURN, still=CLEAN_MONTHS), resamples=500)
     assert (turn["family"], turn["n"], turn["n_unanswered"]) == ("turn", 4, 0)
     assert turn["mae_months"]["value"] == 6.0
     assert turn["mae_change_months"]["value"] == 2.0
@@ -65,7 +65,7 @@ def test_p_values_are_corrected_over_all_stresses_as_statsmodels_does() -> None:
     for i in range(6):
         moved = clean["predicted_months"] + rng.normal(0, 2 * i + 0.5, 40)
         tables.append(clean.assign(family="noise", level=str(i), predicted_months=moved))
-    rows = summarise_stress(pd.concat(tables), draws=0)
+    rows = summarise_stress(pd.concat(tables), resamples=0)
     assert [row["level"] for row in rows] == list("012345")
     p_values = [row["wilcoxon_p"] for row in rows]
     expected = statsmodels.stats.multitest.multipletests(p_values, method="holm")[1]
@@ -78,39 +78,41 @@ def test_the_share_of_clinically_significant_errors_is_told_where_ages_are_known
     # Brush boys: at 120 months 125.7 (SD 9.8), at 138 months 143.1 (10.2), at 180 182.7 (11.3).
     # By the reader delayed, normal, delayed; the turn makes the first normal.
     ages = {"0": 120.0, "1": 138.0, "2": 180.0}
-    (turn,) = summarise_stress(make_answers(turn=TURN), draws=0, chronological_months=ages)
+    (turn,) = summarise_stress(make_answers(turn=TURN), resamples=0, chronological_months=ages)
     found = turn["clinical"]
     assert found["n"] == 3
     assert (found["clean"]["value"], found["stressed"]["value"]) == (0.0, pytest.approx(1 / 3))
     assert found["mcnemar_p"] == 1.0
-    (turn,) = summarise_stress(make_answers(turn=TURN), draws=0, chronological_months={"0": 2.0})
+    (turn,) = summarise_stress(
+        make_answers(turn=TURN), resamples=0, chronological_months={"0": 2.0}
+    )
     assert turn["clinical"] is None
 
 
 def test_movements_of_the_last_bit_are_no_movements() -> None:
-    (still,) = summarise_stress(make_answers(still=[m + 1e-5 for m in CLEAN_MONTHS]), draws=0)
+    (still,) = summarise_stress(make_answers(still=[m + 1e-5 for m in CLEAN_MONTHS]), resamples=0)
     assert still["wilcoxon_p"] == 1.0
-    (moved,) = summarise_stress(make_answers(moved=[m + 1e-2 for m in CLEAN_MONTHS]), draws=0)
+    (moved,) = summarise_stress(make_answers(moved=[m + 1e-2 for m in CLEAN_MONTHS]), resamples=0)
     assert moved["wilcoxon_p"] < 1.0
 
 
-def test_one_film_has_a_summary_without_intervals() -> None:
-    (turn,) = summarise_stress(make_answers(turn=[110.0]), draws=50)
+def test_one_image_has_a_summary_without_intervals() -> None:
+    (turn,) = summarise_stress(make_answers(turn=[110.0]), resamples=50)
     assert turn["n"] == 1
     assert turn["mae_change_months"] == {"value": 6.0, "low": None, "high": None}
     assert turn["wilcoxon_p"] == turn["p_corrected"] == 1.0
     json.dumps(turn, allow_nan=False)
 
 
-def test_films_that_one_of_the_two_did_not_answer_are_counted_and_left_out() -> None:
+def test_images_that_one_of_the_two_did_not_answer_are_counted_and_left_out() -> None:
     answers = make_answers(turn=TURN, still=CLEAN_MONTHS)
     is_turn = answers["family"] == "turn"
     answers.loc[is_turn & (answers["image_id"] == "0"), "predicted_months"] = np.nan
-    turn, _ = summarise_stress(answers, draws=50)
+    turn, _ = summarise_stress(answers, resamples=50)
     assert (turn["n"], turn["n_unanswered"]) == (3, 1)
     assert turn["mae_months"]["value"] == pytest.approx(14 / 3)
     answers.loc[is_turn, ["predicted_months", "predicted_stage"]] = [np.nan, None]
-    turn, still = summarise_stress(answers, draws=50, chronological_months={"0": 120.0})
+    turn, still = summarise_stress(answers, resamples=50, chronological_months={"0": 120.0})
     assert (turn["n"], turn["n_unanswered"]) == (0, 4)
     nothing = {"value": None, "low": None, "high": None}
     for name in ("mae_months", "mae_change_months", "moved_months", "stage_changed", "warned"):
@@ -120,7 +122,7 @@ def test_films_that_one_of_the_two_did_not_answer_are_counted_and_left_out() -> 
     json.dumps([turn, still], allow_nan=False)
 
 
-def test_films_none_of_which_was_answered_have_no_summary() -> None:
+def test_images_none_of_which_was_answered_have_no_summary() -> None:
     answers = make_answers(turn=TURN).assign(predicted_months=np.nan)
-    with pytest.raises(BoneAgeError, match="answered none of the films"):
-        summarise_stress(answers, draws=9)
+    with pytest.raises(BoneAgeError, match="answered none of the images"):
+        summarise_stress(answers, resamples=9)

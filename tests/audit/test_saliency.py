@@ -13,16 +13,17 @@ from boneage.audit.saliency import (
     GRID,
     Region,
     find_hand,
-    measure_films,
+    measure_images,
     measure_map,
     read_regions,
     summarise_regions,
 )
 from boneage.data.labels import find_images, find_labels, read_known
 from boneage.errors import BoneAgeError, LabelError
-from boneage.inference.batch import Film, describe_films
-from boneage.inference.predictor import WEIGHTS, Predictor
-from boneage.phantom.cohort import draw_film, write_cohort
+from boneage.inference.batch import ImageRecord, make_records
+from boneage.inference.predictor import Predictor
+from boneage.inference.registry import find_model
+from boneage.phantom.cohort import draw_image, write_cohort
 from builders import load_script
 
 HEADER = "id,width,height,region,xmin,ymin,xmax,ymax\n"
@@ -42,7 +43,7 @@ def box(top: int, left: int, height: int, width: int, name: str = "box") -> Regi
 
 
 def reduce_exactly(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """The mean over each cell, by way of a size that both the film and the grid divide."""
+    """The mean over each cell, by way of a size that both the image and the grid divide."""
     height, width = (np.lcm(side, GRID) for side in mask.shape)
     rows, columns = mask.shape
     fine = mask.repeat(height // rows, axis=0).repeat(width // columns, axis=1)
@@ -97,14 +98,14 @@ def test_the_masks_of_a_drawn_cohort_give_its_open_growth_plates(cohort: Path) -
     assert any(not regions for regions in found.values())  # an adult's
 
 
-def test_every_region_of_a_film_is_kept_under_its_id(tmp_path: Path) -> None:
+def test_every_region_of_an_image_is_kept_under_its_id(tmp_path: Path) -> None:
     rows = "1.png ,96,96,wrist ,0,0,9,9\n2,96,96,wrist,0,0,9,9\n1,96,96,ulna,5,5,9,9\n"
     found = read(tmp_path, HEADER + rows)
     names = {i: [region.name for region in regions] for i, regions in found.items()}
     assert names == {"1": ["wrist", "ulna"], "2": ["wrist"]}
 
 
-def test_the_first_reader_of_each_film_counts(tmp_path: Path) -> None:
+def test_the_first_reader_of_each_image_counts(tmp_path: Path) -> None:
     header = HEADER.replace("id,", "id,reader,")
     rows = (
         "1,b,96,96,x,0,0,9,9\n1.png,a,96,96,y,0,0,9,9\n2,a,96,96,z,0,0,9,9\n1,b ,96,96,w,0,0,9,9\n"
@@ -122,14 +123,14 @@ def test_the_first_reader_of_each_film_counts(tmp_path: Path) -> None:
         (HEADER.replace("region", "xmin"), "has no column 'region'"),
         (HEADER.replace("\n", ",xmin\n"), "has the column 'xmin' twice. Keep one of them"),
         (HEADER + "1,96,96,a,0,0,9,9\n ,96,96,a,0,0,9,9\n", "line 3: the id is empty"),
-        (HEADER + "1,96,80,a,5,5,5,9\n", "line 2: the box 5, 5, 5, 9 does not lie in a film of 96"),
-        (HEADER + "1,96,80,a,9,5,5,9\n", "line 2: the box 9, 5, 5, 9 does not lie"),
-        (HEADER + "1,96,80,a,0,0,97,9\n", "line 2: the box 0, 0, 97, 9 does not lie in a film of"),
-        (HEADER + "1,96,80,a,0,0,9,81\n", "does not lie in a film of 96×80 pixels. Fix or remove"),
-        (HEADER + "1,96,80,a,-1,0,9,9\n", "line 2: the box -1, 0, 9, 9 does not lie"),
-        (HEADER + "1,96,80,a,0,nine,9,9\n", "line 2: the box 0, nine, 9, 9 does not lie"),
-        (HEADER + "1,,80,a,0,0,9,9\n", "line 2: the box 0, 0, 9, 9 does not lie in a film of ×80"),
-        (HEADER + "1,inf,80,a,0,0,9,9\n", "does not lie in a film of inf×80 pixels"),
+        (HEADER + "1,96,80,a,5,5,5,9\n", "line 2: the box 5, 5, 5, 9 not lie in an image of 96"),
+        (HEADER + "1,96,80,a,9,5,5,9\n", "line 2: the box 9, 5, 5, 9 not lie"),
+        (HEADER + "1,96,80,a,0,0,97,9\n", "line 2: the box 0, 0, 97, 9 not lie in an image of"),
+        (HEADER + "1,96,80,a,0,0,9,81\n", "not lie in an image of 96×80 pixels. Fix or remove"),
+        (HEADER + "1,96,80,a,-1,0,9,9\n", "line 2: the box -1, 0, 9, 9 not lie"),
+        (HEADER + "1,96,80,a,0,nine,9,9\n", "line 2: the box 0, nine, 9, 9 not lie"),
+        (HEADER + "1,,80,a,0,0,9,9\n", "line 2: the box 0, 0, 9, 9 not lie in an image of ×80"),
+        (HEADER + "1,inf,80,a,0,0,9,9\n", "not lie in an image of inf×80 pixels"),
     ],
 )  # fmt: skip
 def test_what_is_no_region_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -151,11 +152,11 @@ def test_what_holds_no_regions_says_what_was_expected(tmp_path: Path) -> None:
             read_regions(tmp_path)
 
 
-def test_the_hand_that_is_found_covers_the_bones_and_not_the_film() -> None:
+def test_the_hand_that_is_found_covers_the_bones_and_not_the_image() -> None:
     shares, sizes = [], []
     for age in (12, 36, 72, 120, 168, 216):
         for seed, sex in enumerate("MFMF"):
-            drawn = draw_film(age, sex, np.random.default_rng(seed), height=128, masks=True)
+            drawn = draw_image(age, sex, np.random.default_rng(seed), height=128, masks=True)
             hand = find_hand((drawn.image / 255.0).astype(np.float32), [])
             bones = np.any([m for n, m in drawn.masks.items() if n.startswith("bone:")], axis=0)
             shares.append(hand[reduce_exactly(bones) > 0.5].mean())
@@ -166,20 +167,20 @@ def test_the_hand_that_is_found_covers_the_bones_and_not_the_film() -> None:
 
 
 def test_the_hand_holds_every_region() -> None:
-    film = np.zeros((192, 192), dtype=np.float32)
-    film[20:120, 20:120] = 0.8
+    record = np.zeros((192, 192), dtype=np.float32)
+    record[20:120, 20:120] = 0.8
     region = box(85, 80, 4, 6)
-    alone, with_region = (find_hand(film, regions) for regions in ([], [region]))
+    alone, with_region = (find_hand(record, regions) for regions in ([], [region]))
     assert not alone[region.share > 0].any()
     np.testing.assert_array_equal(with_region, alone | (region.share > 0))
 
 
 def test_the_hand_is_the_largest_bright_part_without_holes() -> None:
-    film = np.zeros((192, 192), dtype=np.float32)
-    film[20:120, 20:120] = 0.8
-    film[50:80, 50:80] = 0.0
-    film[150:170, 150:170] = 1.0
-    hand = find_hand(film, [])
+    record = np.zeros((192, 192), dtype=np.float32)
+    record[20:120, 20:120] = 0.8
+    record[50:80, 50:80] = 0.0
+    record[150:170, 150:170] = 1.0
+    hand = find_hand(record, [])
     assert hand[30:35, 30:35].all()  # the hole
     assert not hand[70:, 70:].any()
     assert hand.sum() == pytest.approx(50 * 50, rel=0.05)
@@ -203,7 +204,7 @@ def test_a_map_that_lies_in_a_region_has_its_energy_and_its_peak_there() -> None
     assert elsewhere["energy"] == elsewhere["hit"] == 0.0
 
 
-def test_a_map_is_measured_as_it_lies_on_the_film() -> None:
+def test_a_map_is_measured_as_it_lies_on_the_image() -> None:
     age_map = np.zeros((4, 8))
     age_map[3, 0] = 1.0
     corner = measure_map(age_map, [box(72, 0, 24, 12)], EVERYWHERE)["box"]
@@ -221,7 +222,7 @@ def test_a_uniform_map_has_the_energy_of_the_area_wherever_the_region_lies() -> 
     assert found[ALL]["energy_shifted"] == pytest.approx(found[ALL]["area"], rel=0.1)
 
 
-def test_a_region_that_is_moved_over_the_border_loses_what_leaves_the_film() -> None:
+def test_a_region_that_is_moved_over_the_border_loses_what_leaves_the_image() -> None:
     corner = np.zeros((GRID, GRID), dtype=bool)
     corner[0, 0] = True
     found = measure_map(np.ones((7, 7)), [box(40, 40, 20, 10)], corner)["box"]
@@ -235,7 +236,7 @@ def test_what_is_left_of_a_region_at_the_border_is_the_part_that_lies_there() ->
     corner = np.zeros((GRID, GRID), dtype=bool)
     corner[0, 0] = True
     region = box(40, 40, 20, 10)
-    region.share[40:50] /= 2  # the upper half, which leaves the film
+    region.share[40:50] /= 2  # the upper half, which leaves the image
     found = measure_map(np.ones((7, 7)), [region], corner)["box"]
     assert found["energy_shifted"] == pytest.approx(10 * 5 / GRID**2, rel=1e-4)
 
@@ -279,15 +280,15 @@ def test_the_random_places_depend_on_the_seed_alone() -> None:
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dozen drawn films with the true outlines of their bones."""
+    """A dozen drawn images with the true outlines of their bones."""
     folder = tmp_path_factory.mktemp("regions") / "cohort"
     write_cohort(folder, 12, 3, 112, masks=True, workers=1)
     return folder
 
 
 @pytest.fixture(scope="module")
-def films(cohort: Path) -> list[Film]:
-    return describe_films(list(find_images(cohort).values()), None, read_known(find_labels(cohort)))
+def records(cohort: Path) -> list[ImageRecord]:
+    return make_records(list(find_images(cohort).values()), None, read_known(find_labels(cohort)))
 
 
 @pytest.fixture(scope="module")
@@ -301,13 +302,13 @@ def bones(cohort: Path) -> dict[str, list[Region]]:
 
 
 def test_the_model_in_the_package_looks_at_the_bones_and_a_shuffled_one_at_no_age(
-    films: list[Film], bones: dict[str, list[Region]], tmp_path: Path
+    records: list[ImageRecord], bones: dict[str, list[Region]], tmp_path: Path
 ) -> None:
     shuffled = tmp_path / "shuffled.onnx"
-    load_script("benchmarks/where_it_looks.py").shuffle_weights(WEIGHTS, shuffled)
+    load_script("benchmarks/where_it_looks.py").shuffle_weights(find_model(), shuffled)
     ours, theirs = (
-        measure_films(Predictor(model, threads=1), films, bones, 1).query(f"region == {ALL!r}")
-        for model in (WEIGHTS, shuffled)
+        measure_images(Predictor(model, threads=1), records, bones, 1).query(f"region == {ALL!r}")
+        for model in (find_model(), shuffled)
     )
     area = ours["area"].to_numpy()
     assert len(ours) == len(theirs) == 12
@@ -316,9 +317,9 @@ def test_the_model_in_the_package_looks_at_the_bones_and_a_shuffled_one_at_no_ag
     # A shuffled network's map may lie on bones, which are bright; its answers say nothing of age.
     assert np.abs(ours["energy"].to_numpy() - theirs["energy"].to_numpy()).mean() > 0.1
     spreads = [
-        np.std([Predictor(model, threads=1).predict(film.path, "M").predicted_years or 0.0
-                for film in films])
-        for model in (WEIGHTS, shuffled)
+        np.std([Predictor(model, threads=1).predict(record.path, "M").predicted_years or 0.0
+                for record in records])
+        for model in (find_model(), shuffled)
     ]  # fmt: skip
     assert spreads[1] < 0.05 * spreads[0]
 
@@ -328,31 +329,31 @@ def predictor(exported: Path) -> Predictor:
     return Predictor(exported, threads=1)
 
 
-def test_films_with_regions_are_measured_one_row_a_region(
-    predictor: Predictor, films: list[Film], bones: dict[str, list[Region]], tmp_path: Path
+def test_images_with_regions_are_measured_one_row_a_region(
+    predictor: Predictor, records: list[ImageRecord], bones: dict[str, list[Region]], tmp_path: Path
 ) -> None:
-    broken = tmp_path / f"{films[2].path.stem}.png"
-    broken.write_text("no film")
+    broken = tmp_path / f"{records[2].path.stem}.png"
+    broken.write_text("no image")
     nothing = Region("nothing", np.zeros((GRID, GRID), dtype=np.float32))
     some = {
-        films[0].path.stem: [*bones[films[0].path.stem], box(9, 9, 9, 9), nothing],
-        films[1].path.stem: [box(9, 9, 9, 9)],
-        films[2].path.stem: [box(9, 9, 9, 9)],
-        films[3].path.stem: [nothing],
+        records[0].path.stem: [*bones[records[0].path.stem], box(9, 9, 9, 9), nothing],
+        records[1].path.stem: [box(9, 9, 9, 9)],
+        records[2].path.stem: [box(9, 9, 9, 9)],
+        records[3].path.stem: [nothing],
         "stranger": [box(9, 9, 9, 9)],
     }
-    given = [films[0], replace(films[1], reference_years=None), replace(films[2], path=broken),
-             *films[3:5]]  # fmt: skip
-    table = measure_films(predictor, given, some, 1)
-    first, second = films[0].path.stem, films[1].path.stem
+    unlabelled = replace(records[1], reference_years=None)
+    given = [records[0], unlabelled, replace(records[2], path=broken), *records[3:5]]
+    table = measure_images(predictor, given, some, 1)
+    first, second = records[0].path.stem, records[1].path.stem
     assert table["image_id"].tolist() == [first] * 3 + [second] * 2
     assert table["region"].tolist() == [ALL, "bones", "box", ALL, "box"]
-    answer = predictor.predict(films[0].path, films[0].sex)
+    answer = predictor.predict(records[0].path, records[0].sex)
     assert answer.age_map is not None
     assert answer.predicted_years is not None
     assert (table.loc[0, "rows"], table.loc[0, "columns"]) == answer.age_map.shape
-    assert table.loc[0, "reference_years"] == films[0].reference_years
-    error = 12 * (answer.predicted_years - float(films[0].reference_years or 0))
+    assert table.loc[0, "reference_years"] == records[0].reference_years
+    error = 12 * (answer.predicted_years - float(records[0].reference_years or 0))
     assert table.loc[0, "error_months"] == pytest.approx(error)
     assert table.loc[3:, ["reference_years", "error_months"]].isna().all(axis=None)
     hits = {"hit", "energy", "area", "energy_shifted", "hit_shifted"}
@@ -360,48 +361,48 @@ def test_films_with_regions_are_measured_one_row_a_region(
 
 
 def test_one_thread_and_two_measure_the_same(
-    predictor: Predictor, films: list[Film], bones: dict[str, list[Region]]
+    predictor: Predictor, records: list[ImageRecord], bones: dict[str, list[Region]]
 ) -> None:
-    one, two = (measure_films(predictor, films[:4], bones, workers) for workers in (1, 2))
+    one, two = (measure_images(predictor, records[:4], bones, workers) for workers in (1, 2))
     pd.testing.assert_frame_equal(one, two, check_exact=True)
 
 
-def test_each_film_has_random_places_of_its_own(
-    predictor: Predictor, films: list[Film], bones: dict[str, list[Region]], tmp_path: Path
+def test_each_image_has_random_places_of_its_own(
+    predictor: Predictor, records: list[ImageRecord], bones: dict[str, list[Region]], tmp_path: Path
 ) -> None:
     twin = tmp_path / "twin.png"
-    Image.open(films[0].path).save(twin)
-    twins = bones | {"twin": bones[films[0].path.stem]}
-    table = measure_films(predictor, [films[0], Film(twin, films[0].sex)], twins, 1)
+    Image.open(records[0].path).save(twin)
+    twins = bones | {"twin": bones[records[0].path.stem]}
+    table = measure_images(predictor, [records[0], ImageRecord(twin, records[0].sex)], twins, 1)
     first, second = table[table["region"] == ALL].to_dict("records")
     assert first["energy"] == second["energy"]
     assert first["energy_shifted"] != second["energy_shifted"]
 
 
-def test_films_and_regions_that_do_not_belong_together_are_named(
-    predictor: Predictor, films: list[Film], tmp_path: Path
+def test_images_and_regions_that_do_not_belong_together_are_named(
+    predictor: Predictor, records: list[ImageRecord], tmp_path: Path
 ) -> None:
     with pytest.raises(BoneAgeError) as caught:
-        measure_films(predictor, films, {"a": [], "b": [], "c": [], "d": []})
+        measure_images(predictor, records, {"a": [], "b": [], "c": [], "d": []})
     assert str(caught.value) == (
-        "none of the 12 films has a region (first ids of regions: a, b, c; first films: "
+        "none of the 12 images has a region (first ids of regions: a, b, c; first images: "
         "900001, 900002, 900003). Check that they belong together."
     )
-    with pytest.raises(BoneAgeError, match="none of the 1 films with regions has both an answer"):
-        measure_films(predictor, films, {"900001": []}, 1)
+    with pytest.raises(BoneAgeError, match="none of the 1 images with regions has both an answer"):
+        measure_images(predictor, records, {"900001": []}, 1)
 
 
 def test_a_model_without_a_map_has_nothing_to_measure(
-    exported: Path, films: list[Film], bones: dict[str, list[Region]]
+    exported: Path, records: list[ImageRecord], bones: dict[str, list[Region]]
 ) -> None:
     predictor = Predictor(exported, threads=1)
     predictor.contract = replace(predictor.contract, outputs=("age_years",))
     with pytest.raises(BoneAgeError, match="gives no map of its evidence"):
-        measure_films(predictor, films, bones)
+        measure_images(predictor, records, bones)
 
 
 def make_measures() -> pd.DataFrame:
-    """Three films with two regions each; the last one's reference is unknown."""
+    """Three images with two regions each; the last one's reference is unknown."""
     rows: list[dict[str, Any]] = []
     for i, (years, error) in enumerate([(14.0, -3.0), (4.0, 12.5), (np.nan, np.nan)]):
         for region, energy in ((ALL, 0.6), ("wrist", 0.4), ("MC", 0.2)):
@@ -415,7 +416,7 @@ def make_measures() -> pd.DataFrame:
 
 
 def test_measures_are_summarised_by_region_age_and_size_of_the_error() -> None:
-    found = summarise_regions(make_measures(), draws=200)
+    found = summarise_regions(make_measures(), resamples=200)
     assert (found["n"], found["cells"]) == (3, [6, 5])
     names = [(group["by"], group["group"], group["n"]) for group in found["groups"]]
     assert names == [
@@ -439,12 +440,12 @@ def test_measures_are_summarised_by_region_age_and_size_of_the_error() -> None:
 def test_small_regions_are_tested_as_large_ones_are() -> None:
     table = make_measures()
     small = table.assign(energy=table["energy"] / 1e4, energy_shifted=table["energy_shifted"] / 1e4)
-    large, tiny = (summarise_regions(t, draws=0)["groups"] for t in (table, small))
+    large, tiny = (summarise_regions(t, resamples=0)["groups"] for t in (table, small))
     assert [g["wilcoxon_p"] for g in tiny] == [g["wilcoxon_p"] for g in large]
     assert min(g["wilcoxon_p"] for g in tiny) < 1.0
 
 
 def test_measures_without_references_have_regions_only() -> None:
     table = make_measures().assign(reference_years=np.nan, error_months=np.nan)
-    found = summarise_regions(table, draws=0)
+    found = summarise_regions(table, resamples=0)
     assert [group["by"] for group in found["groups"]] == ["region"] * 3

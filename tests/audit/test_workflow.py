@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 import boneage.audit.stress
-from boneage.audit.gallery import LOOKS, Case
+from boneage.audit.gallery import ACQUISITION, Case
 from boneage.audit.report import CHECKLIST, save_audit
 from boneage.audit.stress import STRESSES
-from boneage.audit.workflow import AUDITED, PREDICTIONS, REGIONS, STRESS, audit_films
+from boneage.audit.workflow import AUDITED, PREDICTIONS, REGIONS, STRESS, audit_images
 from boneage.clinical.growth import classify, look_up, sd_score
 from boneage.data.labels import find_images, find_labels
 from boneage.errors import BoneAgeError, LabelError
@@ -30,8 +30,8 @@ FEW = tuple(stress for stress in STRESSES if (stress.family, stress.level) in CH
 
 @pytest.fixture(scope="module")
 def folder(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten drawn films with labels, outlines and a calibration; one film is broken, two unknown."""
-    folder = tmp_path_factory.mktemp("films")
+    """Ten synthetic images with labels, masks and a calibration; one is broken, two unknown."""
+    folder = tmp_path_factory.mktemp("images")
     write_cohort(folder / "cohort", 10, 2, 100, masks=True, workers=1)
     labels = pd.read_csv(find_labels(folder / "cohort"))
     ages = (labels["boneage"] + np.arange(-20.0, 30.0, 5.0)).clip(4)
@@ -45,7 +45,7 @@ def folder(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(path, images)
     shutil.copy(images / "900001.png", images / "stranger.png")
     shutil.copy(images / "900001.png", images / os.fsdecode(b"caf\xe9.png"))
-    (images / "900010.png").write_text("no film")
+    (images / "900010.png").write_text("no image")
     make_calibration(Predictor(exported).contract.graph_sha256).save(folder / "site.toml")
     return folder
 
@@ -54,7 +54,7 @@ Audited = tuple[dict[str, Any], pd.DataFrame, list[Case]]
 
 
 def run(exported: Path, folder: Path, out: Path, **options: Any) -> Audited:
-    """Audit the films with few stresses and draws."""
+    """Audit the images with few stresses and draws."""
     settings: dict[str, Any] = {
         "images": folder / "images",
         "labels": folder / "labels.csv",
@@ -66,7 +66,7 @@ def run(exported: Path, folder: Path, out: Path, **options: Any) -> Audited:
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(boneage.audit.stress, "STRESSES", FEW)
-        return audit_films(**settings | options)
+        return audit_images(**settings | options)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def audited(exported: Path, folder: Path, out: Path) -> Audited:
     return found
 
 
-def test_the_figures_are_those_of_the_answers_and_every_film_is_counted(
+def test_the_figures_are_those_of_the_answers_and_every_image_is_counted(
     audited: Audited, out: Path
 ) -> None:
     result, table, _ = audited
@@ -98,12 +98,12 @@ def test_the_figures_are_those_of_the_answers_and_every_film_is_counted(
     assert result["accuracy"]["coverage"]["value"] is not None
 
 
-def test_groups_are_those_of_the_labels_and_of_how_the_films_were_taken(
+def test_groups_are_those_of_the_labels_and_of_how_the_images_were_taken(
     audited: Audited, folder: Path
 ) -> None:
     groups = audited[0]["groups"]
     kinds = {group["by"] for group in groups}
-    assert kinds == {"sex", "age", "sex and age", "site", *LOOKS}
+    assert kinds == {"sex", "age", "sex and age", "site", *ACQUISITION}
     for kind in kinds:
         assert sum(group["n"] for group in groups if group["by"] == kind) == 9
     sites = {group["group"]: group["n"] for group in groups if group["by"] == "site"}
@@ -129,7 +129,7 @@ def test_the_chronological_age_of_the_labels_gives_the_clinical_meaning(
         assert row["clinical"]["clean"]["value"] == pytest.approx(share)
 
 
-def test_every_film_is_answered_under_every_stress(audited: Audited, out: Path) -> None:
+def test_every_image_is_answered_under_every_stress(audited: Audited, out: Path) -> None:
     robustness = audited[0]["robustness"]
     assert robustness["n"] == 9
     assert [(row["family"], row["level"], row["n"]) for row in robustness["stresses"]] == [
@@ -137,7 +137,7 @@ def test_every_film_is_answered_under_every_stress(audited: Audited, out: Path) 
     ]
     answers = pd.read_csv(out / STRESS)
     assert answers.groupby("path").size().tolist() == [4] * 9
-    # The model averages a film and its mirror image, and its answer depends on the sex.
+    # The model averages an image and its mirror image, and its answer depends on the sex.
     assert robustness["stresses"][0]["moved_months"]["value"] < 0.5
     assert robustness["stresses"][2]["moved_months"]["value"] > 1
     plain, clean = (
@@ -147,7 +147,7 @@ def test_every_film_is_answered_under_every_stress(audited: Audited, out: Path) 
     np.testing.assert_allclose(clean["predicted_months"], plain["predicted_months"], atol=1e-3)
 
 
-def test_every_film_with_regions_is_measured(audited: Audited, out: Path) -> None:
+def test_every_image_with_regions_is_measured(audited: Audited, out: Path) -> None:
     regions = audited[0]["regions"]
     measures = pd.read_csv(out / REGIONS, dtype={"image_id": str})
     assert 4 < regions["n"] == measures["image_id"].nunique() <= 9
@@ -162,8 +162,8 @@ def test_the_gallery_shows_the_worst_and_the_most_uncertain(audited: Audited) ->
     uncertain = [row["image_id"] for row in result["uncertain"][:4]]
     expected = [(i, "large error") for i in worst]
     expected += [(i, "wide interval") for i in uncertain if i not in worst]
-    assert [(case.film.image_id, case.why) for case in gallery] == expected
-    assert all(case.film.overlay is not None for case in gallery)
+    assert [(case.record.image_id, case.why) for case in gallery] == expected
+    assert all(case.record.overlay is not None for case in gallery)
 
 
 def test_the_json_is_strict_and_is_the_result(audited: Audited, out: Path) -> None:
@@ -194,10 +194,10 @@ def test_the_page_has_every_section_and_asks_the_network_for_nothing(
 
 def test_the_page_holds_the_pictures_of_the_cases(audited: Audited, out: Path) -> None:
     page = Page((out / "report.html").read_text(encoding="utf-8"))
-    films = [shown for case in audited[2] for shown in (case.film, *case.neighbours)]
+    records = [shown for case in audited[2] for shown in (case.record, *case.neighbours)]
     pictures = [image for image in page.every("img")
                 if (image["src"] or "").startswith("data:image/jpeg;base64,")]  # fmt: skip
-    assert len(pictures) == 2 * len(films) > 10
+    assert len(pictures) == 2 * len(records) > 10
     assert len(page.every("img")) - len(pictures) == 6
     for picture in pictures:
         assert picture["alt"]
@@ -243,14 +243,14 @@ def test_an_interrupted_audit_goes_on_and_ends_as_if_nothing_had_been(
     assert result == audited[0]
     pd.testing.assert_frame_equal(table, audited[1], check_exact=True)
     shown, expected = (
-        [(film.image_id, film.picture, film.overlay) for case in cases
-         for film in (case.film, *case.neighbours)]
+        [(record.image_id, record.picture, record.overlay) for case in cases
+         for record in (case.record, *case.neighbours)]
         for cases in (gallery, audited[2])
     )  # fmt: skip
     assert shown == expected
 
 
-def test_films_of_an_earlier_audit_that_are_gone_are_in_no_figure(
+def test_images_of_an_earlier_audit_that_are_gone_are_in_no_figure(
     audited: Audited, exported: Path, folder: Path, out: Path, tmp_path: Path
 ) -> None:
     again = Path(shutil.copytree(out, tmp_path / "again"))
@@ -261,7 +261,7 @@ def test_films_of_an_earlier_audit_that_are_gone_are_in_no_figure(
     result, table, gallery = run(exported, folder, again, images=images)
     assert result["n"] == len(table) == len(gallery) == 4
     assert (result["n_unanswered"], result["n_without_reference"]) == (0, 0)
-    # The earlier run's rows stay, that of the film it could not read among them.
+    # The earlier run's rows stay, that of the image it could not read among them.
     assert len(pd.read_csv(again / PREDICTIONS)) == 12 + 4
 
 
@@ -271,7 +271,7 @@ def test_without_stress_and_regions_nothing_is_said_of_them(
     images = tmp_path / "images"
     images.mkdir()
     shutil.copy(folder / "images" / "900002.png", images)
-    found = run(exported, folder, tmp_path / "out", images=images, draws=0)
+    found = run(exported, folder, tmp_path / "out", images=images, resamples=0)
     assert found[0]["n"] == 1
     assert found[0]["robustness"] is found[0]["regions"] is None
     page = Page(save_audit(tmp_path / "out", *found).read_text(encoding="utf-8"))
@@ -281,7 +281,7 @@ def test_without_stress_and_regions_nothing_is_said_of_them(
     assert not written & {STRESS, REGIONS, "robustness.csv", "regions.csv"}
 
 
-def test_what_cannot_be_audited_is_refused_before_a_film_is_answered(
+def test_what_cannot_be_audited_is_refused_before_an_image_is_answered(
     exported: Path, folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -291,7 +291,7 @@ def test_what_cannot_be_audited_is_refused_before_a_film_is_answered(
     (tmp_path / "boxes.csv").write_text("id,width,height,region\n900001,9,9,a\n")
     for options, kind, message in (
         ({"labels": tmp_path / "sexes.csv"}, BoneAgeError, "has no bone age"),
-        ({"labels": tmp_path / "strangers.csv"}, BoneAgeError, "none of the 12 films is in the t"),
+        ({"labels": tmp_path / "strangers.csv"}, BoneAgeError, "none of the 12 images is in the t"),
         ({"by": ["race"]}, LabelError, "has no column 'race' to group by; found: id, boneage"),
         ({"by": ["sex"]}, LabelError, "every figure is given by sex already"),
         ({"by": ["status"], "labels": tmp_path / "status.csv"}, LabelError,
@@ -317,36 +317,36 @@ def test_regions_that_the_report_would_overwrite_are_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["regions.csv"]
 
 
-def test_two_films_of_one_name_are_refused_before_one_is_answered(
+def test_two_images_of_one_name_are_refused_before_one_is_answered(
     exported: Path, folder: Path, tmp_path: Path
 ) -> None:
-    films, out = Path(shutil.copytree(folder, tmp_path / "films")), tmp_path / "out"
-    film = films / "images" / "900001.png"
-    (films / "images" / "twin").mkdir()
-    twin = Path(shutil.copy(film, films / "images" / "twin"))
+    records, out = Path(shutil.copytree(folder, tmp_path / "images")), tmp_path / "out"
+    record = records / "images" / "900001.png"
+    (records / "images" / "twin").mkdir()
+    twin = Path(shutil.copy(record, records / "images" / "twin"))
     with pytest.raises(BoneAgeError) as caught:
-        run(exported, films, out)
-    assert str(film) in str(caught.value)
+        run(exported, records, out)
+    assert str(record) in str(caught.value)
     assert str(twin) in str(caught.value)
     assert not out.exists()
 
 
-def test_regions_of_other_films_are_refused_before_the_stresses(
+def test_regions_of_other_images_are_refused_before_the_stresses(
     audited: Audited, exported: Path, folder: Path, out: Path, tmp_path: Path
 ) -> None:
     again = Path(shutil.copytree(out, tmp_path / "again"))
     (again / STRESS).unlink()
     boxes = tmp_path / "boxes.csv"
     boxes.write_text("id,width,height,region,xmin,ymin,xmax,ymax\nx,100,100,a,5,5,50,50\n")
-    with pytest.raises(BoneAgeError, match=r"none of the 9 films has a region \(first ids of reg"):
+    with pytest.raises(BoneAgeError, match=r"none of the 9 images has a region \(first ids of reg"):
         run(exported, folder, again, stress=True, regions=boxes)
     assert not (again / STRESS).exists()
 
 
-def test_films_that_are_all_unreadable_are_one_line(
+def test_images_that_are_all_unreadable_are_one_line(
     exported: Path, folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "900001.png").write_text("no film")
+    (tmp_path / "images" / "900001.png").write_text("no image")
     with pytest.raises(LabelError, match="has no prediction"):
         run(exported, folder, tmp_path / "out", images=tmp_path / "images")

@@ -170,9 +170,9 @@ def test_the_report_s_command_lines_run_verbatim(raw: Path, tmp_path: Path) -> N
     for name in ("main.py", "preprocess.py", "gradcam_demo.py"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(raw, tmp_path / "data" / "raw")
-    films = sorted((tmp_path / "data/raw/boneage-training-dataset").rglob("*.png"))
-    for film in films[40:]:
-        film.unlink()  # fewer films, since the defaults are the report's 256 px and 10 epochs
+    radiographs = sorted((tmp_path / "data/raw/boneage-training-dataset").rglob("*.png"))
+    for image in radiographs[40:]:
+        image.unlink()  # fewer images, since the defaults are the report's 256 px and 10 epochs
     (tmp_path / "run.toml").write_text('epochs = 1\ninit = "none"\nimage_size = 64\n')
 
     def run(line: str, *extra: str) -> str:
@@ -181,7 +181,7 @@ def test_the_report_s_command_lines_run_verbatim(raw: Path, tmp_path: Path) -> N
         assert result.returncode == 0, result.stderr[-2000:]
         return result.stdout
 
-    assert "40 films: 40 reduced to 256 px" in run("python preprocess.py")
+    assert "40 images: 40 reduced to 256 px" in run("python preprocess.py")
     run("python main.py --mode train --use_processed", "--config", "run.toml")
     figures = run("python main.py --mode evaluate --use_processed")
     assert "test split, n = 6" in figures
@@ -207,15 +207,15 @@ def test_preprocess_reports_what_it_did(
 ) -> None:
     data, processed = tmp_path / "raw", tmp_path / "processed"
     shutil.copytree(raw, data)
-    films = sorted((data / "boneage-training-dataset").rglob("*.png"))
-    films[0].write_bytes(b"no image")
+    radiographs = sorted((data / "boneage-training-dataset").rglob("*.png"))
+    radiographs[0].write_bytes(b"no image")
     arguments = ["preprocess", "--data", str(data), "--processed", str(processed), "--workers", "1"]
     assert main([*arguments, "--image-size", "32"]) == 0
     out = capsys.readouterr().out
-    assert "80 films: 79 reduced to 32 px, 0 up to date, 1 broken" in out
-    assert f"broken: {films[0].stem}: {films[0]} is not an image" in out
+    assert "80 images: 79 reduced to 32 px, 0 up to date, 1 broken" in out
+    assert f"broken: {radiographs[0].stem}: {radiographs[0]} is not an image" in out
     assert main([*arguments, "--image-size", "32", "--invert", "always"]) == 0
-    assert f"turned because bones were dark: {films[1].stem}" in capsys.readouterr().out
+    assert f"turned because bones were dark: {radiographs[1].stem}" in capsys.readouterr().out
 
 
 def test_phantom_draws_the_rsna_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,14 +257,14 @@ def test_an_interrupted_training_says_how_to_go_on(raw: Path, tmp_path: Path) ->
 
 
 @pytest.fixture
-def films(raw: Path, tmp_path: Path) -> Path:
-    """A folder of three films."""
-    folder = tmp_path / "films"
+def radiographs(raw: Path, tmp_path: Path) -> Path:
+    """A folder of three images."""
+    folder = tmp_path / "images"
     (folder / "below").mkdir(parents=True)
-    for name, film in zip(
+    for name, image in zip(
         ("1.png", "2.png", "below/3.png"), sorted(raw.rglob("*.png")), strict=False
     ):
-        shutil.copy(film, folder / name)
+        shutil.copy(image, folder / name)
     return folder
 
 
@@ -272,95 +272,95 @@ def predict(exported: Path, *arguments: object) -> int:
     return main(["predict", *map(str, arguments), "--model", str(exported), "--workers", "1"])
 
 
-def test_one_film_is_answered_for_a_person(
-    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_one_image_is_answered_for_a_person(
+    exported: Path, radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_calibration(Predictor(exported).contract.graph_sha256).save(tmp_path / "site.toml")
     site = ("--calibration", tmp_path / "site.toml")
-    assert predict(exported, films / "1.png", "--sex", "F", *site) == 0
+    assert predict(exported, radiographs / "1.png", "--sex", "F", *site) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == str(films / "1.png")
+    assert lines[0] == str(radiographs / "1.png")
     assert [line.split()[0] for line in lines[1:5]] == ["bone", "interval", "stage", "sex"]
     assert re.search(r"\d+ years? \d+ months? to \d+ years? \d+ months? \(90%", lines[2])
     assert lines[4].endswith("female")
     assert lines[-1].strip() == "Research use only, not a medical device."
 
 
-def test_several_films_are_a_line_each_and_a_count(
-    exported: Path, films: Path, capsys: pytest.CaptureFixture[str]
+def test_several_images_are_a_line_each_and_a_count(
+    exported: Path, radiographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (films / "notes.txt").write_text("text")
-    assert predict(exported, films) == 0
+    (radiographs / "notes.txt").write_text("text")
+    assert predict(exported, radiographs) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[:3]] == [
-        str(films / name) for name in ("1.png", "2.png", "below/3.png")
+        str(radiographs / name) for name in ("1.png", "2.png", "below/3.png")
     ]
-    assert lines[3].startswith("3 films: 3 ok; 1 other file left out. Research use only")
-    (films.parent / "table.csv").write_text("id,sex\n1,M\n")
-    assert predict(exported, films, "--table", films.parent / "table.csv") == 0
+    assert lines[3].startswith("3 images: 3 ok; 1 other file left out. Research use only")
+    (radiographs.parent / "table.csv").write_text("id,sex\n1,M\n")
+    assert predict(exported, radiographs, "--table", radiographs.parent / "table.csv") == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("3 films: 3 ok; 2 not in the table; 1 other file left out.")
+    assert last.startswith("3 images: 3 ok; 2 not in the table; 1 other file left out.")
 
 
-def test_an_unreadable_film_is_named_the_run_goes_on_and_the_status_is_1(
-    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_unreadable_image_is_named_the_run_goes_on_and_the_status_is_1(
+    exported: Path, radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (films / "2.png").write_text("no film")
+    (radiographs / "2.png").write_text("no image")
     out = tmp_path / "out.csv"
-    assert predict(exported, films, "--out", out) == 1
-    assert "3 films: 2 ok, 1 error" in capsys.readouterr().out.splitlines()[-1]
+    assert predict(exported, radiographs, "--out", out) == 1
+    assert "3 images: 2 ok, 1 error" in capsys.readouterr().out.splitlines()[-1]
     table = pd.read_csv(out)
     assert table["status"].tolist() == ["ok", "error", "ok"]
     assert "2.png is not an image" in table["reasons"][1]
-    assert predict(exported, films / "2.png") == 1
-    assert capsys.readouterr().out.startswith(f"error: {films / '2.png'} is not an image")
-    assert predict(exported, films / "gone.png") == 1
+    assert predict(exported, radiographs / "2.png") == 1
+    assert capsys.readouterr().out.startswith(f"error: {radiographs / '2.png'} is not an image")
+    assert predict(exported, radiographs / "gone.png") == 1
     assert capsys.readouterr().out.endswith("gone.png does not exist.\n")
 
 
 def test_json_is_an_array_of_rows_and_nothing_else_on_stdout(
-    exported: Path, films: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, radiographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert predict(exported, films, "--json", "--sex", "M") == 0
+    assert predict(exported, radiographs, "--json", "--sex", "M") == 0
     out, error = capsys.readouterr()
     rows = json.loads(out)
     assert [row["image_id"] for row in rows] == ["1", "2", "3"]
     assert all(tuple(row) == columns_of_run(with_reference=False) for row in rows)
     assert rows[0]["predicted_low_years"] is None
     assert rows[0]["sex"] == "M"
-    assert "3 films: 3 ok" in error
-    (films / "1.png").write_text("no film")
-    assert predict(exported, films / "1.png", "--json") == 1
+    assert "3 images: 3 ok" in error
+    (radiographs / "1.png").write_text("no image")
+    assert predict(exported, radiographs / "1.png", "--json") == 1
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["status"], row["predicted_years"]) == ("error", None)
 
 
-def test_out_holds_a_row_a_film_in_the_agreed_columns_and_is_taken_up(
-    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_out_holds_a_row_an_image_in_the_agreed_columns_and_is_taken_up(
+    exported: Path, radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.csv"
-    assert predict(exported, films, "--out", out) == 0
-    assert f"3 films: 3 ok; in {out}." in capsys.readouterr().out
+    assert predict(exported, radiographs, "--out", out) == 0
+    assert f"3 images: 3 ok; in {out}." in capsys.readouterr().out
     whole = out.read_text()
     assert whole.splitlines()[0] == ",".join(columns_of_run(with_reference=False))
     out.write_text(whole[:-30])
-    assert predict(exported, films, "--out", out) == 0
-    assert "1 film: 1 ok; 2 answered before;" in capsys.readouterr().out
+    assert predict(exported, radiographs, "--out", out) == 0
+    assert "1 image: 1 ok; 2 answered before;" in capsys.readouterr().out
     assert out.read_text() == whole
-    assert predict(exported, films, "--out", out) == 0
-    assert "0 films: none left to answer; 3 answered before" in capsys.readouterr().out
-    assert predict(exported, films, "--json", "--out", out) == 0
+    assert predict(exported, radiographs, "--out", out) == 0
+    assert "0 images: none left to answer; 3 answered before" in capsys.readouterr().out
+    assert predict(exported, radiographs, "--json", "--out", out) == 0
     assert json.loads(capsys.readouterr().out) == []
 
 
 def test_the_answers_of_another_model_are_not_mixed_in(
-    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, site = tmp_path / "out.csv", tmp_path / "site.toml"
-    assert predict(exported, films, "--out", out) == 0
+    assert predict(exported, radiographs, "--out", out) == 0
     before = out.read_text()
     make_calibration(Predictor(exported).contract.graph_sha256).save(site)
-    assert predict(exported, films, "--out", out, "--calibration", site) == 1
+    assert predict(exported, radiographs, "--out", out, "--calibration", site) == 1
     assert "holds predictions of calibration_sha256 none, this run has" in capsys.readouterr().err
     assert out.read_text() == before
 
@@ -375,11 +375,11 @@ def test_the_answers_of_another_model_are_not_mixed_in(
     ],
 )
 def test_a_table_gives_the_sex_and_the_age_where_it_has_them(
-    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    exported: Path, radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     text: str, sexes: list[str | None], years: list[float | None] | None,
 ) -> None:  # fmt: skip
     (tmp_path / "table.csv").write_text(text)
-    assert predict(exported, films, "--table", tmp_path / "table.csv", "--json") == 0
+    assert predict(exported, radiographs, "--table", tmp_path / "table.csv", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["sex"] for row in rows] == sexes
     if years is None:
@@ -390,14 +390,14 @@ def test_a_table_gives_the_sex_and_the_age_where_it_has_them(
 
 
 def test_a_table_goes_before_the_sex_of_all_and_both_before_the_file_s(
-    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pixels = np.asarray(Image.open(films / "1.png").convert("L"))
-    save_dicom(films / "4.dcm", pixels, PatientSex="M")
+    pixels = np.asarray(Image.open(radiographs / "1.png").convert("L"))
+    save_dicom(radiographs / "4.dcm", pixels, PatientSex="M")
     (tmp_path / "table.csv").write_text("id,sex\n1,F\n2,U\n")
 
     def sexes(*arguments: object) -> list[str | None]:
-        assert predict(exported, films, "--json", *arguments) == 0
+        assert predict(exported, radiographs, "--json", *arguments) == 0
         return [row["sex"] for row in json.loads(capsys.readouterr().out)]
 
     table = ("--table", tmp_path / "table.csv")
@@ -407,23 +407,25 @@ def test_a_table_goes_before_the_sex_of_all_and_both_before_the_file_s(
     assert sexes(*table) == ["F", None, "M", None]
 
 
-def test_a_table_of_other_films_or_none_is_one_line(
-    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_table_of_other_images_or_none_is_one_line(
+    exported: Path, radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "table.csv").write_text("id,sex\n77,F\n")
-    assert predict(exported, films, "--table", tmp_path / "table.csv") == 1
-    assert "none of the 3 films is in the table" in capsys.readouterr().err
-    assert predict(exported, films, "--table", tmp_path / "gone.csv") == 1
+    assert predict(exported, radiographs, "--table", tmp_path / "table.csv") == 1
+    assert "none of the 3 images is in the table" in capsys.readouterr().err
+    assert predict(exported, radiographs, "--table", tmp_path / "gone.csv") == 1
     assert "gone.csv does not exist" in capsys.readouterr().err
 
 
-def test_heat_maps_are_written_on_request(exported: Path, films: Path, tmp_path: Path) -> None:
-    assert predict(exported, films, "--heatmap", tmp_path / "maps") == 0
+def test_heat_maps_are_written_on_request(
+    exported: Path, radiographs: Path, tmp_path: Path
+) -> None:
+    assert predict(exported, radiographs, "--heatmap", tmp_path / "maps") == 0
     assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["1.png", "2.png", "3.png"]
 
 
 def test_answers_are_printed_beside_the_progress_and_not_into_it(
-    exported: Path, films: Path
+    exported: Path, radiographs: Path
 ) -> None:
     command = [
         sys.executable,
@@ -431,21 +433,29 @@ def test_answers_are_printed_beside_the_progress_and_not_into_it(
         "-m",
         "boneage",
         "predict",
-        str(films),
+        str(radiographs),
         "--model",
         str(exported),
     ]
     seen = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True, text=True, bufsize=1
     ).stdout
-    assert "film/s" in seen
+    assert "image/s" in seen
     for name in ("1.png", "2.png", "3.png"):
         assert re.search(rf"^\S*{name}: .* sex unknown", seen, re.MULTILINE)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes there say nothing of their reader")
-def test_a_reader_that_has_seen_enough_is_no_fault(exported: Path, films: Path) -> None:
-    command = [sys.executable, "-m", "boneage", "predict", str(films), "--model", str(exported)]
+def test_a_reader_that_has_seen_enough_is_no_fault(exported: Path, radiographs: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "boneage",
+        "predict",
+        str(radiographs),
+        "--model",
+        str(exported),
+    ]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
@@ -453,13 +463,13 @@ def test_a_reader_that_has_seen_enough_is_no_fault(exported: Path, films: Path) 
         assert running.stderr is not None
         running.stdout.close()
         said = running.stderr.read()
-    assert "film/s" in said
+    assert "image/s" in said
     assert "roken" not in said
     assert "Exception" not in said
 
 
 def test_a_model_without_a_map_draws_none(
-    tmp_path: Path, exported: Path, films: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, exported: Path, radiographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mute = Path(shutil.copy(exported, tmp_path / "mute.onnx"))
     model = onnx.load(mute)
@@ -470,41 +480,41 @@ def test_a_model_without_a_map_draws_none(
     outputs = tuple(name for name in contract.outputs if name != "age_map")
     entry.value = replace(contract, outputs=outputs).to_json()
     onnx.save(model, mute)
-    assert predict(mute, films, "--heatmap", tmp_path / "maps") == 1
+    assert predict(mute, radiographs, "--heatmap", tmp_path / "maps") == 1
     assert f"{mute} gives no map of the age. Leave --heatmap out." in capsys.readouterr().err
     assert not (tmp_path / "maps").exists()
 
 
 def test_what_cannot_be_predicted_is_one_line(
-    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, status, message in (
         ((), 1, "there is nothing to predict"),
         (
-            (films / "below", "--out", films),
+            (radiographs / "below", "--out", radiographs),
             1,
-            f"{films} is no ordinary file, so it cannot be taken up.",
+            f"{radiographs} is no ordinary file, so it cannot be taken up.",
         ),
-        ((films, "--sex", "feminine"), 2, "feminine"),
-        ((films, "--calibration", tmp_path / "gone.toml"), 1, "gone.toml does not exist"),
+        ((radiographs, "--sex", "feminine"), 2, "feminine"),
+        ((radiographs, "--calibration", tmp_path / "gone.toml"), 1, "gone.toml does not exist"),
     ):
         assert predict(exported, *arguments) == status
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
     assert not list(tmp_path.glob(".*.part"))
-    assert main(["predict", str(films), "--model", str(tmp_path / "gone.onnx")]) == 1
+    assert main(["predict", str(radiographs), "--model", str(tmp_path / "gone.onnx")]) == 1
     assert "gone.onnx does not exist; expected a file of" in capsys.readouterr().err
 
 
-def test_a_name_that_is_no_text_and_a_damaged_dicom_film_leave_no_trace_but_a_line(
-    exported: Path, films: Path
+def test_a_name_that_is_no_text_and_a_damaged_dicom_image_leave_no_trace_but_a_line(
+    exported: Path, radiographs: Path
 ) -> None:
     if sys.platform == "linux":
-        shutil.copy(films / "1.png", films / os.fsdecode(b"caf\xe9.png"))
-    whole = save_dicom(films / "4.dcm", np.eye(90, dtype=np.uint8), compress=RLELossless)
+        shutil.copy(radiographs / "1.png", radiographs / os.fsdecode(b"caf\xe9.png"))
+    whole = save_dicom(radiographs / "4.dcm", np.eye(90, dtype=np.uint8), compress=RLELossless)
     whole.write_bytes(whole.read_bytes()[:-9])
-    result = python("-m", "boneage", "predict", str(films), "--model", str(exported))
+    result = python("-m", "boneage", "predict", str(radiographs), "--model", str(exported))
     assert result.returncode == 1
     assert "4.dcm cannot be read as DICOM: it is cut short." in result.stdout
     assert "Traceback" not in result.stderr
@@ -512,7 +522,7 @@ def test_a_name_that_is_no_text_and_a_damaged_dicom_film_leave_no_trace_but_a_li
     assert "4.dcm" not in result.stderr
 
 
-def test_a_model_is_calibrated_on_labelled_films(
+def test_a_model_is_calibrated_on_labelled_images(
     exported: Path, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table, site = find_labels(raw), tmp_path / "site.toml"
@@ -522,34 +532,42 @@ def test_a_model_is_calibrated_on_labelled_films(
     images.mkdir()
     for image_id in labels["id"].head(34):
         shutil.copy(next(raw.rglob(f"{image_id}.png")), images)
-    (images / f"{labels['id'][0]}.png").write_text("no film")
+    (images / f"{labels['id'][0]}.png").write_text("no image")
     command = ["calibrate", str(tmp_path / "few.csv"), "--model", str(exported), "--out", str(site)]
     assert main([*command, "--images", str(images), "--workers", "1"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("33 films\n  bias, male")
+    assert out.startswith("33 images\n  bias, male")
     assert re.search(r"^left out: \S+ is not an image", out, re.MULTILINE)
-    assert f"left out: 2 labelled ids without a film in {images}\n" in out
+    assert f"left out: 2 labelled ids without an image in {images}\n" in out
     assert f"boneage predict --calibration {site}" in out
     assert predict(exported, images / f"{labels['id'][1]}.png", "--calibration", site) == 0
     assert "90% prediction interval" in capsys.readouterr().out
 
 
-def test_a_calibration_without_its_films_or_ages_is_one_line(
-    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_calibration_without_its_images_or_ages_is_one_line(
+    exported: Path, radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = tmp_path / "table.csv"
     command = ["calibrate", str(table), "--model", str(exported), "--images"]
     for text, folder, message in (
-        ("id,sex\n1,F\n", films, f"none of the 3 films in {films} has an age in {table}. Pass"),
-        ("id,sex\n9,F\n", films, "none of the 3 films is in the table"),
-        ("id,sex,boneage\n1,F,90\n", films / "gone", "gone is not a folder; expected the films of"),
-        ("id,sex,boneage\n1,F,90\n", films, "1 labelled films are too few"),
+        (
+            "id,sex\n1,F\n",
+            radiographs,
+            f"none of the 3 images in {radiographs} has an age in {table}. Pass",
+        ),
+        ("id,sex\n9,F\n", radiographs, "none of the 3 images is in the table"),
+        (
+            "id,sex,boneage\n1,F,90\n",
+            radiographs / "gone",
+            "gone is not a folder; expected the images of",
+        ),
+        ("id,sex,boneage\n1,F,90\n", radiographs, "1 labelled images are too few"),
     ):
         table.write_text(text)
         assert main([*command, str(folder), "--out", str(tmp_path / "site.toml")]) == 1
         assert message in capsys.readouterr().err
     assert not (tmp_path / "site.toml").exists()
-    assert main([*command, str(films), "--out", str(table)]) == 1
+    assert main([*command, str(radiographs), "--out", str(table)]) == 1
     assert f"--out is {table}, the table itself" in capsys.readouterr().err
     assert table.read_text().startswith("id,sex")
 
@@ -574,7 +592,8 @@ def test_predictions_are_audited_into_a_page_and_its_figures(
     tables: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "evidence"
-    command = ["audit", tables[0], "--by", "site", tables[1], "--out", str(out), "--draws", "50"]
+    command = ["audit", tables[0], "--by", "site", tables[1], "--out", str(out)]
+    command += ["--resamples", "50"]
     assert main(command) == 0
     printed, error = capsys.readouterr()
     assert printed.startswith("ours/answers.csv, n = 70\n  MAE   3.00 [")
@@ -597,7 +616,7 @@ def test_one_case_is_audited_without_an_interval(
     assert "  MAE   1.00 months\n" in capsys.readouterr().out
 
 
-def test_films_are_answered_and_audited_in_one_command(
+def test_images_are_answered_and_audited_in_one_command(
     exported: Path, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels, images, out = find_labels(raw), tmp_path / "images", tmp_path / "out"
@@ -606,11 +625,11 @@ def test_films_are_answered_and_audited_in_one_command(
     for image_id in known["id"].head(6):
         shutil.copy(next(raw.rglob(f"{image_id}.png")), images)
     shutil.copy(images / f"{known['id'][0]}.png", images / "stranger.png")
-    (images / f"{known['id'][1]}.png").write_text("no film")
+    (images / f"{known['id'][1]}.png").write_text("no image")
     site = tmp_path / "site.toml"
     make_calibration(Predictor(exported).contract.graph_sha256).save(site)
     command = ["audit", "--images", str(images), "--labels", str(labels), "--out", str(out),
-               "--model", str(exported), "--calibration", str(site), "--draws", "20",
+               "--model", str(exported), "--calibration", str(site), "--resamples", "20",
                "--workers", "1"]  # fmt: skip
     assert main(command) == 0
     assert f"report in {out / 'report.html'}" in capsys.readouterr().out
@@ -624,7 +643,7 @@ def test_films_are_answered_and_audited_in_one_command(
     assert result["accuracy"]["coverage"]["value"] is not None
 
 
-def test_films_are_stressed_and_their_regions_measured_in_one_command(
+def test_images_are_stressed_and_their_regions_measured_in_one_command(
     exported: Path, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels, images, out = find_labels(raw), tmp_path / "images", tmp_path / "out"
@@ -639,7 +658,7 @@ def test_films_are_stressed_and_their_regions_measured_in_one_command(
     )
     make_calibration(Predictor(exported).contract.graph_sha256).save(site)
     command = ["audit", "--images", str(images), "--labels", str(labels), "--out", str(out),
-               "--model", str(exported), "--calibration", str(site), "--draws", "20",
+               "--model", str(exported), "--calibration", str(site), "--resamples", "20",
                "--workers", "1", "--stress", "--regions", str(boxes)]  # fmt: skip
     assert main(command) == 0
     assert f"report in {out / 'report.html'}" in capsys.readouterr().out
@@ -665,10 +684,10 @@ def test_an_audit_of_nothing_or_of_two_things_is_one_line(
         ([*images, "--labels", str(tmp_path / "sexes.csv")], 1, "sexes.csv has no bone age"),
         ([tables[0], tables[0]], 1, "answers.csv is given twice"),
         ([tables[0], "--by", "race"], 1, "has no column 'race'"),
-        ([tables[0], "--stress"], 1, "--stress and --regions need the films; pass --images with"),
-        ([tables[0], "--regions", "boxes.csv"], 1, "--stress and --regions need the films"),
+        ([tables[0], "--stress"], 1, "--stress and --regions need the images; pass --images with"),
+        ([tables[0], "--regions", "boxes.csv"], 1, "--stress and --regions need the images"),
         (["--stress"], 1, either),
-        ([tables[0], "--draws", "-1"], 2, "--draws"),
+        ([tables[0], "--resamples", "-1"], 2, "--resamples"),
         ([str(tmp_path / "gone.csv")], 1, "gone.csv does not exist"),
     ):
         assert main(["audit", *arguments, "--out", str(tmp_path / "out")]) == status
@@ -684,7 +703,7 @@ def test_an_audit_does_not_write_over_what_it_reads(
     table = Path(shutil.copy(tables[0], tmp_path / "groups.csv"))
     before = table.read_bytes()
     for inputs in ([str(table)], [tables[1], str(table)]):
-        assert main(["audit", *inputs, "--out", str(tmp_path), "--draws", "0"]) == 1
+        assert main(["audit", *inputs, "--out", str(tmp_path), "--resamples", "0"]) == 1
         assert "groups.csv lies among the tables to be written" in capsys.readouterr().err
     assert table.read_bytes() == before
     assert [path.name for path in tmp_path.glob("*.*")] == ["groups.csv"]
@@ -706,27 +725,27 @@ def test_an_audit_without_its_libraries_names_the_extra_that_brings_them(
 
 @pytest.mark.parametrize("word", ["boy", "Male", "1"])
 def test_every_word_for_a_sex_is_taken_as_an_option(
-    exported: Path, films: Path, capsys: pytest.CaptureFixture[str], word: str
+    exported: Path, radiographs: Path, capsys: pytest.CaptureFixture[str], word: str
 ) -> None:
-    assert predict(exported, films / "1.png", "--sex", word, "--json") == 0
+    assert predict(exported, radiographs / "1.png", "--sex", word, "--json") == 0
     assert json.loads(capsys.readouterr().out)[0]["sex"] == "M"
 
 
 def test_a_word_that_is_no_sex_is_refused_with_those_that_are(
-    exported: Path, films: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, radiographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert predict(exported, films / "1.png", "--sex", "diverse") == 2
+    assert predict(exported, radiographs / "1.png", "--sex", "diverse") == 2
     error = capsys.readouterr().err
     assert "sex is 'diverse'; expected M or F (also male, female, boy, girl," in error
     assert error.count("\n") == 1
 
 
-def test_films_of_one_name_need_rows_with_folders(
-    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_images_of_one_name_need_rows_with_folders(
+    exported: Path, radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, number in (("patientA", 1), ("patientB", 2)):
         (tmp_path / "in" / name).mkdir(parents=True)
-        shutil.copy(films / f"{number}.png", tmp_path / "in" / name / "00001.png")
+        shutil.copy(radiographs / f"{number}.png", tmp_path / "in" / name / "00001.png")
     table = tmp_path / "sexes.csv"
     table.write_text("id;sex\n00001;boy\n")
     assert predict(exported, tmp_path / "in", "--table", table) == 1
@@ -741,13 +760,13 @@ def test_films_of_one_name_need_rows_with_folders(
 
 
 def test_a_file_replaced_since_the_last_run_is_predicted_again_and_counted(
-    exported: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.csv"
-    assert predict(exported, films, "--out", out) == 0
-    shutil.copy(films / "below" / "3.png", films / "1.png")
+    assert predict(exported, radiographs, "--out", out) == 0
+    shutil.copy(radiographs / "below" / "3.png", radiographs / "1.png")
     capsys.readouterr()
-    assert predict(exported, films, "--out", out) == 0
+    assert predict(exported, radiographs, "--out", out) == 0
     said = capsys.readouterr().out
     assert "2 answered before; 1 predicted again, since the file has changed;" in said
     rows = pd.read_csv(out)
@@ -776,7 +795,7 @@ def test_two_runs_on_one_file_never_double_a_row(exported: Path, raw: Path, tmp_
 
 @pytest.fixture(scope="module")
 def run_and_export(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A finished run on the cohort, whose validation part has 12 films, and its export."""
+    """A finished run on the cohort, whose validation part has 12 images, and its export."""
     folder = tmp_path_factory.mktemp("run")
     assert main(["train", "--data", str(raw), "--output", str(folder / "run"), *TINY]) == 0
     plain = folder / "plain.onnx"
@@ -792,13 +811,13 @@ def test_a_run_s_own_validation_part_calibrates_it(
     command = ["calibrate", "--images", str(raw), "--model", str(plain), "--part", "val"]
     site = tmp_path / "site.toml"
     assert main([*command, "--output", str(run), "--out", str(site)]) == 1
-    assert "12 labelled films are too few to calibrate on; expected 20" in capsys.readouterr().err
-    monkeypatch.setattr("boneage.inference.calibration.MIN_FILMS", 12)
+    assert "12 labelled images are too few to calibrate on; expected 20" in capsys.readouterr().err
+    monkeypatch.setattr("boneage.inference.calibration.MIN_IMAGES", 12)
     assert main([*command, "--output", str(run), "--out", str(site)]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("12 films\n")
+    assert said.startswith("12 images\n")
     assert "without a" not in said
-    assert "with 12 films, intervals meant to hold 90% of new references may hold" in said
+    assert "with 12 images, intervals meant to hold 90% of new references may hold" in said
 
 
 def test_a_part_of_another_split_is_refused(

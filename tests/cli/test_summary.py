@@ -15,7 +15,7 @@ def _report(
     has_age: bool = True,
     has_stage: bool = True,
     sex: tuple[str | None, ...] = ("M", "F", "M", "F"),
-    draws: int = 20,
+    resamples: int = 20,
     **options: Any,
 ) -> Report:
     """Four children: one error of +2 years (24 months), one of -1; one stage wrong by age."""
@@ -32,7 +32,7 @@ def _report(
             **dict.fromkeys(PROBABILITIES, 0.5 if has_stage else NAN),
         }
     )
-    return evaluate_table(table, draws=draws, **options)
+    return evaluate_table(table, resamples=resamples, **options)
 
 
 def test_the_first_line_names_split_and_number_of_cases() -> None:
@@ -41,7 +41,7 @@ def test_the_first_line_names_split_and_number_of_cases() -> None:
 
 
 def test_a_summary_without_intervals_reads_like_this() -> None:
-    text = summarise(_report(draws=0, baseline_years=11.0))
+    text = summarise(_report(resamples=0, baseline_years=11.0))
     assert text.splitlines()[1:] == [
         "  MAE            0.750 years = 9.00 months",
         "  RMSE           1.118 years = 13.42 months",

@@ -8,9 +8,9 @@ from boneage.inference.prediction import Prediction
 from builders import make_calibration
 
 WHOLE = Prediction(
-    "7", Path("films/7.png"), "F", 10.46, 9.0, 12.04, 125.52, "Child", 0.75, 0.24, 0.01
+    "7", Path("images/7.png"), "F", 10.46, 9.0, 12.04, 125.52, "Child", 0.75, 0.24, 0.01
 )
-BARE = Prediction("7", Path("films/7.png"), predicted_stage="Adult")
+BARE = Prediction("7", Path("images/7.png"), predicted_stage="Adult")
 
 
 @pytest.mark.parametrize(
@@ -26,10 +26,10 @@ def test_an_age_is_told_in_whole_years_and_months(years: float, text: str) -> No
     assert format_age(years) == text
 
 
-def test_one_film_is_told_in_full() -> None:
-    film = replace(WHOLE, status="warn", reasons=("one", "two")).with_reference(12.0)
-    assert describe_prediction(film, in_full=True).splitlines() == [
-        "films/7.png",
+def test_one_image_is_told_in_full() -> None:
+    image = replace(WHOLE, status="warn", reasons=("one", "two")).with_reference(12.0)
+    assert describe_prediction(image, in_full=True).splitlines() == [
+        "images/7.png",
         "  bone age   10 years 6 months",
         "  interval   9 years 0 months to 12 years 0 months (90% prediction interval)",
         "  stage      Child (probability 75%)",
@@ -43,36 +43,36 @@ def test_one_film_is_told_in_full() -> None:
 
 def test_what_the_model_does_not_say_is_left_out() -> None:
     assert describe_prediction(BARE, in_full=True).splitlines() == [
-        "films/7.png",
+        "images/7.png",
         "  stage      Adult",
         "  sex        unknown",
         "  Research use only, not a medical device.",
     ]
-    assert describe_prediction(BARE, in_full=False) == "films/7.png: Adult, sex unknown"
+    assert describe_prediction(BARE, in_full=False) == "images/7.png: Adult, sex unknown"
 
 
-def test_a_film_among_others_is_one_line() -> None:
-    film = replace(WHOLE, status="warn", reasons=("one", "two"))
-    assert describe_prediction(film, in_full=False) == (
-        "films/7.png: 10.5 years (9.0 to 12.0) Child, sex female [warn: one; two]"
+def test_an_image_among_others_is_one_line() -> None:
+    image = replace(WHOLE, status="warn", reasons=("one", "two"))
+    assert describe_prediction(image, in_full=False) == (
+        "images/7.png: 10.5 years (9.0 to 12.0) Child, sex female [warn: one; two]"
     )
 
 
 @pytest.mark.parametrize("in_full", [True, False])
-def test_a_film_without_an_answer_says_why(in_full: bool) -> None:
+def test_an_image_without_an_answer_says_why(in_full: bool) -> None:
     tiny = Prediction("7", Path("7.png"), status="reject", reasons=("it is tiny",))
     assert describe_prediction(tiny, in_full=in_full) == "7.png: reject: it is tiny"
     gone = Prediction("7", Path("7.png"), status="error", reasons=("7.png does not exist.",))
     assert describe_prediction(gone, in_full=in_full) == "error: 7.png does not exist."
 
 
-def test_films_are_counted_by_what_became_of_them() -> None:
+def test_images_are_counted_by_what_became_of_them() -> None:
     counts = Counts()
-    assert counts.summarise(None).startswith("0 films: none left to answer. Research use only")
+    assert counts.summarise(None).startswith("0 images: none left to answer. Research use only")
     for status in ("error", "ok", "ok", "warn"):
         counts.add(replace(WHOLE, status=status))
     assert counts.has_errors
-    assert counts.summarise(None).startswith("4 films: 2 ok, 1 warn, 1 error. Research")
+    assert counts.summarise(None).startswith("4 images: 2 ok, 1 warn, 1 error. Research")
     counts.kept, counts.changed, counts.rest = 3, 2, ["1 other file left out"]
     text = counts.summarise(Path("out.csv"))
     assert (
@@ -83,17 +83,17 @@ def test_films_are_counted_by_what_became_of_them() -> None:
     one.add(WHOLE)
     assert not one.has_errors
     assert one.summarise(None).startswith(
-        "1 film: 1 ok; 1 not in the table; 2 of the table's rows without an"
+        "1 image: 1 ok; 1 not in the table; 2 of the table's rows without an"
     )
 
 
 def test_a_calibration_is_told_beside_the_model_s_own() -> None:
-    fitted = make_calibration("abc", bias_male_years=0.25, films=40)
+    fitted = make_calibration("abc", bias_male_years=0.25, images=40)
     alone = describe_calibration(fitted, None)
-    assert alone.splitlines()[:2] == ["40 films", "  bias, male         +3.00 months"]
+    assert alone.splitlines()[:2] == ["40 images", "  bias, male         +3.00 months"]
     assert alone.splitlines()[-2] == "  temperature        2.00"
-    assert alone.splitlines()[-1].startswith("  with 40 films, intervals meant to hold 90% of new")
-    many = describe_calibration(replace(fitted, films=300), None)
+    assert alone.splitlines()[-1].startswith("  with 40 images, intervals meant to hold 90% of new")
+    many = describe_calibration(replace(fitted, images=300), None)
     assert many.splitlines()[-1] == "  temperature        2.00"
     assert "+3.00 months (model's own -120.00)" in describe_calibration(
         fitted, make_calibration("abc")

@@ -27,7 +27,7 @@ def make_dataset(samples: pd.DataFrame, recipe: Recipe, split: str = "train") ->
     return BoneAgeDataset(rows, get_transforms(split, recipe), RAW, seed=recipe.seed)
 
 
-def test_every_film_in_a_shuffled_loader_keeps_its_own_age_sex_and_stage(
+def test_every_image_in_a_shuffled_loader_keeps_its_own_age_sex_and_stage(
     samples: pd.DataFrame, recipe: Recipe
 ) -> None:
     loader = make_loader(make_dataset(samples, recipe), recipe, shuffle=True, workers=2)
@@ -45,13 +45,13 @@ def test_every_film_in_a_shuffled_loader_keeps_its_own_age_sex_and_stage(
     assert seen != order
 
 
-def test_the_image_of_a_row_is_the_film_with_its_id(samples: pd.DataFrame, recipe: Recipe) -> None:
+def test_the_image_of_a_row_is_the_image_with_its_id(samples: pd.DataFrame, recipe: Recipe) -> None:
     dataset = make_dataset(samples, recipe, "val")
     item = dataset[3]
-    film = Image.open(
+    radiograph = Image.open(
         dict(zip(samples["image_id"], samples["path"], strict=True))[item["image_id"]]
     )
-    expected = np.asarray(film.resize((48, 48), Image.Resampling.BILINEAR)) / 255
+    expected = np.asarray(radiograph.resize((48, 48), Image.Resampling.BILINEAR)) / 255
     mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     shown = item["image"] * std[:, None, None] + mean[:, None, None]
     for channel in shown:
@@ -66,7 +66,7 @@ def test_height_comes_before_width(samples: pd.DataFrame, recipe: Recipe) -> Non
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_evaluation_films_are_never_augmented(
+def test_evaluation_images_are_never_augmented(
     samples: pd.DataFrame, recipe: Recipe, split: str
 ) -> None:
     dataset = make_dataset(samples, recipe, split)
@@ -75,7 +75,7 @@ def test_evaluation_films_are_never_augmented(
     torch.testing.assert_close(dataset[0]["image"], first, rtol=0, atol=0)
 
 
-def test_training_films_are_augmented_anew_each_epoch(
+def test_training_images_are_augmented_anew_each_epoch(
     samples: pd.DataFrame, recipe: Recipe
 ) -> None:
     dataset = make_dataset(samples, recipe)
@@ -99,7 +99,7 @@ def test_augmentation_depends_on_seed_epoch_and_row_alone(
     assert not torch.equal(other[0]["image"], alone[0])
 
 
-def test_reading_a_film_leaves_the_global_random_state_alone(
+def test_reading_an_image_leaves_the_global_random_state_alone(
     samples: pd.DataFrame, recipe: Recipe
 ) -> None:
     dataset = make_dataset(samples, recipe)
@@ -126,24 +126,26 @@ def test_rotation_stays_within_its_limit(recipe: Recipe) -> None:
     assert 7 < np.abs(tilts).max() <= 10.5
 
 
-def test_the_share_of_films_turned_early_is_the_one_asked_for(recipe: Recipe) -> None:
+def test_the_share_of_images_turned_early_is_the_one_asked_for(recipe: Recipe) -> None:
     """A checkerboard of single pixels keeps its extremes when enlarged, not when turned first."""
-    film = Image.fromarray(np.indices((50, 50)).sum(axis=0).astype(np.uint8) % 2 * 255)
+    radiograph = Image.fromarray(np.indices((50, 50)).sum(axis=0).astype(np.uint8) % 2 * 255)
     still = replace(recipe, image_size=200, horizontal_flip=False, rotation=20.0)
 
     def contrast(seed: int, share: float) -> float:
         torch.manual_seed(seed)
         changed = replace(still, early_rotation=share)
-        return get_transforms("train", changed)(film)[0, 60:140, 60:140].std().item()
+        return get_transforms("train", changed)(radiograph)[0, 60:140, 60:140].std().item()
 
     sharp = min(contrast(seed, 0.0) for seed in range(20))
     blurred = sum(contrast(seed, 0.5) < 0.9 * sharp for seed in range(100))
     assert 35 <= blurred <= 65
-    evaluated = [get_transforms("val", replace(still, early_rotation=p))(film) for p in (0.0, 0.5)]
+    evaluated = [
+        get_transforms("val", replace(still, early_rotation=p))(radiograph) for p in (0.0, 0.5)
+    ]
     assert torch.equal(*evaluated)
 
 
-def test_zoom_shift_and_brightness_vary_training_films(
+def test_zoom_shift_and_brightness_vary_training_images(
     samples: pd.DataFrame, recipe: Recipe
 ) -> None:
     still = replace(recipe, rotation=0.0, horizontal_flip=False)
@@ -156,16 +158,16 @@ def test_zoom_shift_and_brightness_vary_training_films(
 
 
 def test_varied_brightness_never_clips_a_bone(recipe: Recipe) -> None:
-    film = Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (256, 1)))
+    radiograph = Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (256, 1)))
     still = replace(recipe, image_size=256, rotation=0.0, horizontal_flip=False, brightness=0.4)
     transform = get_transforms("train", still)
     for seed in range(20):
         torch.manual_seed(seed)
-        row = transform(film)[0, 0]
+        row = transform(radiograph)[0, 0]
         assert (row[-20:].diff() > 0).sum() >= 5  # the brightest twenty still differ
 
 
-def test_stretched_films_reach_the_network_as_the_predictor_stretches_them(
+def test_stretched_images_reach_the_network_as_the_predictor_stretches_them(
     samples: pd.DataFrame, recipe: Recipe
 ) -> None:
     stretched = replace(recipe, stretch_grey=True)
@@ -182,7 +184,7 @@ def test_unknown_sex_is_neither_male_nor_female(samples: pd.DataFrame, recipe: R
     assert make_dataset(unknown, recipe)[0]["sex"].item() == 0.0
 
 
-def test_a_last_batch_of_one_film_is_left_out_of_training_only(
+def test_a_last_batch_of_one_image_is_left_out_of_training_only(
     samples: pd.DataFrame, recipe: Recipe
 ) -> None:
     dataset = make_dataset(samples, recipe)

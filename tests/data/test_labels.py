@@ -505,7 +505,7 @@ def test_a_raw_folder_that_is_missing_says_how_to_get_one(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("folder", [f"{KAGGLE}/{KAGGLE}", KAGGLE, "images", "."])
-def test_films_are_found_nested_once_nested_and_flat(tmp_path: Path, folder: str) -> None:
+def test_images_are_found_nested_once_nested_and_flat(tmp_path: Path, folder: str) -> None:
     _touch(tmp_path / folder, "1377.png", "96.png")
     assert find_images(tmp_path) == {
         "96": tmp_path / folder / "96.png",
@@ -513,7 +513,7 @@ def test_films_are_found_nested_once_nested_and_flat(tmp_path: Path, folder: str
     }
 
 
-def test_the_innermost_folder_with_films_is_taken_alone(tmp_path: Path) -> None:
+def test_the_innermost_folder_with_images_is_taken_alone(tmp_path: Path) -> None:
     _touch(tmp_path, "1.png")
     _touch(tmp_path / KAGGLE, "2.png")
     _touch(tmp_path / KAGGLE / KAGGLE, "3.png")
@@ -526,22 +526,24 @@ def test_an_empty_nested_folder_is_passed_over(tmp_path: Path) -> None:
     assert list(find_images(tmp_path)) == ["1"]
 
 
-def test_films_of_every_format_are_found_and_nothing_else(tmp_path: Path) -> None:
+def test_images_of_every_format_are_found_and_nothing_else(tmp_path: Path) -> None:
     _touch(tmp_path, "a.png", "b.PNG", "c.jpg", "d.jpeg", "e.tif", "f.TIFF", "g.bmp", "h.v2.png")
     _touch(tmp_path, "labels.csv", "notes.txt", "._a.png", "thumbs.db")
     assert sorted(find_images(tmp_path)) == ["a", "b", "c", "d", "e", "f", "g", "h.v2"]
 
 
-def test_two_films_with_one_id_are_refused(tmp_path: Path) -> None:
+def test_two_images_with_one_id_are_refused(tmp_path: Path) -> None:
     _touch(tmp_path, "7.jpg", "7.png")
-    message = r"holds two films with id '7': 7\.jpg and 7\.png\. Keep one\."
+    message = r"holds two images with id '7': 7\.jpg and 7\.png\. Keep one\."
     with pytest.raises(LabelError, match=message):
         find_images(tmp_path)
 
 
-def test_a_folder_without_films_is_an_error(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
     _touch(tmp_path, "labels.csv")
-    with pytest.raises(LabelError, match=r"holds no films; expected \.png, \.jpg, .*\.dicom files"):
+    with pytest.raises(
+        LabelError, match=r"holds no images; expected \.png, \.jpg, .*\.dicom files"
+    ):
         find_images(tmp_path)
 
 
@@ -549,15 +551,15 @@ def _labels(*ids: str) -> pd.DataFrame:
     return pd.DataFrame({"image_id": list(ids), "months": np.arange(1.0, len(ids) + 1)})
 
 
-def test_each_row_gets_its_own_film_by_id(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_row_gets_its_own_image_by_id(caplog: pytest.LogCaptureFixture) -> None:
     images = {i: Path(f"{i}.png") for i in ("3", "1", "2", "extra")}
     samples = match_images(_labels("1", "2", "3"), images)
     assert [p.stem for p in samples["path"]] == ["1", "2", "3"]
     assert list(samples) == ["image_id", "months", "path"]
-    assert caplog.messages == ["left out 1 films without a row"]
+    assert caplog.messages == ["left out 1 images without a row"]
 
 
-def test_ids_with_folders_find_their_own_films_of_one_name(tmp_path: Path) -> None:
+def test_ids_with_folders_find_their_own_images_of_one_name(tmp_path: Path) -> None:
     _touch(tmp_path / "A", "1.png")
     _touch(tmp_path / "B", "1.png", "2.png")
     images = find_images(tmp_path)
@@ -570,7 +572,7 @@ def test_ids_with_folders_find_their_own_films_of_one_name(tmp_path: Path) -> No
         match_images(_labels("1", "2"), images)
 
 
-def test_rows_without_a_film_are_left_out_counted_and_named(
+def test_rows_without_an_image_are_left_out_counted_and_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ids = [str(i) for i in range(1, 11)]
@@ -582,14 +584,14 @@ def test_rows_without_a_film_are_left_out_counted_and_named(
     assert samples.index.tolist() == [0, 1]
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.getMessage() == "left out 8 rows without a film: 1, 2, 3, 5, 6, …"
+    assert record.getMessage() == "left out 8 rows without an image: 1, 2, 3, 5, 6, …"
 
 
-def test_labels_and_films_that_share_no_id_are_an_error_with_the_first_of_each() -> None:
+def test_labels_and_images_that_share_no_id_are_an_error_with_the_first_of_each() -> None:
     images = {f"x{i}": Path(f"x{i}.png") for i in range(5)}
     message = (
-        r"none of the 4 labelled ids has a film \(first ids: 1, 2, 3; first films: x0, x1, x2\)\. "
-        "Check that --data and --labels belong together"
+        r"none of the 4 labelled ids has an image \(first ids: 1, 2, 3; first images: x0, x1, "
+        r"x2\)\. Check that --data and --labels belong together"
     )
     with pytest.raises(LabelError, match=message):
         match_images(_labels("1", "2", "3", "4"), images)
@@ -622,14 +624,14 @@ def test_the_fingerprint_of_the_data_changes_with_every_label(column: str, value
     assert data_sha256(changed) != data_sha256(_data())
 
 
-def test_what_is_known_of_films_is_their_sex_and_their_age_in_years(csv: Path) -> None:
+def test_what_is_known_of_images_is_their_sex_and_their_age_in_years(csv: Path) -> None:
     csv.write_text("Image ID,Sex,Bone Age (months)\n7.png,F,90\n8,U,132.6\n9,male,12\n")
     assert read_known(csv) == {"7": ("F", 7.5), "8": (None, pytest.approx(11.05)), "9": ("M", 1.0)}
     csv.write_text("id,male\n7,True\n8,\n")
     assert read_known(csv) == {"7": ("M", None), "8": (None, None)}
 
 
-def test_what_is_known_of_films_may_lack_some_ages_but_holds_no_wrong_one(csv: Path) -> None:
+def test_what_is_known_of_images_may_lack_some_ages_but_holds_no_wrong_one(csv: Path) -> None:
     csv.write_text("id,sex,boneage\n7,F,120\n8,M,\n")
     assert read_known(csv) == {"7": ("F", 10.0), "8": ("M", None)}
     csv.write_text("id,sex,boneage\n7,F,120\n8,M,young\n")

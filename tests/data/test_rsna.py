@@ -14,7 +14,7 @@ from boneage.cli.app import main
 from boneage.data.rsna import download_rsna
 from boneage.errors import BoneAgeError
 
-FILM = "boneage-training-dataset/boneage-training-dataset/1377.png"
+IMAGE = "boneage-training-dataset/boneage-training-dataset/1377.png"
 
 
 class Kaggle(BaseHTTPRequestHandler):
@@ -29,7 +29,7 @@ class Kaggle(BaseHTTPRequestHandler):
             archive = io.BytesIO()
             with zipfile.ZipFile(archive, "w") as file:
                 file.writestr("boneage-training-dataset.csv", "id,boneage,male\n1377,180,False\n")
-                file.writestr(FILM, b"film")
+                file.writestr(IMAGE, b"image")
             body = archive.getvalue()
         self.send_response(self.status)
         self.send_header("Content-Length", str(len(body)))
@@ -67,10 +67,10 @@ def test_nothing_is_fetched_before_the_terms_are_accepted(
 
 
 @pytest.mark.usefixtures("kaggle")
-def test_the_films_arrive_in_the_kaggle_layout(tmp_path: Path) -> None:
+def test_the_images_arrive_in_the_kaggle_layout(tmp_path: Path) -> None:
     out = tmp_path / "raw"
     assert main(["download", str(out), "--accept-terms"]) == 0
-    assert (out / FILM).read_bytes() == b"film"
+    assert (out / IMAGE).read_bytes() == b"image"
     assert (out / "boneage-training-dataset.csv").read_text().startswith("id,boneage,male")
 
 
@@ -79,9 +79,9 @@ def test_a_download_that_was_cut_off_is_completed(tmp_path: Path) -> None:
     out = tmp_path / "raw"
     download_rsna(out)
     (out / "boneage-training-dataset.csv").unlink()
-    (out / FILM).unlink()
+    (out / IMAGE).unlink()
     download_rsna(out)
-    assert (out / FILM).read_bytes() == b"film"
+    assert (out / IMAGE).read_bytes() == b"image"
     assert (out / "boneage-training-dataset.csv").is_file()
 
 

@@ -98,22 +98,22 @@ def test_the_split_of_a_fixed_table_never_changes() -> None:
     )
 
 
-def _grouped(patients: int, films: int = 3) -> pd.DataFrame:
-    """Patients of several films; two in three films show the stage of the patient."""
+def _grouped(patients: int, images: int = 3) -> pd.DataFrame:
+    """Patients of several images; two in three images show the stage of the patient."""
     rng = np.random.default_rng(2)
     rows = [
         {
-            "image_id": str(p * films + f),
+            "image_id": str(p * images + f),
             "group": f"p{p}",
             "stage": p % 2 if f else 1 - p % 2,
         }
         for p in range(patients)
-        for f in range(films)
+        for f in range(images)
     ]
     return pd.DataFrame(rows).iloc[rng.permutation(len(rows))].reset_index(drop=True)
 
 
-def test_the_films_of_a_group_stay_together() -> None:
+def test_the_images_of_a_group_stay_together() -> None:
     samples = _grouped(100)
     parts = split_samples(samples).groupby(samples["group"]).nunique()
     assert (parts == 1).all()
@@ -188,13 +188,13 @@ def test_too_few_rows_are_an_error(counts: tuple[int, ...]) -> None:
         split_samples(_samples(*counts))
 
 
-def test_too_few_groups_are_an_error_however_many_films() -> None:
-    with pytest.raises(LabelError, match="films or groups are too few to split"):
-        split_samples(_grouped(2, films=30))
+def test_too_few_groups_are_an_error_however_many_images() -> None:
+    with pytest.raises(LabelError, match="images or groups are too few to split"):
+        split_samples(_grouped(2, images=30))
 
 
 def test_too_few_rows_are_counted() -> None:
-    with pytest.raises(LabelError, match=r"^3 films"):
+    with pytest.raises(LabelError, match=r"^3 images"):
         split_samples(_samples(3))
 
 
@@ -223,13 +223,13 @@ def test_a_split_is_not_fingerprinted_in_part() -> None:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A split of six films, one of them of another folder."""
+    """A split of six images, one of them of another folder."""
     path = tmp_path / "split.csv"
     path.write_text("image_id,split\n1,train\n2.png, val\n3,test\n4,train\n5,test\n99,unused\n")
     return path
 
 
-def test_a_split_is_read_from_a_file_whatever_its_order_and_further_films(file: Path) -> None:
+def test_a_split_is_read_from_a_file_whatever_its_order_and_further_images(file: Path) -> None:
     samples = _samples(3, 2)[::-1]
     parts = read_split(file, samples)
     assert parts.index.equals(samples.index)
@@ -245,10 +245,10 @@ def test_a_doubled_column_is_refused(tmp_path: Path) -> None:
         read_split(path, _samples(3, 2))
 
 
-def test_rows_of_other_films_are_counted(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_of_other_images_are_counted(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         read_split(file, _samples(3, 2))
-    assert "1 rows without a labelled film here: 99" in caplog.text
+    assert "1 rows without a labelled image here: 99" in caplog.text
 
 
 def test_a_split_that_was_written_is_read_back(tmp_path: Path) -> None:
@@ -266,13 +266,13 @@ def test_a_split_that_was_written_is_read_back(tmp_path: Path) -> None:
             "part\n",
             r"split.csv needs one column split; found: image_id, part\. It should",
         ),
-        ("image_id", "film", r"needs one column image_id; found: film, split"),
+        ("image_id", "image", r"needs one column image_id; found: image, split"),
         ("image_id,split", "split,split", r"needs one column image_id; found: split, split"),
         ("3,test", "3,valid", r"line 4: split is 'valid'; expected train, val, test\. Fix or"),
         ("3,test\n", "3,\n", r"line 4: split is ''; expected train, val, test"),
         ("4,train", "1,test", r"line 5: id '1' was given on line 2 already"),
         ("4,train\n", "", r"split.csv: 1 rows without a part: 4\. Add them"),
-        ("2.png, val", "2,test", r"split.csv puts none of these films in val\. Add some"),
+        ("2.png, val", "2,test", r"split.csv puts none of these images in val\. Add some"),
     ],
 )
 def test_an_unfit_split_file_is_refused(file: Path, old: str, new: str, message: str) -> None:
@@ -289,7 +289,7 @@ def test_a_missing_split_file_is_named(tmp_path: Path) -> None:
 def test_a_split_file_may_not_part_a_group(file: Path) -> None:
     samples = _samples(3, 2)
     samples["group"] = samples["image_id"].map({"1": "a", "4": "a", "2": "b", "3": "c", "5": "b"})
-    with pytest.raises(LabelError, match=r"split.csv puts the films of b in test and val\. Keep"):
+    with pytest.raises(LabelError, match=r"split.csv puts the images of b in test and val\. Keep"):
         read_split(file, samples)
     samples["group"] = samples["group"].where(samples["image_id"] != "5", "c")
     assert read_split(file, samples).tolist() == ["train", "val", "test", "train", "test"]

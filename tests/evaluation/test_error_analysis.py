@@ -14,8 +14,8 @@ import statsmodels.stats.proportion
 
 from boneage.evaluation.error_analysis import (
     DIFFICULT,
+    find_potential_label_errors,
     find_shared,
-    find_suspects,
     find_uncertain,
     find_worst,
     half_widths,
@@ -78,14 +78,14 @@ def test_the_most_uncertain_have_the_widest_intervals_whatever_their_error() -> 
 
 def test_a_label_is_suspect_beyond_one_and_a_half_half_widths_of_its_interval() -> None:
     table = with_intervals(make_table([14.9, 15.1, -40, 0]), [10, 10, 20, 1])
-    rows = find_suspects(table)
+    rows = find_potential_label_errors(table)
     assert ids(rows) == ["c2", "c1"]
     assert [row["error_in_half_widths"] for row in rows] == pytest.approx([2.0, 1.51])
 
 
 def test_without_intervals_a_label_is_judged_by_the_spread_of_all_errors() -> None:
     errors = [*np.tile([-1.0, 1.0], 30), 20.0]
-    rows = find_suspects(make_table(errors))
+    rows = find_potential_label_errors(make_table(errors))
     assert ids(rows) == ["c60"]
     expected = 20.0 / (scipy.stats.norm.ppf(0.95) * np.std(errors, ddof=1))
     assert rows[0]["error_in_half_widths"] == pytest.approx(expected, rel=1e-3)
@@ -94,13 +94,13 @@ def test_without_intervals_a_label_is_judged_by_the_spread_of_all_errors() -> No
 def test_a_label_that_was_given_next_to_no_probability_is_suspect_whatever_its_error() -> None:
     table = with_intervals(make_table([0, 0, 0]), 10.0)  # Child, Child, Adolescent
     table[CHANCES] = [[0.9, 0.1, 0.0], [0.01, 0.99, 0.0], [0.5, 0.02, 0.48]]
-    rows = find_suspects(table)
+    rows = find_potential_label_errors(table)
     assert ids(rows) == ["c1"]
     assert rows[0]["p_of_reference_stage"] == pytest.approx(0.01)
 
 
 def test_at_most_twenty_suspects_are_listed_the_strongest_first() -> None:
-    rows = find_suspects(with_intervals(make_table(np.arange(100, 140)), 10.0))
+    rows = find_potential_label_errors(with_intervals(make_table(np.arange(100, 140)), 10.0))
     assert len(ids(rows)) == DIFFICULT
     assert rows[0]["error_in_half_widths"] == pytest.approx(13.9)
 
@@ -109,15 +109,17 @@ def test_at_most_twenty_suspects_are_listed_the_strongest_first() -> None:
 def test_errors_that_do_not_vary_make_no_label_suspect(errors: list[float]) -> None:
     table = make_table(errors)
     assert np.isinf(half_widths(table)).all()
-    assert find_suspects(table) == []
+    assert find_potential_label_errors(table) == []
     table[CHANCES] = [1.0, 0.0, 0.0]
-    for row in find_suspects(table):  # by their probability then, and never with NaN
+    for row in find_potential_label_errors(table):  # by their probability then, and never with NaN
         assert row["error_in_half_widths"] == row["p_of_reference_stage"] == 0.0
-    assert len(ids(find_suspects(table))) == min(DIFFICULT, (table["reference_stage"] > 0).sum())
+    assert len(ids(find_potential_label_errors(table))) == min(
+        DIFFICULT, (table["reference_stage"] > 0).sum()
+    )
 
 
 def test_an_interval_of_no_width_is_no_division_by_zero() -> None:
-    rows = find_suspects(with_intervals(make_table([0.0, 1.0]), 0.0))
+    rows = find_potential_label_errors(with_intervals(make_table([0.0, 1.0]), 0.0))
     assert ids(rows) == ["c1"]
 
 

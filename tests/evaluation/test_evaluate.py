@@ -79,7 +79,7 @@ CLASSIFICATION = ("accuracy", "precision_weighted", "recall_weighted", "f1_weigh
 
 
 def test_a_report_has_the_agreed_keys() -> None:
-    report = evaluate_table(_cohort(), draws=20)
+    report = evaluate_table(_cohort(), resamples=20)
     assert report["split"] == "val"
     assert report["n"] == 90
     assert set(REGRESSION) <= set(report["regression"])
@@ -99,7 +99,7 @@ def test_a_report_has_the_agreed_keys() -> None:
     ],
 )
 def test_each_figure_stands_within_its_interval(section: str, name: str) -> None:
-    figures = evaluate_table(_cohort(), draws=300)[section]
+    figures = evaluate_table(_cohort(), resamples=300)[section]
     interval = figures[f"{name}_ci"]
     assert type(interval) is list
     low, high = interval
@@ -127,24 +127,24 @@ def _leaves(value: Any) -> Iterator[Any]:
     ],
 )
 def test_a_report_is_plain_json(table: pd.DataFrame) -> None:
-    report = evaluate_table(table, baseline_years=10.0, draws=20)
+    report = evaluate_table(table, baseline_years=10.0, resamples=20)
     assert {type(leaf) for leaf in _leaves(report)} <= {str, int, float, type(None)}
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
 def test_the_same_table_gives_the_same_report() -> None:
-    assert evaluate_table(_cohort(), draws=50) == evaluate_table(_cohort(), draws=50)
+    assert evaluate_table(_cohort(), resamples=50) == evaluate_table(_cohort(), resamples=50)
 
 
 def test_evaluating_leaves_the_table_as_it_was() -> None:
     table = _cohort()
-    evaluate_table(table, draws=0)
+    evaluate_table(table, resamples=0)
     pd.testing.assert_frame_equal(table, _cohort())
 
 
 def test_by_default_an_interval_has_2000_draws() -> None:
     table = _cohort(5)
-    assert evaluate_table(table) == evaluate_table(table, draws=2000)
+    assert evaluate_table(table) == evaluate_table(table, resamples=2000)
 
 
 def test_no_draws_leave_the_intervals_out_and_all_else_as_it_is() -> None:
@@ -155,14 +155,14 @@ def test_no_draws_leave_the_intervals_out_and_all_else_as_it_is() -> None:
             return value
         return {k: without_intervals(v) for k, v in value.items() if not k.endswith("_ci")}
 
-    report = evaluate_table(_cohort(), draws=20)
-    assert evaluate_table(_cohort(), draws=0) == without_intervals(report) != report
+    report = evaluate_table(_cohort(), resamples=20)
+    assert evaluate_table(_cohort(), resamples=0) == without_intervals(report) != report
 
 
 def test_errors_of_ages_are_those_of_the_whole_table() -> None:
     table = _cohort()
     truth, answer = table["reference_years"], table["predicted_years"]
-    figures = evaluate_table(table, draws=0)["regression"]
+    figures = evaluate_table(table, resamples=0)["regression"]
     assert figures["mae_years"] == pytest.approx(sklearn.metrics.mean_absolute_error(truth, answer))
     assert figures["rmse_years"] == pytest.approx(
         sklearn.metrics.root_mean_squared_error(truth, answer)
@@ -174,7 +174,7 @@ def test_agreement_of_stages_is_that_of_the_whole_table() -> None:
     table = _cohort()
     truth = table["reference_stage"].map(STAGES.index)
     answer = table["predicted_stage"].map(STAGES.index)
-    figures = evaluate_table(table, draws=0)["classification"]
+    figures = evaluate_table(table, resamples=0)["classification"]
     assert figures["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(truth, answer))
     assert figures["qwk"] == pytest.approx(
         sklearn.metrics.cohen_kappa_score(truth, answer, weights="quadratic")
@@ -186,13 +186,13 @@ def test_agreement_of_stages_is_that_of_the_whole_table() -> None:
 def test_a_case_counts_the_same_in_a_short_last_batch_as_elsewhere() -> None:
     reference = [10.0] * 33
     predicted = [11.0] * 32 + [43.0]
-    figures = evaluate_table(_table(reference, predicted), draws=0)["regression"]
+    figures = evaluate_table(_table(reference, predicted), resamples=0)["regression"]
     assert figures["mae_years"] == pytest.approx((32 * 1 + 33) / 33)
     assert figures["rmse_years"] == pytest.approx(((32 * 1 + 33**2) / 33) ** 0.5)
 
 
 def test_the_signed_error_is_predicted_minus_reference() -> None:
-    figures = evaluate_table(_table([10.0, 13.0], [12.0, 14.0]), draws=0)["regression"]
+    figures = evaluate_table(_table([10.0, 13.0], [12.0, 14.0]), resamples=0)["regression"]
     assert figures["signed_error_years"] == 1.5
 
 
@@ -210,7 +210,7 @@ def _pairs(value: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def test_months_are_twelve_times_the_years() -> None:
-    pairs = list(_pairs(evaluate_table(_cohort(), baseline_years=10.0, draws=20)))
+    pairs = list(_pairs(evaluate_table(_cohort(), baseline_years=10.0, resamples=20)))
     assert {name for name, _, _ in pairs} >= {
         "mae_years",
         "mae_years_ci",
@@ -224,7 +224,7 @@ def test_months_are_twelve_times_the_years() -> None:
 
 def test_the_baseline_answers_one_age_for_all() -> None:
     table = _table([8.0, 10.0, 15.0], [8.0, 10.0, 15.0])
-    assert evaluate_table(table, baseline_years=10.0, draws=0)["baseline"] == {
+    assert evaluate_table(table, baseline_years=10.0, resamples=0)["baseline"] == {
         "constant_years": 10.0,
         "mae_years": pytest.approx(7 / 3),
         "mae_months": pytest.approx(28.0),
@@ -233,7 +233,7 @@ def test_the_baseline_answers_one_age_for_all() -> None:
 
 
 def test_there_is_no_baseline_unless_asked() -> None:
-    assert "baseline" not in evaluate_table(_cohort(), draws=0)
+    assert "baseline" not in evaluate_table(_cohort(), resamples=0)
 
 
 # Two labels of exactly 12 years: the thresholds miss both, the stage head one.
@@ -245,14 +245,14 @@ BOUNDARY = _table(
 
 
 def test_the_stage_head_is_compared_with_thresholds_on_the_age() -> None:
-    figures = evaluate_table(BOUNDARY, draws=0)["approaches"]
+    figures = evaluate_table(BOUNDARY, resamples=0)["approaches"]
     assert figures["direct_accuracy"] == pytest.approx(3 / 6)
     assert figures["threshold_accuracy"] == pytest.approx(3 / 6)
     assert figures["difference"] == 0.0
 
 
 def test_the_comparison_is_given_without_labels_of_exactly_12_years_too() -> None:
-    assert evaluate_table(BOUNDARY, draws=0)["approaches"]["without_boundary"] == {
+    assert evaluate_table(BOUNDARY, resamples=0)["approaches"]["without_boundary"] == {
         "n": 4,
         "direct_accuracy": pytest.approx(2 / 4),
         "threshold_accuracy": pytest.approx(3 / 4),
@@ -261,18 +261,18 @@ def test_the_comparison_is_given_without_labels_of_exactly_12_years_too() -> Non
 
 
 def test_a_table_of_nothing_but_labels_of_12_years_has_no_such_comparison() -> None:
-    figures = evaluate_table(_table([12.0, 12.0], [11.0, 13.0], [1, 0]), draws=20)["approaches"]
+    figures = evaluate_table(_table([12.0, 12.0], [11.0, 13.0], [1, 0]), resamples=20)["approaches"]
     assert figures["without_boundary"] == {"n": 0}
     assert figures["threshold_accuracy"] == 0.5
 
 
 def test_the_direct_accuracy_is_that_of_the_classification() -> None:
-    report = evaluate_table(_cohort(), draws=0)
+    report = evaluate_table(_cohort(), resamples=0)
     assert report["approaches"]["direct_accuracy"] == report["classification"]["accuracy"]
 
 
 def test_a_model_without_stage_head_answers_by_thresholds_alone() -> None:
-    report = evaluate_table(_table([5.0, 13.0, 19.0], [6.0, 11.0, 19.0]), draws=20)
+    report = evaluate_table(_table([5.0, 13.0, 19.0], [6.0, 11.0, 19.0]), resamples=20)
     figures = report["approaches"]
     assert figures["direct_accuracy"] is None
     assert figures["threshold_accuracy"] == pytest.approx(2 / 3)
@@ -283,7 +283,7 @@ def test_a_model_without_stage_head_answers_by_thresholds_alone() -> None:
 
 def test_a_model_without_age_head_has_no_figures_of_age() -> None:
     table = _table([5.0, 13.0, 19.0], stages=[0, 1, 1])
-    report = evaluate_table(table, baseline_years=10.0, draws=20)
+    report = evaluate_table(table, baseline_years=10.0, resamples=20)
     assert set(report) == {
         "split", "n", "classification", "approaches", "gender_bias", "stage_calibration",
     }  # fmt: skip
@@ -293,7 +293,7 @@ def test_a_model_without_age_head_has_no_figures_of_age() -> None:
 
 
 def test_a_stage_that_no_case_has_is_named() -> None:
-    report = evaluate_table(_table([5.0, 7.0, 13.0], [5.0, 13.0, 13.0], [0, 1, 1]), draws=20)
+    report = evaluate_table(_table([5.0, 7.0, 13.0], [5.0, 13.0, 13.0], [0, 1, 1]), resamples=20)
     figures = report["classification"]
     assert figures["n_by_stage"] == {"Child": 2, "Adolescent": 1, "Adult": 0}
     assert figures["absent_stages"] == ["Adult"]
@@ -302,13 +302,13 @@ def test_a_stage_that_no_case_has_is_named() -> None:
 
 def test_a_stage_that_is_never_answered_is_named() -> None:
     table = _table([5.0, 13.0, 19.0], stages=[1, 1, 1])
-    figures = evaluate_table(table, draws=20)["classification"]
+    figures = evaluate_table(table, resamples=20)["classification"]
     assert figures["never_predicted_stages"] == ["Child", "Adult"]
     assert figures["absent_stages"] == []
 
 
 def test_one_case_has_no_r2_and_no_kappa() -> None:
-    report = evaluate_table(_table([5.0], [6.0], [0]), draws=20)
+    report = evaluate_table(_table([5.0], [6.0], [0]), resamples=20)
     assert report["n"] == 1
     assert report["regression"]["mae_years"] == 1.0
     assert report["regression"]["mae_years_ci"] == [1.0, 1.0]
@@ -318,7 +318,7 @@ def test_one_case_has_no_r2_and_no_kappa() -> None:
 
 
 def test_constant_answers_have_figures_without_warnings() -> None:
-    report = evaluate_table(_table([5.0, 13.0, 19.0], [13.0] * 3, [1, 1, 1]), draws=20)
+    report = evaluate_table(_table([5.0, 13.0, 19.0], [13.0] * 3, [1, 1, 1]), resamples=20)
     assert report["classification"]["qwk"] == 0.0
     assert report["classification"]["precision_weighted"] == pytest.approx(1 / 9)
     assert report["regression"]["r2"] < 0.0
@@ -337,7 +337,7 @@ def test_a_prediction_that_is_not_finite_is_an_error_with_count_and_ids(
     table = _cohort()
     table.loc[[4, 7, 11, 80], column] = value
     message = (
-        f"{column} is not a finite number for 4 of 90 films, the first case4, case7, case11. "
+        f"{column} is not a finite number for 4 of 90 images, the first case4, case7, case11. "
         "A model whose training diverged"
     )
     with pytest.raises(BoneAgeError, match=message):
@@ -347,7 +347,7 @@ def test_a_prediction_that_is_not_finite_is_an_error_with_count_and_ids(
 def test_predictions_that_are_all_nan_are_an_error() -> None:
     table = _cohort().assign(predicted_years=NAN, p_child=NAN, p_adolescent=NAN, p_adult=NAN)
     with pytest.raises(BoneAgeError, match="not a finite number for 90 of 90"):
-        evaluate_table(table, draws=0)
+        evaluate_table(table, resamples=0)
 
 
 @pytest.mark.parametrize("column", ["reference_stage", "predicted_stage"])
@@ -357,11 +357,11 @@ def test_a_stage_that_is_missing_or_misspelled_is_an_error(column: str, stage: s
     table[column] = table[column].astype(object)
     table.loc[4, column] = stage
     with pytest.raises(BoneAgeError, match="case4"):
-        evaluate_table(table, draws=0)
+        evaluate_table(table, resamples=0)
 
 
 def test_each_stage_has_its_own_error() -> None:
-    rows = evaluate_table(_table([5.0, 7.0, 13.0, 19.0], [6.0, 9.0, 10.0, 19.5]), draws=0)
+    rows = evaluate_table(_table([5.0, 7.0, 13.0, 19.0], [6.0, 9.0, 10.0, 19.5]), resamples=0)
     assert [
         (r["group"], r["n"], r["mae_years"], r["signed_error_years"]) for r in rows["by_stage"]
     ] == [
@@ -372,7 +372,7 @@ def test_each_stage_has_its_own_error() -> None:
 
 
 def test_errors_of_a_group_stand_in_months_beside_the_years() -> None:
-    report = evaluate_table(_table([5.0, 7.0], [4.0, 6.5]), draws=0)
+    report = evaluate_table(_table([5.0, 7.0], [4.0, 6.5]), resamples=0)
     for section in ("by_stage", "by_age"):
         row = report[section][0]
         assert (row["mae_months"], row["signed_error_months"]) == (
@@ -396,12 +396,12 @@ def test_groups_have_the_intervals_of_their_own_resampling() -> None:
         assert row["mae_months_ci"] == pytest.approx(np.multiply(12.0, row["mae_years_ci"]))
     low, high = report["gender_bias"]["classification"]["female"]["accuracy_ci"]
     assert low < report["gender_bias"]["classification"]["female"]["accuracy"] < high
-    assert "mae_years_ci" not in evaluate_table(table, draws=0)["by_age"][0]
+    assert "mae_years_ci" not in evaluate_table(table, resamples=0)["by_age"][0]
 
 
 def test_ages_are_binned_by_two_years_in_order() -> None:
     table = _table([10.5, 3.0, 12.0, 2.0, 11.999, 0.5], [11.0, 3.5, 13.0, 2.5, 12.999, 1.0])
-    rows = evaluate_table(table, draws=0)["by_age"]
+    rows = evaluate_table(table, resamples=0)["by_age"]
     assert [(row["group"], row["n"]) for row in rows] == [
         ("0 to under 2 years", 1),
         ("2 to under 4 years", 2),
@@ -414,20 +414,20 @@ def test_ages_are_binned_by_two_years_in_order() -> None:
 def test_the_ten_worst_cases_come_worst_first() -> None:
     errors = np.array([0.1, -3.0, 0.5, 2.0, 1.0, -1.5, 0.2, 0.3, -0.4, 0.6, 0.7, 0.8])
     table = _table([10.0] * 12, (10.0 + errors).tolist())
-    worst = evaluate_table(table, draws=0)["worst_cases"]
+    worst = evaluate_table(table, resamples=0)["worst_cases"]
     assert [case["error_years"] for case in worst] == pytest.approx(
         [-3.0, 2.0, -1.5, 1.0, 0.8, 0.7, 0.6, 0.5, -0.4, 0.3]
     )
 
 
 def test_cases_equally_bad_keep_their_order() -> None:
-    worst = evaluate_table(_table([10.0] * 40, [11.0] * 40), draws=0)["worst_cases"]
+    worst = evaluate_table(_table([10.0] * 40, [11.0] * 40), resamples=0)["worst_cases"]
     assert [case["image_id"] for case in worst] == [f"case{i}" for i in range(10)]
 
 
 def test_a_worst_case_has_its_own_row() -> None:
     table = _table([10.0, 5.0, 9.0], [10.0, 8.0, 9.5], sex=["M", "F", None]).iloc[::-1]
-    first, second, _ = evaluate_table(table, draws=0)["worst_cases"]
+    first, second, _ = evaluate_table(table, resamples=0)["worst_cases"]
     assert first == {
         "image_id": "case1",
         "sex": "F",
@@ -642,14 +642,14 @@ def test_one_sex_only_has_no_difference(genders: list[Any], missing: str) -> Non
 
 def test_a_report_on_one_sex_only_is_complete() -> None:
     table = _table([5.0, 13.0], [6.0, 13.0], [0, 1], sex=["M", "M"])
-    bias = evaluate_table(table, draws=20)["gender_bias"]
+    bias = evaluate_table(table, resamples=20)["gender_bias"]
     assert bias["classification"]["difference_accuracy"] is None
     assert bias["regression"]["male"]["n"] == 2
 
 
 def test_a_report_counts_an_unknown_sex_apart() -> None:
     table = _table([5.0, 13.0, 7.0], [6.0, 13.0, 7.0], [0, 1, 0], sex=["M", None, "F"])
-    bias = evaluate_table(table, draws=0)["gender_bias"]
+    bias = evaluate_table(table, resamples=0)["gender_bias"]
     for part in ("regression", "classification"):
         counts = (bias[part]["male"]["n"], bias[part]["female"]["n"], bias[part]["n_unknown"])
         assert counts == (1, 1, 1), part
@@ -659,7 +659,7 @@ def test_a_report_counts_an_unknown_sex_apart() -> None:
 def evaluation() -> tuple[pd.DataFrame, Report]:
     table = _cohort()
     table["sex"] = table["sex"].where(table.index != 3, None)
-    return table, evaluate_table(table, draws=20)
+    return table, evaluate_table(table, resamples=20)
 
 
 def test_an_evaluation_is_saved_as_a_table_and_its_figures(
@@ -697,7 +697,7 @@ def test_a_table_read_back_gives_the_same_report(
 ) -> None:
     table, report = evaluation
     save_evaluation(tmp_path, table, report)
-    assert evaluate_table(load_table(tmp_path / "predictions_val.csv"), draws=20) == report
+    assert evaluate_table(load_table(tmp_path / "predictions_val.csv"), resamples=20) == report
 
 
 def test_saved_figures_are_the_report(
@@ -710,7 +710,7 @@ def test_saved_figures_are_the_report(
 @pytest.mark.parametrize("ids", [["007", "07", "7"], ["1e5", "1e6", "2.0"], ["site.3", "a", "b"]])
 def test_ids_are_read_back_as_they_were_written(tmp_path: Path, ids: list[str]) -> None:
     table = _cohort(3).assign(image_id=ids)
-    save_evaluation(tmp_path, table, evaluate_table(table, draws=0))
+    save_evaluation(tmp_path, table, evaluate_table(table, resamples=0))
     assert load_table(tmp_path / "predictions_val.csv")["image_id"].tolist() == ids
 
 
@@ -718,7 +718,7 @@ def test_ids_are_read_back_as_they_were_written(tmp_path: Path, ids: list[str]) 
 def test_an_id_that_looks_like_a_missing_value_is_read_back(tmp_path: Path, image_id: str) -> None:
     table = _cohort(3)
     table.loc[0, "image_id"] = image_id
-    save_evaluation(tmp_path, table, evaluate_table(table, draws=0))
+    save_evaluation(tmp_path, table, evaluate_table(table, resamples=0))
     assert load_table(tmp_path / "predictions_val.csv")["image_id"].iloc[0] == image_id
 
 
@@ -759,7 +759,7 @@ def _with_intervals(n: int = 90) -> pd.DataFrame:
 
 def test_intervals_are_judged_overall_and_by_width_sex_and_stage() -> None:
     table = _with_intervals()
-    report = evaluate_table(table, draws=200)["intervals"]
+    report = evaluate_table(table, resamples=200)["intervals"]
     error = (table["predicted_years"] - table["reference_years"]).abs()
     is_covered = error <= np.linspace(1.0, 4.0, 90)
     assert report["coverage"] == pytest.approx(is_covered.mean())
@@ -779,9 +779,9 @@ def test_intervals_are_judged_overall_and_by_width_sex_and_stage() -> None:
     json.dumps(report)
 
 
-def test_groups_without_films_are_left_out_of_the_intervals() -> None:
+def test_groups_without_images_are_left_out_of_the_intervals() -> None:
     table = _with_intervals(2).assign(sex="F", reference_stage="Child")
-    report = evaluate_table(table, draws=0)["intervals"]
+    report = evaluate_table(table, resamples=0)["intervals"]
     assert [row["n"] for row in report["by_width"]] == [1, 1]
     assert [(r["sex"], r["stage"], r["n"]) for r in report["by_sex_and_stage"]] == [
         ("F", "Child", 2)
@@ -790,15 +790,15 @@ def test_groups_without_films_are_left_out_of_the_intervals() -> None:
 
 
 def test_without_intervals_in_every_row_none_are_judged() -> None:
-    assert "intervals" not in evaluate_table(_cohort(), draws=0)
+    assert "intervals" not in evaluate_table(_cohort(), resamples=0)
     table = _with_intervals()
     table.loc[3, "predicted_low_years"] = NAN
-    assert "intervals" not in evaluate_table(table, draws=0)
+    assert "intervals" not in evaluate_table(table, resamples=0)
 
 
 def test_the_chance_of_the_stage_answered_is_held_against_its_accuracy() -> None:
     table = _cohort()
-    report = evaluate_table(table, draws=0)["stage_calibration"]
+    report = evaluate_table(table, resamples=0)["stage_calibration"]
     accuracy = (table["predicted_stage"] == table["reference_stage"]).mean()
     assert report["bins"] == [{"n": 90, "confidence": 0.75, "accuracy": pytest.approx(accuracy)}]
     assert report["ece"] == pytest.approx(abs(0.75 - accuracy))
@@ -806,4 +806,4 @@ def test_the_chance_of_the_stage_answered_is_held_against_its_accuracy() -> None
 
 
 def test_without_a_stage_head_there_is_no_stage_calibration() -> None:
-    assert "stage_calibration" not in evaluate_table(_table([5.0, 13.0], [6.0, 14.0]), draws=0)
+    assert "stage_calibration" not in evaluate_table(_table([5.0, 13.0], [6.0, 14.0]), resamples=0)

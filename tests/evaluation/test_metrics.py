@@ -258,7 +258,7 @@ def test_leading_axes_of_stages_give_what_a_loop_gives() -> None:
 def test_intervals_are_scipys_percentile_bootstrap(name: str) -> None:
     truth, answer = _ages(1, n=150)
     low, high = bootstrap_intervals(
-        lambda rows: regression_figures(truth[rows], answer[rows]), 150, draws=4000
+        lambda rows: regression_figures(truth[rows], answer[rows]), 150, resamples=4000
     )[name]
     theirs = scipy.stats.bootstrap(
         (truth, answer),
@@ -285,12 +285,12 @@ def _counting(rows: Rows) -> dict[str, npt.NDArray[np.float64]]:
 def test_an_interval_cuts_half_of_the_rest_from_each_end(
     level: float, interval: tuple[float, float]
 ) -> None:
-    found = bootstrap_intervals(_counting, 7, draws=101, level=level)["x"]
+    found = bootstrap_intervals(_counting, 7, resamples=101, level=level)["x"]
     assert found == pytest.approx(interval)
 
 
 def test_the_default_interval_is_of_95_percent() -> None:
-    assert bootstrap_intervals(_counting, 7, draws=101)["x"] == pytest.approx((2.5, 97.5))
+    assert bootstrap_intervals(_counting, 7, resamples=101)["x"] == pytest.approx((2.5, 97.5))
 
 
 def _parts(n: int, **options: int) -> list[Rows]:
@@ -311,25 +311,25 @@ def _rows(n: int, **options: int) -> Rows:
 
 
 def test_by_default_there_are_2000_draws_of_seed_0() -> None:
-    np.testing.assert_array_equal(_rows(5), _rows(5, draws=2000, seed=0))
+    np.testing.assert_array_equal(_rows(5), _rows(5, resamples=2000, seed=0))
 
 
 def test_each_draw_takes_as_many_cases_as_there_are_with_replacement() -> None:
-    rows = _rows(n=40, draws=300)
+    rows = _rows(n=40, resamples=300)
     assert rows.shape == (300, 40)
     assert (rows.min(), rows.max()) == (0, 39)
     assert all(len(set(row)) < 40 for row in rows)
 
 
 def test_the_draws_differ_from_each_other() -> None:
-    assert len({tuple(row) for row in _rows(n=40, draws=300)}) == 300
+    assert len({tuple(row) for row in _rows(n=40, resamples=300)}) == 300
 
 
 def test_draws_that_do_not_fit_into_memory_at_once_are_drawn_in_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(boneage.evaluation.metrics, "_CHUNK", 100)
-    parts = _parts(n=40, draws=31)
+    parts = _parts(n=40, resamples=31)
     assert max(part.size for part in parts) <= 100
     rows = np.concatenate(parts)
     assert rows.shape == (31, 40)
@@ -341,7 +341,7 @@ def test_all_parts_of_the_draws_enter_the_interval(monkeypatch: pytest.MonkeyPat
 
     def interval() -> tuple[float, float]:
         return bootstrap_intervals(
-            lambda rows: regression_figures(truth[rows], answer[rows]), len(truth), draws=500
+            lambda rows: regression_figures(truth[rows], answer[rows]), len(truth), resamples=500
         )["mae_years"]
 
     whole = interval()
@@ -351,15 +351,15 @@ def test_all_parts_of_the_draws_enter_the_interval(monkeypatch: pytest.MonkeyPat
 
 def test_more_cases_than_a_part_holds_are_still_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boneage.evaluation.metrics, "_CHUNK", 10)
-    assert _rows(n=40, draws=3).shape == (3, 40)
+    assert _rows(n=40, resamples=3).shape == (3, 40)
 
 
 def test_the_same_seed_draws_the_same_cases() -> None:
-    np.testing.assert_array_equal(_rows(40, draws=20, seed=3), _rows(40, draws=20, seed=3))
+    np.testing.assert_array_equal(_rows(40, resamples=20, seed=3), _rows(40, resamples=20, seed=3))
 
 
 def test_another_seed_draws_other_cases() -> None:
-    assert (_rows(40, draws=20, seed=3) != _rows(40, draws=20, seed=4)).any()
+    assert (_rows(40, resamples=20, seed=3) != _rows(40, resamples=20, seed=4)).any()
 
 
 def test_figures_are_drawn_on_the_same_cases_so_that_differences_have_an_interval() -> None:
@@ -370,7 +370,7 @@ def test_figures_are_drawn_on_the_same_cases_so_that_differences_have_an_interva
         second = mean_absolute_error(truth[rows], answer[rows] + 0.0)
         return {"first": first, "second": second, "difference": first - second}
 
-    intervals = bootstrap_intervals(figures, len(truth), draws=50)
+    intervals = bootstrap_intervals(figures, len(truth), resamples=50)
     assert intervals["first"] == intervals["second"]
     assert intervals["difference"] == (0.0, 0.0)
 
@@ -380,20 +380,20 @@ def test_undefined_draws_are_left_out() -> None:
         values = np.arange(len(rows), dtype=float)
         return {"x": np.where(values <= 100, values, np.nan)}
 
-    assert bootstrap_intervals(figures, 7, draws=150)["x"] == pytest.approx((2.5, 97.5))
+    assert bootstrap_intervals(figures, 7, resamples=150)["x"] == pytest.approx((2.5, 97.5))
 
 
 def test_a_figure_without_a_defined_draw_has_no_interval() -> None:
     truth = np.full(5, 7.0)
     intervals = bootstrap_intervals(
-        lambda rows: regression_figures(truth[rows], truth[rows] + 1.0), 5, draws=20
+        lambda rows: regression_figures(truth[rows], truth[rows] + 1.0), 5, resamples=20
     )
     assert np.isnan(intervals["r2"]).all()
     assert intervals["mae_years"] == (1.0, 1.0)
 
 
 def test_intervals_are_plain_numbers() -> None:
-    low, high = bootstrap_intervals(_counting, 7, draws=10)["x"]
+    low, high = bootstrap_intervals(_counting, 7, resamples=10)["x"]
     assert (type(low), type(high)) == (float, float)
 
 
@@ -435,7 +435,7 @@ def test_honest_chances_have_no_calibration_error_and_boasts_their_excess() -> N
     assert expected_calibration_error(reliability_bins([1.0] * 4, [1, 1, 1, 0])) == 0.25
 
 
-def test_bins_weigh_by_their_films() -> None:
+def test_bins_weigh_by_their_images() -> None:
     bins = reliability_bins([0.95] * 9 + [0.45], [1] * 9 + [0])
     assert expected_calibration_error(bins) == pytest.approx(0.9 * 0.05 + 0.1 * 0.45)
 

@@ -51,8 +51,8 @@ def texts(figure: Figure) -> str:
     return "\n".join(item.get_text() for item in figure.findobj(Text))
 
 
-def test_the_scatter_shows_each_film_at_its_true_and_predicted_age(table: pd.DataFrame) -> None:
-    figure = plot_scatter(table, evaluate_table(table, draws=50))
+def test_the_scatter_shows_each_image_at_its_true_and_predicted_age(table: pd.DataFrame) -> None:
+    figure = plot_scatter(table, evaluate_table(table, resamples=50))
     axes = figure.axes[0]
     shown = np.concatenate([np.asarray(c.get_offsets()) for c in axes.collections])
     expected = table[["reference_years", "predicted_years"]].to_numpy()
@@ -64,7 +64,7 @@ def test_the_scatter_shows_each_film_at_its_true_and_predicted_age(table: pd.Dat
 
 
 def test_perfect_agreement_is_a_red_dashed_line(table: pd.DataFrame) -> None:
-    axes = plot_scatter(table, evaluate_table(table, draws=0)).axes[0]
+    axes = plot_scatter(table, evaluate_table(table, resamples=0)).axes[0]
     (line,) = [line for line in axes.lines if line.get_label() == "y = x"]
     assert line.get_linestyle() == "--"
     np.testing.assert_array_equal(line.get_xdata(), line.get_ydata())
@@ -73,7 +73,7 @@ def test_perfect_agreement_is_a_red_dashed_line(table: pd.DataFrame) -> None:
 
 
 def test_rows_of_the_confusion_matrix_are_true_stages(table: pd.DataFrame) -> None:
-    report = evaluate_table(table, draws=0)
+    report = evaluate_table(table, resamples=0)
     report["classification"]["confusion_matrix"] = [[7, 3, 0], [0, 5, 0], [0, 0, 0]]
     figure = plot_confusion_matrix(report)
     axes = figure.axes[0]
@@ -87,7 +87,7 @@ def test_rows_of_the_confusion_matrix_are_true_stages(table: pd.DataFrame) -> No
 
 
 def test_error_by_age_tells_sexes_and_counts(table: pd.DataFrame) -> None:
-    text = texts(plot_error_by_age(table, evaluate_table(table, draws=0)))
+    text = texts(plot_error_by_age(table, evaluate_table(table, resamples=0)))
     assert "male" in text
     assert "female" in text
     assert "(months)" in text
@@ -115,8 +115,8 @@ def test_a_heat_map_names_truth_and_answer(predicted: float) -> None:
             "predicted_stage": "Adolescent",
         }
     )  # fmt: skip
-    film = Image.fromarray(np.zeros((40, 30), np.uint8))
-    figure = plot_heatmap(film, np.eye(3, dtype=np.float32), case, evidence_for="Adolescent")
+    radiograph = Image.fromarray(np.zeros((40, 30), np.uint8))
+    figure = plot_heatmap(radiograph, np.eye(3, dtype=np.float32), case, evidence_for="Adolescent")
     text = texts(figure)
     assert "900001, sex unknown" in text
     assert "true 11.5 y, Child" in text
@@ -125,7 +125,7 @@ def test_a_heat_map_names_truth_and_answer(predicted: float) -> None:
 
 
 def test_every_picture_says_research_use_only(table: pd.DataFrame) -> None:
-    report = evaluate_table(table, draws=0)
+    report = evaluate_table(table, resamples=0)
     for figure in (
         plot_scatter(table, report),
         plot_confusion_matrix(report),
@@ -136,7 +136,7 @@ def test_every_picture_says_research_use_only(table: pd.DataFrame) -> None:
 
 def test_without_an_age_head_only_the_stage_is_plotted(table: pd.DataFrame, tmp_path: Path) -> None:
     stage_only = table.assign(predicted_years=np.nan)
-    save_report_plots(tmp_path, "test", stage_only, evaluate_table(stage_only, draws=0))
+    save_report_plots(tmp_path, "test", stage_only, evaluate_table(stage_only, resamples=0))
     assert {p.name for p in tmp_path.iterdir()} == {
         "calibration_test.png",
         "confusion_matrix_test.png",
@@ -149,7 +149,7 @@ def test_intervals_are_plotted_beside_the_reliability(table: pd.DataFrame) -> No
         predicted_low_years=table["predicted_years"] - half,
         predicted_high_years=table["predicted_years"] + half,
     )
-    report = evaluate_table(ends, draws=0)
+    report = evaluate_table(ends, resamples=0)
     reliability, intervals = plot_calibration(ends, report).axes
     assert f"{report['stage_calibration']['ece']:.3f}" in reliability.get_title()
     assert f"coverage {report['intervals']['coverage']:.1%}" in intervals.get_title()
@@ -194,7 +194,7 @@ def test_the_confusion_matrix_is_drawn_from_stages(of: Callable[[list[int]], Any
 
 
 def test_the_confusion_matrix_of_stages_is_that_of_their_report(table: pd.DataFrame) -> None:
-    of_report = plot_confusion_matrix(evaluate_table(table, draws=0))
+    of_report = plot_confusion_matrix(evaluate_table(table, resamples=0))
     of_stages = plot_confusion_matrix(table["reference_stage"], table["predicted_stage"])
     assert cells(of_stages) == cells(of_report)
     assert of_report.axes[0].get_title() == f"test split, {of_stages.axes[0].get_title()}"
@@ -202,7 +202,7 @@ def test_the_confusion_matrix_of_stages_is_that_of_their_report(table: pd.DataFr
 
 def test_a_figure_is_saved_where_asked(table: pd.DataFrame, tmp_path: Path) -> None:
     plots = tmp_path / "output" / "plots"
-    report = evaluate_table(table, draws=0)
+    report = evaluate_table(table, resamples=0)
     plot_confusion_matrix(STAGES_TRUE, STAGES_PREDICTED, plots / "confusion_matrix_test.png")
     plot_confusion_matrix(report, path=plots / "of_report.png")
     plot_scatter([10.0, 12.0], [11.0, 12.0], str(plots / "scatter_pred_vs_true_test.png"))

@@ -207,8 +207,8 @@ def test_intervals_are_scipys_percentile_bootstrap(name: str) -> None:
 
 def test_an_undefined_figure_and_draws_that_are_all_the_same_have_no_interval() -> None:
     nan = np.array(np.nan)
-    draws = {"a": np.array([1.0, 2.0]), "b": np.full(9, 0.1), "c": np.array([np.nan, 1, 1, 3])}
-    found = with_intervals({"a": nan, "b": np.array(0.1), "c": np.array(1.0)}, draws, level=1.0)
+    resamples = {"a": np.array([1.0, 2.0]), "b": np.full(9, 0.1), "c": np.array([np.nan, 1, 1, 3])}
+    found = with_intervals({"a": nan, "b": np.array(0.1), "c": np.array(1.0)}, resamples, level=1.0)
     assert found["a"] == {"value": None, "low": None, "high": None}
     assert found["b"] == {"value": 0.1, "low": None, "high": None}
     assert found["c"] == {"value": 1.0, "low": 1.0, "high": 3.0}

@@ -45,9 +45,9 @@ def _pixels(path: Path) -> npt.NDArray[np.float32]:
 
 def test_8_bits_keep_their_scale(tmp_path: Path, grey: Grey8) -> None:
     faint = grey // 8 + 60
-    film = read_radiograph(save_dicom(tmp_path / "a.dcm", faint), "never")
-    np.testing.assert_array_equal(film.pixels, (faint / 255.0).astype(np.float32))
-    assert film.bits == 8
+    image = read_radiograph(save_dicom(tmp_path / "a.dcm", faint), "never")
+    np.testing.assert_array_equal(image.pixels, (faint / 255.0).astype(np.float32))
+    assert image.bits == 8
 
 
 def test_a_window_over_all_8_bits_changes_nothing(tmp_path: Path, grey: Grey8) -> None:
@@ -80,11 +80,11 @@ WINDOW = {"WindowCenter": 3040.5, "WindowWidth": 4081}
         pytest.param(257, 0, np.uint16, {"compress": RLELossless}, id="RLE of 16 bits"),
     ],
 )
-def test_a_film_reads_the_same_however_it_is_stored(
+def test_an_image_reads_the_same_however_it_is_stored(
     tmp_path: Path, grey: Grey8, scale: int, offset: int, dtype: type, tags: dict[str, Any]
 ) -> None:
     stored: npt.NDArray[Any] = (grey.astype(np.int64) * scale + offset).astype(dtype)
-    path = save_dicom(tmp_path / "film.dcm", stored, **tags)
+    path = save_dicom(tmp_path / "image.dcm", stored, **tags)
     np.testing.assert_allclose(_pixels(path), grey / 255.0, atol=1e-6)
 
 
@@ -150,9 +150,9 @@ def test_the_patient_s_sex_is_read_where_it_is_m_or_f(
 
 
 def test_dicom_is_known_by_its_suffix_or_its_mark(tmp_path: Path, grey: Grey8) -> None:
-    film = save_dicom(tmp_path / "1.2.840.99", grey)
-    assert is_dicom(film)
-    np.testing.assert_allclose(_pixels(film), grey / 255.0, atol=1e-6)
+    image = save_dicom(tmp_path / "1.2.840.99", grey)
+    assert is_dicom(image)
+    np.testing.assert_allclose(_pixels(image), grey / 255.0, atol=1e-6)
     assert is_dicom(tmp_path / "nowhere.DCM")
     (tmp_path / "text").write_text("DICM")
     assert not is_dicom(tmp_path / "text")
@@ -182,7 +182,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_file_of_several_frames_is_refused(tmp_path: Path, grey: Grey8) -> None:
     path = save_dicom(tmp_path / "a.dcm", np.tile(grey, (3, 1)), NumberOfFrames=3, Rows=30)
-    _refused(path, r"holds 3 frames; expected one film\.$")
+    _refused(path, r"holds 3 frames; expected one image\.$")
 
 
 def test_a_report_has_no_image(tmp_path: Path, grey: Grey8) -> None:
@@ -210,7 +210,7 @@ def test_a_file_cut_short_is_refused(
     _refused(path, rf"cannot be read as DICOM: .*{message}.*\.$")
 
 
-def test_a_damaged_tag_is_no_more_than_an_unreadable_film(tmp_path: Path, grey: Grey8) -> None:
+def test_a_damaged_tag_is_no_more_than_an_unreadable_image(tmp_path: Path, grey: Grey8) -> None:
     path = save_dicom(tmp_path / "a.dcm", grey, PatientSex="F")
     path.write_bytes(path.read_bytes().replace(b"\x10\x00\x40\x00CS", b"\x10\x00\x40\x00CQ"))
     _refused(path, "cannot be read as DICOM: Unknown Value Representation 'CQ'")
@@ -248,7 +248,7 @@ def test_what_a_codec_cannot_decode_is_named_with_its_syntax(
 
 
 def _save_compressed(path: Path, grey: Grey8, syntax: UID) -> Path:
-    """Write a film that says it is compressed, and holds nothing of the kind."""
+    """Write an image that says it is compressed, and holds nothing of the kind."""
     dataset = dcmread(save_dicom(path, grey))
     dataset.file_meta.TransferSyntaxUID = syntax
     dataset.PixelData = encapsulate([b"compressed"])

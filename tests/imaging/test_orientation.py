@@ -3,7 +3,7 @@ import pytest
 
 from boneage.imaging.orientation import ORIENTATIONS, TURNS, UPRIGHT, Orientation, find_orientation
 
-FILM = np.arange(6.0).reshape(2, 3) / 10
+IMAGE = np.arange(6.0).reshape(2, 3) / 10
 
 
 def test_there_are_eight_ways_in_the_order_of_their_codes() -> None:
@@ -13,15 +13,17 @@ def test_there_are_eight_ways_in_the_order_of_their_codes() -> None:
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS, ids=Orientation.describe)
 def test_every_way_can_be_undone(orientation: Orientation) -> None:
-    laid = orientation.apply(FILM)
-    assert (laid.shape == FILM.shape) == (orientation.quarter_turns % 2 == 0)
-    np.testing.assert_allclose(orientation.undo(laid), FILM)
-    assert np.allclose(laid, FILM) == (orientation == UPRIGHT) if laid.shape == FILM.shape else True
+    laid = orientation.apply(IMAGE)
+    assert (laid.shape == IMAGE.shape) == (orientation.quarter_turns % 2 == 0)
+    np.testing.assert_allclose(orientation.undo(laid), IMAGE)
+    assert (
+        np.allclose(laid, IMAGE) == (orientation == UPRIGHT) if laid.shape == IMAGE.shape else True
+    )
 
 
 def test_left_is_left() -> None:
-    left = Orientation(1, False).apply(FILM)
-    assert left[0, 0] == FILM[0, -1]  # the right upper corner has come to the left
+    left = Orientation(1, False).apply(IMAGE)
+    assert left[0, 0] == IMAGE[0, -1]  # the right upper corner has come to the left
     assert Orientation(1, False).describe() == "turned by 90° to the left"
 
 
@@ -32,7 +34,7 @@ def test_a_way_is_said_in_words() -> None:
 
 
 def see(truth: Orientation, certainty: float) -> np.ndarray:
-    """What a head of that certainty finds of a film in the four turns."""
+    """What a head of that certainty finds of an image in the four turns."""
     chances = np.full((TURNS, 8), (1.0 - certainty) / 7)
     for turns in range(TURNS):
         there = Orientation((truth.quarter_turns + turns) % TURNS, truth.is_inverted)
@@ -41,14 +43,14 @@ def see(truth: Orientation, certainty: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("truth", ORIENTATIONS, ids=Orientation.describe)
-def test_four_looks_that_agree_tell_how_a_film_lies(truth: Orientation) -> None:
+def test_four_looks_that_agree_tell_how_an_image_lies(truth: Orientation) -> None:
     assert find_orientation(see(truth, 0.9)) == truth
     one_wrong = see(truth, 0.9)
     one_wrong[2] = see(ORIENTATIONS[truth.code - 1], 0.9)[2]
     assert find_orientation(one_wrong) == truth
 
 
-def test_looks_that_do_not_agree_leave_a_film_as_it_lies() -> None:
+def test_looks_that_do_not_agree_leave_an_image_as_it_lies() -> None:
     assert find_orientation(np.full((TURNS, 8), 1 / 8)) == UPRIGHT
     two_of_each = see(ORIENTATIONS[1], 0.9)
     two_of_each[:2] = see(ORIENTATIONS[2], 0.9)[:2]

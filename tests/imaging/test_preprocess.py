@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 import boneage.imaging.preprocess
-from boneage.config import Films, Invert
+from boneage.config import ImageSettings, Invert
 from boneage.errors import BoneAgeError, ImageError
 from boneage.imaging.preprocess import (
     Preprocessing,
@@ -24,7 +24,7 @@ from boneage.imaging.preprocess import (
 Grey8 = npt.NDArray[np.uint8]
 Images = dict[str, Path]
 
-FILMS = Films(image_size=32)
+IMAGES = ImageSettings(image_size=32)
 
 
 def _hand(width: int = 120, height: int = 160, shade: int = 210) -> Grey8:
@@ -45,7 +45,7 @@ def _save(path: Path, pixels: npt.NDArray[Any]) -> Path:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Images:
-    """Three films of different sizes."""
+    """Three images of different sizes."""
     return {
         i: _save(tmp_path / "raw" / f"{i}.png", _hand(*size))
         for i, size in {"7": (120, 160), "8": (100, 150), "9": (140, 130)}.items()
@@ -57,8 +57,8 @@ def processed(tmp_path: Path) -> Path:
     return tmp_path / "processed"
 
 
-def _run(images: Images, processed: Path, films: Films = FILMS) -> PreprocessSummary:
-    return preprocess_folder(images, processed, films, workers=1)
+def _run(images: Images, processed: Path, folder: ImageSettings = IMAGES) -> PreprocessSummary:
+    return preprocess_folder(images, processed, folder, workers=1)
 
 
 def _state(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -70,7 +70,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
-def test_every_film_becomes_a_square_8_bit_png_named_by_its_id(
+def test_every_image_becomes_a_square_8_bit_png_named_by_its_id(
     images: Images, processed: Path
 ) -> None:
     summary = _run(images, processed)
@@ -86,7 +86,7 @@ def test_the_processed_folder_is_made_with_its_parents(images: Images, tmp_path:
     assert (tmp_path / "a" / "b" / "7.png").is_file()
 
 
-def test_the_raw_films_are_left_as_they_are(images: Images, processed: Path) -> None:
+def test_the_raw_images_are_left_as_they_are(images: Images, processed: Path) -> None:
     before = _state(images["7"].parent)
     _run(images, processed)
     assert _state(images["7"].parent) == before
@@ -111,17 +111,17 @@ def test_a_second_run_makes_only_what_is_missing(images: Images, processed: Path
     assert after["7.png"] == before["7.png"]
 
 
-def test_another_size_makes_all_films_anew(images: Images, processed: Path) -> None:
+def test_another_size_makes_all_images_anew(images: Images, processed: Path) -> None:
     _run(images, processed)
-    assert _run(images, processed, Films(image_size=48)).written == 3
+    assert _run(images, processed, ImageSettings(image_size=48)).written == 3
     with Image.open(processed / "7.png") as image:
         assert image.size == (48, 48)
 
 
-def test_another_polarity_makes_all_films_anew(images: Images, processed: Path) -> None:
+def test_another_polarity_makes_all_images_anew(images: Images, processed: Path) -> None:
     _run(images, processed)
     upright = np.asarray(Image.open(processed / "7.png"))
-    assert _run(images, processed, Films(image_size=32, invert="always")).written == 3
+    assert _run(images, processed, ImageSettings(image_size=32, invert="always")).written == 3
     np.testing.assert_allclose(np.asarray(Image.open(processed / "7.png")), 255.0 - upright, atol=1)
 
 
@@ -159,7 +159,7 @@ def test_leftovers_of_a_run_that_was_cut_off_are_removed(images: Images, process
     assert sorted(p.name for p in processed.iterdir()) == ["7.png", "8.png", "9.png"]
 
 
-def test_a_run_cut_off_while_writing_leaves_no_half_film_under_its_name(
+def test_a_run_cut_off_while_writing_leaves_no_half_image_under_its_name(
     images: Images, processed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut_off(part: Path, target: Path) -> None:
@@ -182,7 +182,7 @@ CUT = [
 
 
 @pytest.mark.parametrize("cut", CUT)
-def test_a_processed_film_cut_short_is_made_anew(
+def test_a_processed_image_cut_short_is_made_anew(
     images: Images, processed: Path, cut: Callable[[bytes], bytes]
 ) -> None:
     _run(images, processed)
@@ -200,7 +200,7 @@ def test_a_foreign_file_in_the_way_is_made_anew(images: Images, processed: Path)
         assert image.size == (32, 32)
 
 
-def test_a_broken_film_is_named_and_stops_nothing(images: Images, processed: Path) -> None:
+def test_a_broken_image_is_named_and_stops_nothing(images: Images, processed: Path) -> None:
     images["8"].write_bytes(images["8"].read_bytes()[:-200])
     summary = _run(images, processed)
     assert summary.written == 2
@@ -209,58 +209,58 @@ def test_a_broken_film_is_named_and_stops_nothing(images: Images, processed: Pat
     assert sorted(p.name for p in processed.iterdir()) == ["7.png", "9.png"]
 
 
-def test_a_broken_film_is_tried_again(images: Images, processed: Path) -> None:
-    images["8"].write_text("no film")
+def test_a_broken_image_is_tried_again(images: Images, processed: Path) -> None:
+    images["8"].write_text("no image")
     _run(images, processed)
     _save(images["8"], _hand())
     summary = _run(images, processed)
     assert (summary.written, summary.up_to_date, summary.broken) == (1, 2, {})
 
 
-def test_a_film_that_has_become_broken_is_not_replaced_by_its_past(
+def test_an_image_that_has_become_broken_is_not_replaced_by_its_past(
     images: Images, processed: Path
 ) -> None:
     _run(images, processed)
-    images["8"].write_text("no film")
+    images["8"].write_text("no image")
     assert list(_run(images, processed).broken) == ["8"]
-    assert list(find_processed(processed, images, Films())[0]) == ["7", "9"]
+    assert list(find_processed(processed, images, ImageSettings())[0]) == ["7", "9"]
 
 
-def test_every_film_is_counted_once(images: Images, processed: Path) -> None:
+def test_every_image_is_counted_once(images: Images, processed: Path) -> None:
     _run({"7": images["7"]}, processed)
-    images["8"].write_text("no film")
+    images["8"].write_text("no image")
     summary = _run(images, processed)
     assert (summary.written, summary.up_to_date, len(summary.broken)) == (1, 1, 1)
     assert summary.total == 3
 
 
-def test_a_folder_of_nothing_but_broken_films_is_an_error(images: Images, processed: Path) -> None:
+def test_a_folder_of_nothing_but_broken_images_is_an_error(images: Images, processed: Path) -> None:
     for path in images.values():
-        path.write_text("no film")
-    with pytest.raises(ImageError, match=r"none of 3 films could be read; the first: .*not an im"):
+        path.write_text("no image")
+    with pytest.raises(ImageError, match=r"none of 3 images could be read; the first: .*not an im"):
         _run(images, processed)
 
 
-def test_the_first_broken_film_is_the_one_shown(images: Images, processed: Path) -> None:
+def test_the_first_broken_image_is_the_one_shown(images: Images, processed: Path) -> None:
     for path in images.values():
-        path.write_text("no film")
+        path.write_text("no image")
     with pytest.raises(ImageError, match=r"the first: .*7\.png is not"):
         _run(images, processed)
 
 
-def test_no_films_at_all_are_an_error(processed: Path) -> None:
-    with pytest.raises(ImageError, match="0 films"):
+def test_no_images_at_all_are_an_error(processed: Path) -> None:
+    with pytest.raises(ImageError, match="0 images"):
         _run({}, processed)
 
 
-def test_a_film_that_vanished_is_named_and_stops_nothing(images: Images, processed: Path) -> None:
+def test_an_image_that_vanished_is_named_and_stops_nothing(images: Images, processed: Path) -> None:
     images["8"].unlink()
     summary = _run(images, processed)
     assert summary.written == 2
     assert "cannot be read: No such file" in summary.broken["8"]
 
 
-def test_films_with_dark_bones_are_turned_and_named(images: Images, processed: Path) -> None:
+def test_images_with_dark_bones_are_turned_and_named(images: Images, processed: Path) -> None:
     _run({"8": images["8"]}, processed)
     upright = np.asarray(Image.open(processed / "8.png"))
     _save(images["8"], 255 - _hand(100, 150))
@@ -270,25 +270,25 @@ def test_films_with_dark_bones_are_turned_and_named(images: Images, processed: P
     np.testing.assert_allclose(np.asarray(Image.open(processed / "8.png")), upright, atol=1)
 
 
-def test_films_with_dark_bones_are_left_on_request(images: Images, processed: Path) -> None:
+def test_images_with_dark_bones_are_left_on_request(images: Images, processed: Path) -> None:
     _save(images["8"], 255 - _hand(100, 150))
-    assert _run(images, processed, Films(image_size=32, invert="never")).inverted == ()
+    assert _run(images, processed, ImageSettings(image_size=32, invert="never")).inverted == ()
 
 
 @pytest.fixture
 def many(tmp_path: Path) -> Images:
-    """More films than one worker takes at a time: two dark ones, one broken."""
+    """More images than one worker takes at a time: two dark ones, one broken."""
     images = {}
     for i in range(20):
         hand = _hand(60 + i, 80)
         images[str(i)] = _save(tmp_path / "raw" / f"{i}.png", 255 - hand if i in (3, 17) else hand)
-    images["5"].write_text("no film")
+    images["5"].write_text("no image")
     return images
 
 
 def test_one_worker_and_two_give_the_same_bytes_and_summary(many: Images, tmp_path: Path) -> None:
-    one = preprocess_folder(many, tmp_path / "one", FILMS, workers=1)
-    two = preprocess_folder(many, tmp_path / "two", FILMS, workers=2)
+    one = preprocess_folder(many, tmp_path / "one", IMAGES, workers=1)
+    two = preprocess_folder(many, tmp_path / "two", IMAGES, workers=2)
     assert len(_bytes(tmp_path / "one")) == 19
     assert _bytes(tmp_path / "two") == _bytes(tmp_path / "one")
     assert two == one
@@ -320,33 +320,35 @@ def test_by_default_there_is_one_worker_a_core(
 
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     monkeypatch.setattr(boneage.imaging.preprocess, "ProcessPoolExecutor", Pool)
-    assert preprocess_folder(images, processed, FILMS).written == 3
+    assert preprocess_folder(images, processed, IMAGES).written == 3
     assert asked == started
 
 
-def test_processed_films_are_found_with_their_size(images: Images, processed: Path) -> None:
+def test_processed_images_are_found_with_their_size(images: Images, processed: Path) -> None:
     _run(images, processed)
-    found, size = find_processed(processed, dict.fromkeys(["9", "7"]), Films())
+    found, size = find_processed(processed, dict.fromkeys(["9", "7"]), ImageSettings())
     assert found == {"9": processed / "9.png", "7": processed / "7.png"}
     assert size == 32
 
 
-def test_ids_without_a_processed_film_are_left_out(images: Images, processed: Path) -> None:
+def test_ids_without_a_processed_image_are_left_out(images: Images, processed: Path) -> None:
     _run(images, processed)
-    assert list(find_processed(processed, dict.fromkeys(["7", "nobody"]), Films())[0]) == ["7"]
+    assert list(find_processed(processed, dict.fromkeys(["7", "nobody"]), ImageSettings())[0]) == [
+        "7"
+    ]
 
 
 @pytest.mark.parametrize("ids", [[], ["nobody"]])
-def test_no_processed_film_is_an_error(images: Images, processed: Path, ids: list[str]) -> None:
+def test_no_processed_image_is_an_error(images: Images, processed: Path, ids: list[str]) -> None:
     _run(images, processed)
-    message = r"processed holds none of the films\. Run `boneage preprocess` first, or leave"
+    message = r"processed holds none of the images\. Run `boneage preprocess` first, or leave"
     with pytest.raises(BoneAgeError, match=message):
-        find_processed(processed, dict.fromkeys(ids), Films())
+        find_processed(processed, dict.fromkeys(ids), ImageSettings())
 
 
 def test_a_processed_folder_that_is_missing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(BoneAgeError, match="holds none of the films"):
-        find_processed(tmp_path / "gone", {"7": None}, Films())
+    with pytest.raises(BoneAgeError, match="holds none of the images"):
+        find_processed(tmp_path / "gone", {"7": None}, ImageSettings())
 
 
 @pytest.mark.parametrize("is_image", [True, False])
@@ -357,92 +359,92 @@ def test_a_foreign_file_among_the_processed_is_refused(
     if is_image:
         _save(processed / "8.png", _hand(32, 32))
     else:
-        (processed / "8.png").write_text("no film")
+        (processed / "8.png").write_text("no image")
     message = r"8\.png was not made by `boneage preprocess`\. Move it away and run preprocess\."
     with pytest.raises(BoneAgeError, match=message):
-        find_processed(processed, images, Films())
+        find_processed(processed, images, ImageSettings())
 
 
 def test_a_foreign_file_under_no_id_of_ours_is_no_matter(images: Images, processed: Path) -> None:
     _run(images, processed)
     _save(processed / "other.png", _hand())
-    assert len(find_processed(processed, images, Films())[0]) == 3
+    assert len(find_processed(processed, images, ImageSettings())[0]) == 3
 
 
-def test_films_of_two_sizes_are_refused_with_one_of_each(images: Images, processed: Path) -> None:
+def test_images_of_two_sizes_are_refused_with_one_of_each(images: Images, processed: Path) -> None:
     _run(images, processed)
-    _run({"8": images["8"]}, processed, Films(image_size=48))
+    _run({"8": images["8"]}, processed, ImageSettings(image_size=48))
     message = (
-        r"processed mixes films of 32 px, invert auto \(7\.png\) and 48 px, invert auto "
+        r"processed mixes images of 32 px, invert auto \(7\.png\) and 48 px, invert auto "
         r"\(8\.png\)\. Run `boneage preprocess` again\."
     )
     with pytest.raises(BoneAgeError, match=message):
-        find_processed(processed, images, Films())
+        find_processed(processed, images, ImageSettings())
 
 
-def test_films_of_two_polarities_are_refused(images: Images, processed: Path) -> None:
+def test_images_of_two_polarities_are_refused(images: Images, processed: Path) -> None:
     _run(images, processed)
-    _run({"8": images["8"]}, processed, Films(image_size=32, invert="always"))
-    with pytest.raises(BoneAgeError, match=r"mixes films of .*invert auto .*invert always"):
-        find_processed(processed, images, Films())
+    _run({"8": images["8"]}, processed, ImageSettings(image_size=32, invert="always"))
+    with pytest.raises(BoneAgeError, match=r"mixes images of .*invert auto .*invert always"):
+        find_processed(processed, images, ImageSettings())
 
 
-def test_films_made_with_another_polarity_than_asked_are_refused(
+def test_images_made_with_another_polarity_than_asked_are_refused(
     images: Images, processed: Path
 ) -> None:
-    _run(images, processed, Films(image_size=32, invert="never"))
+    _run(images, processed, ImageSettings(image_size=32, invert="never"))
     message = (
         r"processed was made with --invert never, this run has auto\. Run "
         r"`boneage preprocess --invert auto` first\."
     )
     with pytest.raises(BoneAgeError, match=message):
-        find_processed(processed, images, Films())
+        find_processed(processed, images, ImageSettings())
 
 
 @pytest.mark.parametrize("invert", ["auto", "never", "always"])
 @pytest.mark.parametrize(
-    "film",
+    "image",
     [_hand(), 255 - _hand(), _hand().astype(np.uint16) * 16],
     ids=["8 bits", "8 bits, dark bones", "12 bits"],
 )
-def test_serving_reads_a_raw_film_exactly_as_the_processed_folder_holds_it(
-    tmp_path: Path, processed: Path, film: npt.NDArray[Any], invert: Invert
+def test_serving_reads_a_raw_image_exactly_as_the_processed_folder_holds_it(
+    tmp_path: Path, processed: Path, source: npt.NDArray[Any], invert: Invert
 ) -> None:
-    path = _save(tmp_path / "raw" / "7.png", film)
-    _run({"7": path}, processed, Films(image_size=32, invert=invert))
+    path = _save(tmp_path / "raw" / "7.png", source)
+    _run({"7": path}, processed, ImageSettings(image_size=32, invert=invert))
     served = Preprocessing(image_size=24, stored_size=32, invert=invert).read(path)
     stored = Image.open(processed / "7.png")
     assert served.mode == stored.mode
     np.testing.assert_array_equal(np.asarray(served), np.asarray(stored))
 
 
-def test_serving_leaves_the_size_of_a_film_that_training_read_raw(images: Images) -> None:
+def test_serving_leaves_the_size_of_an_image_that_training_read_raw(images: Images) -> None:
     served = Preprocessing(image_size=24, stored_size=None, invert="never").read(images["7"])
     np.testing.assert_array_equal(np.asarray(served), np.asarray(Image.open(images["7"])))
 
 
-def test_serving_names_a_film_that_it_cannot_read(tmp_path: Path) -> None:
+def test_serving_names_an_image_that_it_cannot_read(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"gone\.png does not exist"):
         Preprocessing(image_size=24, stored_size=32, invert="auto").read(tmp_path / "gone.png")
 
 
 @pytest.mark.parametrize("shape", [(60, 200), (200, 60)])
-def test_a_film_that_is_not_square_is_stretched_and_keeps_its_corners(
+def test_an_image_that_is_not_square_is_stretched_and_keeps_its_corners(
     tmp_path: Path, processed: Path, shape: tuple[int, int]
 ) -> None:
-    film = np.full(shape, 10, np.uint8)
-    film[:20, :20], film[:20, -20:], film[-20:, :20], film[-20:, -20:] = 100, 150, 200, 250
-    path = _save(tmp_path / "raw" / "7.png", film)
-    _run({"7": path}, processed, Films(image_size=40, invert="never"))
+    source = np.full(shape, 10, np.uint8)
+    source[:20, :20], source[:20, -20:], source[-20:, :20], source[-20:, -20:] = 100, 150, 200, 250
+    path = _save(tmp_path / "raw" / "7.png", source)
+    _run({"7": path}, processed, ImageSettings(image_size=40, invert="never"))
     small = np.asarray(Image.open(processed / "7.png"))
     assert (small[0, 0], small[0, -1], small[-1, 0], small[-1, -1]) == (100, 150, 200, 250)
 
 
 def test_height_and_width_are_not_swapped(tmp_path: Path, processed: Path) -> None:
-    film = np.full((60, 200), 10, np.uint8)
-    film[:30] = 200
-    path = _save(tmp_path / "raw" / "7.png", film)
-    _run({"7": path}, processed, Films(image_size=40, invert="never"))
+    source = np.full((60, 200), 10, np.uint8)
+    source[:30] = 200
+    path = _save(tmp_path / "raw" / "7.png", source)
+    _run({"7": path}, processed, ImageSettings(image_size=40, invert="never"))
     small = np.asarray(Image.open(processed / "7.png"))
     assert (small[:18] == 200).all()
     assert (small[22:] == 10).all()
@@ -458,21 +460,21 @@ def test_resizing_averages_over_fine_detail() -> None:
 )
 @pytest.mark.parametrize("size", [32, 49])
 def test_a_sample_is_pillow_s_nearest_neighbour_exactly(shape: tuple[int, int], size: int) -> None:
-    film = Image.fromarray(np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8))
-    nearest = film.resize((size, size), Image.Resampling.NEAREST)
-    np.testing.assert_array_equal(np.asarray(sample(film, size)), np.asarray(nearest))
+    source = Image.fromarray(np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8))
+    nearest = source.resize((size, size), Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(np.asarray(sample(source, size)), np.asarray(nearest))
 
 
 @pytest.mark.parametrize("shape", [(96, 96), (101, 257), (33, 34)])
 @pytest.mark.parametrize("phase", [(-0.375, 0.125), (0.375, -0.125), (-0.5, -0.5), (0.49, 0.49)])
-def test_other_phases_are_other_samples_of_the_same_film(
+def test_other_phases_are_other_samples_of_the_same_image(
     shape: tuple[int, int], phase: tuple[float, float]
 ) -> None:
     rows, columns = np.indices(shape)
     found = []
     for index, shift in ((rows, phase[0]), (columns, phase[1])):
-        film = Image.fromarray((index + 1).astype(np.int32))
-        picked = np.asarray(sample(film, 32, phase)) - 1
+        source = Image.fromarray((index + 1).astype(np.int32))
+        picked = np.asarray(sample(source, 32, phase)) - 1
         axis = 0 if index is rows else 1
         cell = shape[axis] / 32
         expected = np.floor((np.arange(32) + 0.5 + shift) * cell).astype(int)
@@ -484,53 +486,53 @@ def test_other_phases_are_other_samples_of_the_same_film(
     assert (found[0][:, None] * shape[1] + found[1] != middle).any()
 
 
-def test_a_film_of_the_size_is_its_own_sample() -> None:
-    film = Image.fromarray(_hand(32, 32))
+def test_an_image_of_the_size_is_its_own_sample() -> None:
+    source = Image.fromarray(_hand(32, 32))
     for phase in ((0.0, 0.0), (0.375, -0.375)):
-        np.testing.assert_array_equal(np.asarray(sample(film, 32, phase)), np.asarray(film))
+        np.testing.assert_array_equal(np.asarray(sample(source, 32, phase)), np.asarray(source))
 
 
 def test_stretching_takes_the_first_percentile_for_black_and_the_last_for_white() -> None:
-    film = np.linspace(60, 160, 10_000).astype(np.uint8).reshape(100, 100)
-    grey = np.asarray(stretch_grey(Image.fromarray(film)))
+    source = np.linspace(60, 160, 10_000).astype(np.uint8).reshape(100, 100)
+    grey = np.asarray(stretch_grey(Image.fromarray(source)))
     assert (grey.min(), grey.max()) == (0, 255)
     assert (grey == 0).mean() == pytest.approx(0.015, abs=0.01)
     assert int(grey[50, 50]) == pytest.approx(127, abs=3)
     assert (np.diff(grey.astype(int).ravel()) >= 0).all()
 
 
-def test_a_faint_exposure_of_a_film_is_stretched_to_the_same_greys() -> None:
-    film = np.linspace(0, 255, 10_000).reshape(100, 100)
+def test_a_faint_exposure_of_an_image_is_stretched_to_the_same_greys() -> None:
+    source = np.linspace(0, 255, 10_000).reshape(100, 100)
     whole, faint = (
         np.asarray(stretch_grey(Image.fromarray(f.astype(np.uint8))), float)
-        for f in (film, film / 2 + 40)
+        for f in (source, source / 2 + 40)
     )
     np.testing.assert_allclose(whole, faint, atol=4)
 
 
-def test_a_film_without_contrast_is_not_stretched() -> None:
-    film = np.full((50, 50), 90, np.uint8)
-    film[0, 0] = 200
-    np.testing.assert_array_equal(np.asarray(stretch_grey(Image.fromarray(film))), film)
+def test_an_image_without_contrast_is_not_stretched() -> None:
+    source = np.full((50, 50), 90, np.uint8)
+    source[0, 0] = 200
+    np.testing.assert_array_equal(np.asarray(stretch_grey(Image.fromarray(source))), source)
 
 
 def test_the_network_s_image_is_stretched_only_on_request() -> None:
-    film = Image.fromarray(_hand(32, 32) // 2)
-    plain = Preprocessing(24, None, "never").to_array(film)
-    stretched = Preprocessing(24, None, "never", stretch_grey=True).to_array(film)
+    source = Image.fromarray(_hand(32, 32) // 2)
+    plain = Preprocessing(24, None, "never").to_array(source)
+    stretched = Preprocessing(24, None, "never", stretch_grey=True).to_array(source)
     assert plain.shape == stretched.shape == (24, 24)
     assert plain.dtype == stretched.dtype == np.float32
     assert plain.max() < 0.5
     assert stretched.max() > 0.9
 
 
-def test_a_reduced_film_of_the_network_s_size_is_not_resized_again() -> None:
-    film = Image.fromarray(_hand(24, 24))
-    image = Preprocessing(24, None, "never").to_array(film)
-    np.testing.assert_array_equal(image, np.asarray(film, dtype=np.float32) / 255.0)
+def test_a_reduced_image_of_the_network_s_size_is_not_resized_again() -> None:
+    source = Image.fromarray(_hand(24, 24))
+    image = Preprocessing(24, None, "never").to_array(source)
+    np.testing.assert_array_equal(image, np.asarray(source, dtype=np.float32) / 255.0)
 
 
-SAMPLED = Films(image_size=24, sampled_size=32)
+SAMPLED = ImageSettings(image_size=24, sampled_size=32)
 
 
 def test_the_processed_folder_holds_samples_on_request(images: Images, processed: Path) -> None:
@@ -545,7 +547,7 @@ def test_the_processed_folder_holds_samples_on_request(images: Images, processed
     assert _run(images, processed, SAMPLED).up_to_date == 3
 
 
-def test_serving_samples_a_raw_film_exactly_as_the_processed_folder_holds_it(
+def test_serving_samples_a_raw_image_exactly_as_the_processed_folder_holds_it(
     images: Images, processed: Path
 ) -> None:
     _run(images, processed, SAMPLED)
@@ -553,7 +555,7 @@ def test_serving_samples_a_raw_film_exactly_as_the_processed_folder_holds_it(
     np.testing.assert_array_equal(np.asarray(served), np.asarray(Image.open(processed / "7.png")))
 
 
-def test_sampling_after_resizing_makes_all_films_anew(images: Images, processed: Path) -> None:
+def test_sampling_after_resizing_makes_all_images_anew(images: Images, processed: Path) -> None:
     _run(images, processed)
     assert _run(images, processed, SAMPLED).written == 3
     assert _run(images, processed).written == 3
@@ -562,26 +564,26 @@ def test_sampling_after_resizing_makes_all_films_anew(images: Images, processed:
 @pytest.mark.parametrize(
     ("made", "asked", "message"),
     [
-        (FILMS, SAMPLED, "made with no --sampled-size, this run has --sampled-size 32"),
-        (SAMPLED, FILMS, "made with --sampled-size 32, this run has no --sampled-size"),
+        (IMAGES, SAMPLED, "made with no --sampled-size, this run has --sampled-size 32"),
+        (SAMPLED, IMAGES, "made with --sampled-size 32, this run has no --sampled-size"),
         (
             SAMPLED,
-            Films(image_size=24, sampled_size=48),
+            ImageSettings(image_size=24, sampled_size=48),
             "made with --sampled-size 32, this run has --sampled-size 48",
         ),
     ],
 )
-def test_films_sampled_otherwise_than_asked_are_refused(
-    images: Images, processed: Path, made: Films, asked: Films, message: str
+def test_images_sampled_otherwise_than_asked_are_refused(
+    images: Images, processed: Path, made: ImageSettings, asked: ImageSettings, message: str
 ) -> None:
     _run(images, processed, made)
     with pytest.raises(BoneAgeError, match=rf"processed was {message}\. Run `boneage preproc"):
         find_processed(processed, images, asked)
 
 
-def test_sampled_and_resized_films_do_not_mix(images: Images, processed: Path) -> None:
+def test_sampled_and_resized_images_do_not_mix(images: Images, processed: Path) -> None:
     _run(images, processed)
     _run({"8": images["8"]}, processed, SAMPLED)
-    message = r"mixes films of 32 px, invert auto \(7\.png\) and 32 px, sampled, invert auto"
+    message = r"mixes images of 32 px, invert auto \(7\.png\) and 32 px, sampled, invert auto"
     with pytest.raises(BoneAgeError, match=message):
-        find_processed(processed, images, FILMS)
+        find_processed(processed, images, IMAGES)

@@ -54,35 +54,37 @@ def _hand(width: int = 150, height: int = 200) -> Grey8:
 @pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
 def test_8_bit_grey_keeps_its_scale(tmp_path: Path, grey: Grey8, suffix: str) -> None:
     faint = grey // 8 + 60
-    path = _save(tmp_path, f"film.{suffix}", faint)
+    path = _save(tmp_path, f"image.{suffix}", faint)
     radiograph = read_radiograph(path, "never")
     np.testing.assert_array_equal(radiograph.pixels, (faint / 255.0).astype(np.float32))
     assert radiograph.bits == 8
 
 
 def test_a_radiograph_is_float32_between_0_and_1(tmp_path: Path, grey: Grey8) -> None:
-    pixels = _read(_save(tmp_path, "film.png", grey))
+    pixels = _read(_save(tmp_path, "image.png", grey))
     assert pixels.dtype == np.float32
     assert (pixels.min(), pixels.max()) == (0.0, 1.0)
 
 
 def test_a_radiograph_knows_its_file(tmp_path: Path, grey: Grey8) -> None:
-    path = _save(tmp_path, "film.png", grey)
+    path = _save(tmp_path, "image.png", grey)
     assert read_radiograph(path).path == path
 
 
 def test_height_comes_before_width(tmp_path: Path, grey: Grey8) -> None:
-    assert _read(_save(tmp_path, "film.png", grey)).shape == (30, 20)
+    assert _read(_save(tmp_path, "image.png", grey)).shape == (30, 20)
 
 
-def test_an_8_bit_film_comes_back_exactly_as_an_image(tmp_path: Path, grey: Grey8) -> None:
-    image = read_radiograph(_save(tmp_path, "film.png", grey), "never").to_image()
+def test_an_8_bit_image_comes_back_exactly_as_an_image(tmp_path: Path, grey: Grey8) -> None:
+    image = read_radiograph(_save(tmp_path, "image.png", grey), "never").to_image()
     assert image.mode == "L"
     np.testing.assert_array_equal(np.asarray(image), grey)
 
 
-def test_an_inverted_8_bit_film_comes_back_exactly_as_an_image(tmp_path: Path, grey: Grey8) -> None:
-    image = read_radiograph(_save(tmp_path, "film.png", grey), "always").to_image()
+def test_an_inverted_8_bit_image_comes_back_exactly_as_an_image(
+    tmp_path: Path, grey: Grey8
+) -> None:
+    image = read_radiograph(_save(tmp_path, "image.png", grey), "always").to_image()
     np.testing.assert_array_equal(np.asarray(image), 255 - grey)
 
 
@@ -92,35 +94,35 @@ def test_16_bit_grey_is_stretched_whatever_bits_it_uses(
     tmp_path: Path, suffix: str, low: int, high: int
 ) -> None:
     values = np.linspace(low, high, 600).astype(np.uint16).reshape(30, 20)
-    radiograph = read_radiograph(_save(tmp_path, f"film.{suffix}", values), "never")
+    radiograph = read_radiograph(_save(tmp_path, f"image.{suffix}", values), "never")
     np.testing.assert_allclose(radiograph.pixels, _stretched(values), atol=1e-6)
     assert radiograph.bits == 16
 
 
 def test_big_endian_16_bit_tiff_is_read_as_such(tmp_path: Path) -> None:
     values = np.arange(600, dtype=np.uint16).reshape(30, 20) * 7
-    path = _save(tmp_path, "film.tif", values.astype(">u2"))
+    path = _save(tmp_path, "image.tif", values.astype(">u2"))
     assert path.read_bytes().startswith(b"MM")
     np.testing.assert_allclose(_read(path), _stretched(values), atol=1e-6)
 
 
 def test_32_bit_integers_are_stretched(tmp_path: Path) -> None:
     values = np.arange(-300, 300, dtype=np.int32).reshape(30, 20) * 1000
-    radiograph = read_radiograph(_save(tmp_path, "film.tif", values), "never")
+    radiograph = read_radiograph(_save(tmp_path, "image.tif", values), "never")
     np.testing.assert_allclose(radiograph.pixels, _stretched(values), atol=1e-6)
     assert radiograph.bits == 32
 
 
 def test_a_float_tiff_is_stretched(tmp_path: Path) -> None:
     values = np.linspace(-3.0, 7.0, 600, dtype=np.float32).reshape(30, 20)
-    radiograph = read_radiograph(_save(tmp_path, "film.tif", values), "never")
+    radiograph = read_radiograph(_save(tmp_path, "image.tif", values), "never")
     np.testing.assert_allclose(radiograph.pixels, _stretched(values), atol=1e-6)
     assert radiograph.bits == 32
 
 
 def test_1_bit_is_black_and_white(tmp_path: Path) -> None:
     bits = np.random.default_rng(0).random((30, 20)) < 0.5
-    path = _save(tmp_path, "film.png", bits)
+    path = _save(tmp_path, "image.png", bits)
     with Image.open(path) as image:
         assert image.mode == "1"
     np.testing.assert_array_equal(_read(path), bits.astype(np.float32))
@@ -130,7 +132,7 @@ def test_a_palette_is_looked_up(tmp_path: Path, grey: Grey8) -> None:
     shuffled = np.random.default_rng(1).permutation(256).astype(np.uint8)
     image = Image.fromarray(grey).convert("P")
     image.putpalette(np.repeat(shuffled, 3).tobytes())
-    path = _save(tmp_path, "film.png", image)
+    path = _save(tmp_path, "image.png", image)
     np.testing.assert_array_equal(_read(path), (shuffled[grey] / 255.0).astype(np.float32))
 
 
@@ -140,13 +142,13 @@ def test_a_palette_is_looked_up(tmp_path: Path, grey: Grey8) -> None:
 def test_colour_is_reduced_to_luma(tmp_path: Path, colour: tuple[int, int, int], luma: int) -> None:
     image = Image.new("RGB", (20, 30), colour)
     image.putpixel((0, 0), (0, 0, 0))
-    pixels = _read(_save(tmp_path, "film.png", image))
+    pixels = _read(_save(tmp_path, "image.png", image))
     assert pixels[5, 5] == np.float32(luma / 255)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
 def test_grey_stored_as_rgb_reads_as_grey(tmp_path: Path, grey: Grey8, suffix: str) -> None:
-    path = _save(tmp_path, f"film.{suffix}", np.dstack([grey] * 3))
+    path = _save(tmp_path, f"image.{suffix}", np.dstack([grey] * 3))
     np.testing.assert_array_equal(_read(path), (grey / 255.0).astype(np.float32))
 
 
@@ -154,7 +156,7 @@ def test_grey_stored_as_rgb_reads_as_grey(tmp_path: Path, grey: Grey8, suffix: s
 def test_jpegs_of_every_colour_mode_are_read(tmp_path: Path, mode: str) -> None:
     hand = _hand()
     image = Image.fromarray(hand).convert("RGB").convert(mode)
-    path = _save(tmp_path, "film.jpg", image, quality=100)
+    path = _save(tmp_path, "image.jpg", image, quality=100)
     with Image.open(path) as stored:
         assert stored.mode == mode
     np.testing.assert_allclose(_read(path), hand / 255.0, atol=4 / 255)
@@ -170,14 +172,14 @@ def test_transparency_shows_black_and_not_the_colour_under_it(
     image.putalpha(Image.fromarray(alpha))
     expected = np.where(alpha == 0, 0, grey) / 255.0
     np.testing.assert_array_equal(
-        _read(_save(tmp_path, "film.png", image)), expected.astype(np.float32)
+        _read(_save(tmp_path, "image.png", image)), expected.astype(np.float32)
     )
 
 
 def test_half_transparency_is_half_as_bright(tmp_path: Path) -> None:
     image = Image.new("RGBA", (20, 30), (200, 200, 200, 128))
     image.putpixel((0, 0), (255, 255, 255, 255))
-    assert _read(_save(tmp_path, "film.png", image))[5, 5] == pytest.approx(100 / 255, abs=1 / 255)
+    assert _read(_save(tmp_path, "image.png", image))[5, 5] == pytest.approx(100 / 255, abs=1 / 255)
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "RGB"])
@@ -186,27 +188,27 @@ def test_one_colour_declared_transparent_shows_black(
 ) -> None:
     image = Image.fromarray(grey).convert(mode)
     clear = (200, 200, 200) if mode == "RGB" else 200
-    path = _save(tmp_path, "film.png", image, transparency=clear)
+    path = _save(tmp_path, "image.png", image, transparency=clear)
     expected = np.where(grey == 200, 0, grey) / 255.0
     np.testing.assert_array_equal(_read(path), expected.astype(np.float32))
 
 
 def test_an_8_bit_tiff_with_white_as_zero_is_turned(tmp_path: Path, grey: Grey8) -> None:
-    path = _save(tmp_path, "film.tif", grey, tiffinfo=WHITE_IS_ZERO)
+    path = _save(tmp_path, "image.tif", grey, tiffinfo=WHITE_IS_ZERO)
     assert (255 - grey).tobytes() in path.read_bytes()
     np.testing.assert_array_equal(_read(path), (grey / 255.0).astype(np.float32))
 
 
 def test_a_1_bit_tiff_with_white_as_zero_is_turned(tmp_path: Path) -> None:
     bits = np.random.default_rng(0).random((30, 16)) < 0.5
-    path = _save(tmp_path, "film.tif", bits, tiffinfo=WHITE_IS_ZERO)
+    path = _save(tmp_path, "image.tif", bits, tiffinfo=WHITE_IS_ZERO)
     assert np.packbits(~bits, axis=1).tobytes() in path.read_bytes()
     np.testing.assert_array_equal(_read(path), bits.astype(np.float32))
 
 
 def test_a_16_bit_tiff_with_white_as_zero_is_turned(tmp_path: Path) -> None:
     stored = np.arange(600, dtype=np.uint16).reshape(30, 20) * 7
-    path = _save(tmp_path, "film.tif", stored, tiffinfo=WHITE_IS_ZERO)
+    path = _save(tmp_path, "image.tif", stored, tiffinfo=WHITE_IS_ZERO)
     assert stored.tobytes() in path.read_bytes()
     radiograph = read_radiograph(path, "never")
     np.testing.assert_allclose(radiograph.pixels, 1.0 - _stretched(stored), atol=1e-6)
@@ -214,23 +216,23 @@ def test_a_16_bit_tiff_with_white_as_zero_is_turned(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_declared_polarity_is_no_correction(tmp_path: Path, grey: Grey8, dtype: type) -> None:
-    path = _save(tmp_path, "film.tif", grey.astype(dtype), tiffinfo=WHITE_IS_ZERO)
+    path = _save(tmp_path, "image.tif", grey.astype(dtype), tiffinfo=WHITE_IS_ZERO)
     assert not read_radiograph(path, "never").was_inverted
 
 
 def _oriented(folder: Path, suffix: str, upright: Pixels, orientation: int, **options: Any) -> Path:
-    """Store a film lying as its orientation tag says."""
+    """Store an image lying as its orientation tag says."""
     undo = {
-        1: lambda film: film,
+        1: lambda source: source,
         2: np.fliplr,
-        3: lambda film: np.rot90(film, 2),
-        6: lambda film: np.rot90(film, 1),
-        8: lambda film: np.rot90(film, -1),
+        3: lambda source: np.rot90(source, 2),
+        6: lambda source: np.rot90(source, 1),
+        8: lambda source: np.rot90(source, -1),
     }
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     stored = np.ascontiguousarray(undo[orientation](upright))
-    return _save(folder, f"film.{suffix}", stored, exif=exif, **options)
+    return _save(folder, f"image.{suffix}", stored, exif=exif, **options)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -255,7 +257,7 @@ def test_the_orientation_of_a_tiff_is_applied_once(
 def test_an_exif_orientation_of_a_jpeg_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 6
-    path = _save(tmp_path, "film.jpg", _hand(width=150, height=200), exif=exif)
+    path = _save(tmp_path, "image.jpg", _hand(width=150, height=200), exif=exif)
     assert _read(path).shape == (150, 200)
 
 
@@ -263,8 +265,8 @@ def test_an_exif_orientation_of_a_jpeg_is_applied(tmp_path: Path) -> None:
 def test_one_grey_value_shows_no_hand(
     tmp_path: Path, invert: Literal["auto", "never", "always"]
 ) -> None:
-    path = _save(tmp_path, "film.png", np.full((30, 20), 37, np.uint8))
-    message = r"film\.png has one grey value \(37\) in all pixels; it shows no hand"
+    path = _save(tmp_path, "image.png", np.full((30, 20), 37, np.uint8))
+    message = r"image\.png has one grey value \(37\) in all pixels; it shows no hand"
     with pytest.raises(ImageError, match=message):
         read_radiograph(path, invert)
 
@@ -276,19 +278,21 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"not an image\n", b"\x89PNG\r\n"])
 def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "film.png"
+    path = tmp_path / "image.png"
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"film\.png is not an image; expected PNG, JPEG, TIFF"):
+    with pytest.raises(ImageError, match=r"image\.png is not an image; expected PNG, JPEG, TIFF"):
         read_radiograph(path)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
 @pytest.mark.parametrize("share", [0.5, 0.95])
-def test_a_film_cut_short_is_named(tmp_path: Path, grey: Grey8, suffix: str, share: float) -> None:
+def test_an_image_cut_short_is_named(
+    tmp_path: Path, grey: Grey8, suffix: str, share: float
+) -> None:
     content = _save(tmp_path, f"whole.{suffix}", np.tile(grey, (3, 3))).read_bytes()
-    path = tmp_path / f"film.{suffix}"
+    path = tmp_path / f"image.{suffix}"
     path.write_bytes(content[: int(share * len(content))])
-    message = rf"film\.{suffix} (cannot be read as|is not) an image"
+    message = rf"image\.{suffix} (cannot be read as|is not) an image"
     with pytest.raises(ImageError, match=message) as caught:
         read_radiograph(path)
     assert "\n" not in str(caught.value)
@@ -296,7 +300,7 @@ def test_a_film_cut_short_is_named(tmp_path: Path, grey: Grey8, suffix: str, sha
 
 def test_a_tiff_with_a_broken_second_frame_is_named(tmp_path: Path, grey: Grey8) -> None:
     grey[:2] = 0
-    path = _save(tmp_path, "film.tif", grey)
+    path = _save(tmp_path, "image.tif", grey)
     with Image.open(path) as image:
         (zeros,) = image.tag_v2[273]  # type: ignore[attr-defined]
     content = bytearray(path.read_bytes())
@@ -305,11 +309,11 @@ def test_a_tiff_with_a_broken_second_frame_is_named(tmp_path: Path, grey: Grey8)
     next_frame = directory + 2 + 12 * entries
     content[next_frame : next_frame + 4] = int(zeros).to_bytes(4, "little")
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"film\.tif cannot be read as an image"):
+    with pytest.raises(ImageError, match=r"image\.tif cannot be read as an image"):
         read_radiograph(path)
 
 
-def test_a_folder_is_no_film(tmp_path: Path) -> None:
+def test_a_folder_is_no_image(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"cannot be read as an image: .*directory"):
         read_radiograph(tmp_path)
 
@@ -317,8 +321,8 @@ def test_a_folder_is_no_film(tmp_path: Path) -> None:
 @pytest.mark.parametrize("n", [2, 3])
 def test_a_file_of_several_frames_is_refused(tmp_path: Path, grey: Grey8, n: int) -> None:
     frames = [Image.fromarray(grey + i) for i in range(n)]
-    path = _save(tmp_path, "film.tif", frames[0], save_all=True, append_images=frames[1:])
-    with pytest.raises(ImageError, match=rf"film\.tif holds {n} frames; expected one film"):
+    path = _save(tmp_path, "image.tif", frames[0], save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageError, match=rf"image\.tif holds {n} frames; expected one image"):
         read_radiograph(path)
 
 
@@ -326,24 +330,24 @@ def test_a_file_of_several_frames_is_refused(tmp_path: Path, grey: Grey8, n: int
 def test_pixels_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
     values = np.linspace(0.0, 1.0, 600, dtype=np.float32).reshape(30, 20)
     values[3, 3] = value
-    path = _save(tmp_path, "film.tif", values)
-    message = r"film\.tif cannot be read as an image: it holds pixels that are not finite numbers"
+    path = _save(tmp_path, "image.tif", values)
+    message = r"image\.tif cannot be read as an image: it holds pixels that are not finite numbers"
     with pytest.raises(ImageError, match=message):
         read_radiograph(path)
 
 
 def test_a_colour_space_that_has_no_luma_here_is_refused(tmp_path: Path, grey: Grey8) -> None:
-    path = _save(tmp_path, "film.tif", Image.fromarray(np.dstack([grey] * 3), mode="LAB"))
-    with pytest.raises(ImageError, match=r"film\.tif cannot be read as an image: .*LAB"):
+    path = _save(tmp_path, "image.tif", Image.fromarray(np.dstack([grey] * 3), mode="LAB"))
+    with pytest.raises(ImageError, match=r"image\.tif cannot be read as an image: .*LAB"):
         read_radiograph(path)
 
 
 def test_an_image_of_absurd_size_is_refused(
     tmp_path: Path, grey: Grey8, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = _save(tmp_path, "film.png", grey)
+    path = _save(tmp_path, "image.png", grey)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ImageError, match=r"film\.png cannot be read as an image: Image size"):
+    with pytest.raises(ImageError, match=r"image\.png cannot be read as an image: Image size"):
         read_radiograph(path)
 
 
@@ -354,7 +358,7 @@ def test_an_image_error_is_one_that_the_command_line_prints() -> None:
 @pytest.mark.parametrize("bits", [8, 16])
 def test_auto_leaves_bright_bones_as_they_are(tmp_path: Path, bits: int) -> None:
     hand = _hand() if bits == 8 else _hand().astype(np.uint16) * 16
-    path = _save(tmp_path, "film.png", hand)
+    path = _save(tmp_path, "image.png", hand)
     radiograph = read_radiograph(path, "auto")
     assert not radiograph.was_inverted
     np.testing.assert_array_equal(radiograph.pixels, _read(path))
@@ -365,42 +369,42 @@ def test_auto_turns_dark_bones_bright(tmp_path: Path, bits: int) -> None:
     hand = _hand() if bits == 8 else _hand().astype(np.uint16) * 16
     upright = _read(_save(tmp_path, "upright.png", hand))
     inverted = 255 - hand if bits == 8 else 4095 - hand
-    radiograph = read_radiograph(_save(tmp_path, "film.png", inverted), "auto")
+    radiograph = read_radiograph(_save(tmp_path, "image.png", inverted), "auto")
     assert radiograph.was_inverted
     np.testing.assert_allclose(radiograph.pixels, upright, atol=1e-6)
 
 
 @pytest.mark.parametrize(("score", "is_turned"), [(-0.09, False), (-0.22, True)])
-def test_auto_turns_a_film_only_where_the_score_leaves_little_doubt(
+def test_auto_turns_an_image_only_where_the_score_leaves_little_doubt(
     tmp_path: Path, score: float, is_turned: bool
 ) -> None:
     skew = {-0.09: 1.1, -0.22: 1.3}[score]
-    film = 255 - (np.random.default_rng(3).random((100, 100)) ** skew * 255).astype(np.uint8)
-    assert _score(film / 255.0) == pytest.approx(score, abs=0.03)
-    assert read_radiograph(_save(tmp_path, "film.png", film)).was_inverted == is_turned
+    source = 255 - (np.random.default_rng(3).random((100, 100)) ** skew * 255).astype(np.uint8)
+    assert _score(source / 255.0) == pytest.approx(score, abs=0.03)
+    assert read_radiograph(_save(tmp_path, "image.png", source)).was_inverted == is_turned
 
 
 def test_auto_is_the_default(tmp_path: Path) -> None:
-    assert read_radiograph(_save(tmp_path, "film.png", 255 - _hand())).was_inverted
+    assert read_radiograph(_save(tmp_path, "image.png", 255 - _hand())).was_inverted
 
 
 @pytest.mark.parametrize("stored", [_hand(), 255 - _hand()], ids=["bright bones", "dark bones"])
 def test_never_turns_nothing(tmp_path: Path, stored: Grey8) -> None:
-    radiograph = read_radiograph(_save(tmp_path, "film.png", stored), "never")
+    radiograph = read_radiograph(_save(tmp_path, "image.png", stored), "never")
     assert not radiograph.was_inverted
     np.testing.assert_array_equal(radiograph.pixels, (stored / 255.0).astype(np.float32))
 
 
 @pytest.mark.parametrize("stored", [_hand(), 255 - _hand()], ids=["bright bones", "dark bones"])
 def test_always_turns_everything(tmp_path: Path, stored: Grey8) -> None:
-    radiograph = read_radiograph(_save(tmp_path, "film.png", stored), "always")
+    radiograph = read_radiograph(_save(tmp_path, "image.png", stored), "always")
     assert radiograph.was_inverted
     np.testing.assert_allclose(radiograph.pixels, 1.0 - stored / 255.0, atol=1e-6)
 
 
 def test_auto_turns_what_a_tiff_declares_wrongly_back_again(tmp_path: Path) -> None:
     stored = _hand().astype(np.uint16) * 16
-    path = _save(tmp_path, "film.tif", stored, tiffinfo=WHITE_IS_ZERO)
+    path = _save(tmp_path, "image.tif", stored, tiffinfo=WHITE_IS_ZERO)
     radiograph = read_radiograph(path, "auto")
     assert radiograph.was_inverted
     np.testing.assert_allclose(radiograph.pixels, _stretched(stored), atol=1e-6)
@@ -417,11 +421,11 @@ def test_the_polarity_score_tells_bright_bones_from_dark_ones() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_polarity_score_is_negated_when_the_film_is_inverted(seed: int) -> None:
-    film = np.random.default_rng(seed).random((170, 130)) ** 3
-    score = _score(film)
+def test_the_polarity_score_is_negated_when_the_image_is_inverted(seed: int) -> None:
+    source = np.random.default_rng(seed).random((170, 130)) ** 3
+    score = _score(source)
     assert abs(score) > 0.1
-    assert _score(1.0 - film) == pytest.approx(-score, abs=1e-4)
+    assert _score(1.0 - source) == pytest.approx(-score, abs=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(1, 2), (5, 400), (100, 100), (400, 90)])
@@ -443,12 +447,12 @@ def test_a_dark_exposure_does_not_pass_for_inversion() -> None:
 
 
 def test_noise_far_below_a_grey_level_does_not_decide_the_polarity() -> None:
-    film = np.full((100, 100), 0.5)
-    film[::10, ::10] -= 1e-4
-    assert abs(_score(film)) < 0.01
+    source = np.full((100, 100), 0.5)
+    source[::10, ::10] -= 1e-4
+    assert abs(_score(source)) < 0.01
 
 
-def test_a_mark_far_brighter_than_the_film_leaves_it_its_greys(tmp_path: Path) -> None:
+def test_a_mark_far_brighter_than_the_image_leaves_it_its_greys(tmp_path: Path) -> None:
     hand = _hand().astype(np.uint16) * 16
     marked = hand.copy()
     marked[2:8, 2:8] = 65535
@@ -458,12 +462,12 @@ def test_a_mark_far_brighter_than_the_film_leaves_it_its_greys(tmp_path: Path) -
     )
     assert len(np.unique(np.asarray(with_mark.to_image()))) > 64
     inside = (slice(20, -20), slice(20, -20))
-    one, other = (film.pixels[inside].ravel() for film in (plain, with_mark))
+    one, other = (source.pixels[inside].ravel() for source in (plain, with_mark))
     assert np.corrcoef(one, other)[0, 1] > 0.99
     np.testing.assert_array_equal(plain.pixels, _stretched(hand).astype(np.float32))
 
 
-def test_a_damaged_description_is_no_more_than_an_unreadable_film(tmp_path: Path) -> None:
-    path = _save(tmp_path, "film.png", _hand(), exif=b"Exif\0\0II*\0")
-    with pytest.raises(ImageError, match=r"film\.png cannot be read as an image: .+\.$"):
+def test_a_damaged_description_is_no_more_than_an_unreadable_image(tmp_path: Path) -> None:
+    path = _save(tmp_path, "image.png", _hand(), exif=b"Exif\0\0II*\0")
+    with pytest.raises(ImageError, match=r"image\.png cannot be read as an image: .+\.$"):
         read_radiograph(path)

@@ -12,14 +12,14 @@ from pydicom.uid import RLELossless
 
 from boneage.errors import BoneAgeError, ConfigError
 from boneage.inference.batch import (
-    Film,
+    ImageRecord,
     calibrate,
     check_heatmaps,
-    describe_films,
-    predict_films,
+    make_records,
+    predict_images,
 )
 from boneage.inference.predictor import Predictor
-from boneage.sex import Told
+from boneage.sex import ProvidedSex
 from builders import save_dicom
 
 WINDOW = {"WindowCenter": 3040.5, "WindowWidth": 4081}
@@ -31,11 +31,11 @@ def predictor(exported: Path) -> Predictor:
 
 
 @pytest.fixture(scope="module")
-def films(raw: Path) -> list[Film]:
-    """Six films, of boys, girls and unknown."""
+def records(raw: Path) -> list[ImageRecord]:
+    """Six images, of boys, girls and unknown."""
     paths = sorted(raw.rglob("*.png"))[:6]
-    sexes: list[Told | None] = ["M", "F", None, "unknown", "F", "M"]
-    return [Film(path, sex) for path, sex in zip(paths, sexes, strict=True)]
+    sexes: list[ProvidedSex | None] = ["M", "F", None, "unknown", "F", "M"]
+    return [ImageRecord(path, sex) for path, sex in zip(paths, sexes, strict=True)]
 
 
 def _touch(folder: Path, *names: str) -> None:
@@ -44,68 +44,68 @@ def _touch(folder: Path, *names: str) -> None:
         (folder / name).write_text("content")
 
 
-def test_films_are_joined_with_what_a_table_knows_of_them() -> None:
+def test_images_are_joined_with_what_a_table_knows_of_them() -> None:
     paths = [Path("a/7.png"), Path("8.dcm"), Path("9.png")]
     table: dict[str, tuple[str | None, float | None]] = {"7": ("M", 10.0), "8": (None, None)}
-    assert describe_films(paths, "F", table) == [
-        Film(paths[0], "M", 10.0), Film(paths[1]), Film(paths[2], "F"),
+    assert make_records(paths, "F", table) == [
+        ImageRecord(paths[0], "M", 10.0), ImageRecord(paths[1]), ImageRecord(paths[2], "F"),
     ]  # fmt: skip
-    assert describe_films(paths) == [Film(path) for path in paths]
+    assert make_records(paths) == [ImageRecord(path) for path in paths]
 
 
-def test_a_row_whose_id_has_folders_is_that_film_s_alone() -> None:
+def test_a_row_whose_id_has_folders_is_that_image_s_alone() -> None:
     paths = [Path("in/patientA/1.png"), Path("in/patientB/1.png"), Path("in/2.png")]
     table: dict[str, tuple[str | None, float | None]] = {"patientA/1": ("M", 9.0), "2": ("F", None)}
-    first, other, second = describe_films(paths, None, table)
+    first, other, second = make_records(paths, None, table)
     assert (first.sex, first.reference_years, first.image_id) == ("M", 9.0, "patientA/1")
     assert (other.sex, other.reference_years, other.image_id) == (None, None, "patientB/1")
     assert (second.sex, second.image_id) == ("F", "2")
 
 
-def test_a_row_that_fits_two_films_is_refused_with_both() -> None:
+def test_a_row_that_fits_two_images_is_refused_with_both() -> None:
     paths = [Path("patientA/1.png"), Path("patientB/1.png")]
     with pytest.raises(BoneAgeError, match=r"id '1' fits patientA/1\.png and patientB/1\.png;"):
-        describe_films(paths, None, {"1": ("M", None)})
+        make_records(paths, None, {"1": ("M", None)})
 
 
-def test_a_table_of_other_films_is_refused() -> None:
+def test_a_table_of_other_images_is_refused() -> None:
     message = (
-        r"none of the 2 films is in the table \(its first ids: 1, 2, 3; first films: 7, 1\.2\.3\)"
+        r"none of the 2 images is in the table \(its first ids: 1, 2, 3; first images: 7, 1\.2\.3\)"
     )
     with pytest.raises(BoneAgeError, match=message):
-        describe_films([Path("7.png"), Path("1.2.3")], None, dict.fromkeys("1234", ("M", None)))
+        make_records([Path("7.png"), Path("1.2.3")], None, dict.fromkeys("1234", ("M", None)))
 
 
-def test_pictures_of_films_of_one_name_have_names_of_their_own() -> None:
+def test_pictures_of_images_of_one_name_have_names_of_their_own() -> None:
     paths = [Path(p) for p in ("/r/a/x/1.png", "/r/b/x/1.png", "/r/b/x/1.jpg", "/r/2.png")]
-    pictures = [film.heatmap for film in describe_films(paths, heatmaps=Path("maps"))]
+    pictures = [record.heatmap for record in make_records(paths, heatmaps=Path("maps"))]
     assert [p.relative_to("maps").as_posix() for p in pictures if p] == [
         "1.png", "1 (png).png", "1 (jpg).png", "2.png",
     ]  # fmt: skip
 
 
 def test_a_name_as_long_as_the_system_takes_is_predicted_and_drawn(
-    predictor: Predictor, films: list[Film], tmp_path: Path
+    predictor: Predictor, records: list[ImageRecord], tmp_path: Path
 ) -> None:
     long = tmp_path / "in" / ("x" * 251 + ".png")
     long.parent.mkdir()
-    shutil.copy(films[0].path, long)
+    shutil.copy(records[0].path, long)
     no_suffix = tmp_path / "in" / ("y" * 255)
-    shutil.copy(films[1].path, no_suffix)
-    described = describe_films([long, no_suffix], heatmaps=tmp_path / "maps")
-    assert [p.status for p in predict_films(predictor, described, 1)] == ["ok", "ok"]
+    shutil.copy(records[1].path, no_suffix)
+    described = make_records([long, no_suffix], heatmaps=tmp_path / "maps")
+    assert [p.status for p in predict_images(predictor, described, 1)] == ["ok", "ok"]
     assert len(list((tmp_path / "maps").iterdir())) == 2
 
 
 def test_the_answer_does_not_depend_on_company_order_or_workers(
-    predictor: Predictor, films: list[Film]
+    predictor: Predictor, records: list[ImageRecord]
 ) -> None:
-    alone = [next(predict_films(predictor, [film], 1)) for film in films]
-    assert [a.path for a in alone] == [f.path for f in films]
+    alone = [next(predict_images(predictor, [record], 1)) for record in records]
+    assert [a.path for a in alone] == [f.path for f in records]
     assert [a.sex for a in alone] == ["M", "F", None, None, "F", "M"]
     for workers in (1, 3):
-        together = list(predict_films(predictor, films, workers))
-        reversed_ = list(predict_films(predictor, films[::-1], workers))[::-1]
+        together = list(predict_images(predictor, records, workers))
+        reversed_ = list(predict_images(predictor, records[::-1], workers))[::-1]
         for a, b, c in zip(alone, together, reversed_, strict=True):
             assert a.image_id == b.image_id == c.image_id
             assert b.predicted_years == pytest.approx(a.predicted_years, abs=1e-4)
@@ -130,26 +130,28 @@ FORMATS: dict[str, tuple[str, int, int, type, dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def grey(films: list[Film]) -> npt.NDArray[np.int64]:
-    """A film that uses all its grey values."""
-    film = np.asarray(Image.open(films[0].path).convert("L")).astype(np.int64)
-    film[0, 0], film[-1, -1] = 0, 255
-    return film
+def grey(records: list[ImageRecord]) -> npt.NDArray[np.int64]:
+    """An image that uses all its grey values."""
+    record = np.asarray(Image.open(records[0].path).convert("L")).astype(np.int64)
+    record[0, 0], record[-1, -1] = 0, 255
+    return record
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_film_has_one_answer_in_every_format(
+def test_an_image_has_one_answer_in_every_format(
     predictor: Predictor, grey: npt.NDArray[np.int64], tmp_path: Path, name: str
 ) -> None:
     suffix, scale, offset, dtype, tags = FORMATS[name]
     stored: npt.NDArray[Any] = (grey * scale + offset).astype(dtype)
-    path = tmp_path / f"film.{suffix}"
+    path = tmp_path / f"image.{suffix}"
     if suffix == "dcm":
         save_dicom(path, stored, **tags)
     else:
         Image.fromarray(stored).save(path)
     Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "plain.png")
-    answer, plain = predict_films(predictor, [Film(path, "M"), Film(tmp_path / "plain.png", "M")])
+    answer, plain = predict_images(
+        predictor, [ImageRecord(path, "M"), ImageRecord(tmp_path / "plain.png", "M")]
+    )
     assert answer.predicted_years == pytest.approx(plain.predicted_years, abs=1e-4)
     assert answer.status == "ok"
 
@@ -158,7 +160,7 @@ def test_a_film_has_one_answer_in_every_format(
     ("suffix", "scale", "tags"),
     [("png", 257, {}), ("tif", 257, {}), ("dcm", 1, {"BitsStored": 8, "HighBit": 7})],
 )
-def test_a_dull_film_of_8_bits_has_its_answer_in_a_file_of_16(
+def test_a_dull_image_of_8_bits_has_its_answer_in_a_file_of_16(
     predictor: Predictor,
     grey: npt.NDArray[np.int64],
     tmp_path: Path,
@@ -167,18 +169,20 @@ def test_a_dull_film_of_8_bits_has_its_answer_in_a_file_of_16(
     tags: dict[str, Any],
 ) -> None:
     dull = 40 + grey // 2
-    path = tmp_path / f"film.{suffix}"
+    path = tmp_path / f"image.{suffix}"
     stored = (dull * scale).astype(np.uint16)
     if suffix == "dcm":
         save_dicom(path, stored, **tags)
     else:
         Image.fromarray(stored).save(path)
     Image.fromarray(dull.astype(np.uint8)).save(tmp_path / "plain.png")
-    answer, plain = predict_films(predictor, [Film(path, "M"), Film(tmp_path / "plain.png", "M")])
+    answer, plain = predict_images(
+        predictor, [ImageRecord(path, "M"), ImageRecord(tmp_path / "plain.png", "M")]
+    )
     assert answer.predicted_years == plain.predicted_years
 
 
-def test_a_jpeg_has_nearly_the_answer_of_its_film(
+def test_a_jpeg_has_nearly_the_answer_of_its_image(
     predictor: Predictor, grey: npt.NDArray[np.int64], tmp_path: Path
 ) -> None:
     image = Image.fromarray(grey.astype(np.uint8))
@@ -186,12 +190,12 @@ def test_a_jpeg_has_nearly_the_answer_of_its_film(
     image.save(tmp_path / "a.jpg", quality=95)
     png, jpeg, other = (
         answer.predicted_years or 0.0
-        for answer in predict_films(
+        for answer in predict_images(
             predictor,
             [
-                Film(tmp_path / "a.png", "M"),
-                Film(tmp_path / "a.jpg", "M"),
-                Film(tmp_path / "a.png"),
+                ImageRecord(tmp_path / "a.png", "M"),
+                ImageRecord(tmp_path / "a.jpg", "M"),
+                ImageRecord(tmp_path / "a.png"),
             ],
         )
     )
@@ -199,12 +203,14 @@ def test_a_jpeg_has_nearly_the_answer_of_its_film(
     assert abs(other - png) > 1e-3
 
 
-def test_a_film_that_cannot_be_read_is_a_row_and_the_rest_goes_on(
-    predictor: Predictor, films: list[Film], tmp_path: Path
+def test_an_image_that_cannot_be_read_is_a_row_and_the_rest_goes_on(
+    predictor: Predictor, records: list[ImageRecord], tmp_path: Path
 ) -> None:
     _touch(tmp_path, "text.png", "text.dcm")
-    broken = [Film(tmp_path / name, "M", 10.0) for name in ("text.png", "text.dcm", "gone.png")]
-    answers = list(predict_films(predictor, [broken[0], films[0], *broken[1:], films[1]], 2))
+    broken = [
+        ImageRecord(tmp_path / name, "M", 10.0) for name in ("text.png", "text.dcm", "gone.png")
+    ]
+    answers = list(predict_images(predictor, [broken[0], records[0], *broken[1:], records[1]], 2))
     assert [a.status for a in answers] == ["error", "ok", "error", "error", "ok"]
     for answer, reason in zip(
         (answers[0], answers[2], answers[3]),
@@ -218,31 +224,31 @@ def test_a_film_that_cannot_be_read_is_a_row_and_the_rest_goes_on(
         assert answer.reference_stage == "Child"
 
 
-def test_films_are_read_no_further_ahead_than_a_few_a_worker(
-    predictor: Predictor, films: list[Film]
+def test_images_are_read_no_further_ahead_than_a_few_a_worker(
+    predictor: Predictor, records: list[ImageRecord]
 ) -> None:
     taken = 0
 
-    def endless() -> Iterator[Film]:
+    def endless() -> Iterator[ImageRecord]:
         nonlocal taken
         while True:
             taken += 1
-            yield films[taken % 6]
+            yield records[taken % 6]
 
-    answers = predict_films(predictor, endless(), 2)
+    answers = predict_images(predictor, endless(), 2)
     for _ in range(5):
         next(answers)
     answers.close()  # type: ignore[attr-defined]
     assert taken <= 5 + 4 * 2
 
 
-def test_a_heat_map_is_drawn_of_each_film_that_has_an_answer(
-    predictor: Predictor, films: list[Film], tmp_path: Path
+def test_a_heat_map_is_drawn_of_each_image_that_has_an_answer(
+    predictor: Predictor, records: list[ImageRecord], tmp_path: Path
 ) -> None:
     _touch(tmp_path, "broken.png")
-    paths = [films[0].path, films[1].path, tmp_path / "broken.png"]
-    described = describe_films(paths, heatmaps=tmp_path / "maps")
-    list(predict_films(predictor, described, 2))
+    paths = [records[0].path, records[1].path, tmp_path / "broken.png"]
+    described = make_records(paths, heatmaps=tmp_path / "maps")
+    list(predict_images(predictor, described, 2))
     assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == [
         f"{path.stem}.png" for path in paths[:2]
     ]
@@ -251,77 +257,81 @@ def test_a_heat_map_is_drawn_of_each_film_that_has_an_answer(
 
 
 @pytest.fixture(scope="module")
-def labelled(raw: Path) -> list[Film]:
+def labelled(raw: Path) -> list[ImageRecord]:
     paths = sorted(raw.rglob("*.png"))[:32]
-    return [Film(path, "MF"[i % 2], 3.0 + i / 3) for i, path in enumerate(paths)]  # type: ignore[arg-type]
+    return [ImageRecord(path, "MF"[i % 2], 3.0 + i / 3) for i, path in enumerate(paths)]  # type: ignore[arg-type]
 
 
-def test_a_calibration_is_fitted_to_the_films_that_can_be_read(
-    exported: Path, predictor: Predictor, labelled: list[Film], tmp_path: Path
+def test_a_calibration_is_fitted_to_the_images_that_can_be_read(
+    exported: Path, predictor: Predictor, labelled: list[ImageRecord], tmp_path: Path
 ) -> None:
     _touch(tmp_path, "broken.png")
     Image.fromarray(np.eye(40, dtype=np.uint8)).save(tmp_path / "small.png")
-    broken, small = (Film(tmp_path / f"{name}.png", "M", 10.0) for name in ("broken", "small"))
+    broken, small = (
+        ImageRecord(tmp_path / f"{name}.png", "M", 10.0) for name in ("broken", "small")
+    )
     fitted, left_out = calibrate(predictor, [*labelled, broken, small], 2)
     assert list(left_out) == [str(broken.path), str(small.path)]
     assert "is not an image" in left_out[str(broken.path)]
-    assert "small.png: the film has 40×40 pixels" in left_out[str(small.path)]
-    assert fitted.films == 32
+    assert "small.png: the image has 40×40 pixels" in left_out[str(small.path)]
+    assert fitted.images == 32
     assert fitted.graph_sha256 == predictor.contract.graph_sha256
     fitted.save(tmp_path / "site.toml")
     calibrated = Predictor(exported, calibration=tmp_path / "site.toml", threads=1)
-    answers = list(predict_films(calibrated, labelled, 2))
+    answers = list(predict_images(calibrated, labelled, 2))
     errors = [
-        (answer.predicted_years or 0.0) - (film.reference_years or 0.0)
-        for answer, film in zip(answers, labelled, strict=True)
+        (answer.predicted_years or 0.0) - (record.reference_years or 0.0)
+        for answer, record in zip(answers, labelled, strict=True)
     ]
     assert abs(np.mean(errors)) < 0.05
     assert abs(fitted.bias_male_years) > 1.0
 
 
-def test_a_sex_of_few_films_is_said_to_have_no_bias_of_its_own(
-    predictor: Predictor, labelled: list[Film], caplog: pytest.LogCaptureFixture
+def test_a_sex_of_few_images_is_said_to_have_no_bias_of_its_own(
+    predictor: Predictor, labelled: list[ImageRecord], caplog: pytest.LogCaptureFixture
 ) -> None:
-    boys = [replace(film, sex="M") for film in labelled]
+    boys = [replace(record, sex="M") for record in labelled]
     fitted, _ = calibrate(predictor, [*boys, replace(boys[0], sex="F")], 2)
     assert caplog.messages == [
-        "1 girls' films are too few for a bias of their own (30): it is that of all films."
+        "1 girls' images are too few for a bias of their own (30): it is that of all images."
     ]
     assert fitted.bias_female_years != fitted.bias_male_years
 
 
-def test_too_few_readable_films_are_no_calibration(
-    predictor: Predictor, labelled: list[Film]
+def test_too_few_readable_images_are_no_calibration(
+    predictor: Predictor, labelled: list[ImageRecord]
 ) -> None:
-    with pytest.raises(ConfigError, match="3 labelled films are too few"):
+    with pytest.raises(ConfigError, match="3 labelled images are too few"):
         calibrate(predictor, labelled[:3], 1)
 
 
-def test_a_model_without_an_age_cannot_be_calibrated(exported: Path, labelled: list[Film]) -> None:
+def test_a_model_without_an_age_cannot_be_calibrated(
+    exported: Path, labelled: list[ImageRecord]
+) -> None:
     predictor = Predictor(exported, threads=1)
     predictor.contract = replace(predictor.contract, outputs=("stage_probabilities",))
     with pytest.raises(BoneAgeError, match="the model answers no age; there is nothing to calib"):
         calibrate(predictor, labelled, 1)
 
 
-def test_heat_maps_are_not_put_among_the_films(tmp_path: Path) -> None:
-    (tmp_path / "films").mkdir()
-    check_heatmaps(tmp_path / "maps", [tmp_path / "films"])
-    with pytest.raises(BoneAgeError, match=r"maps would be read as films of .*films next time"):
-        check_heatmaps(tmp_path / "films" / "maps", [tmp_path / "films"])
+def test_heat_maps_are_not_put_among_the_images(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    check_heatmaps(tmp_path / "maps", [tmp_path / "images"])
+    with pytest.raises(BoneAgeError, match=r"maps would be read as images of .*images next time"):
+        check_heatmaps(tmp_path / "images" / "maps", [tmp_path / "images"])
 
 
-def test_heat_maps_do_not_take_the_place_of_films_that_are_named(tmp_path: Path) -> None:
-    film = tmp_path / "films" / "1.png"
-    film.parent.mkdir()
-    check_heatmaps(tmp_path / "films" / "maps", [film])
+def test_heat_maps_do_not_take_the_place_of_images_that_are_named(tmp_path: Path) -> None:
+    record = tmp_path / "images" / "1.png"
+    record.parent.mkdir()
+    check_heatmaps(tmp_path / "images" / "maps", [record])
     with pytest.raises(
-        BoneAgeError, match=r"a heat map in .*films could take the place of .*1\.png"
+        BoneAgeError, match=r"a heat map in .*images could take the place of .*1\.png"
     ):
-        check_heatmaps(tmp_path / "maps" / ".." / "films", [film])
+        check_heatmaps(tmp_path / "maps" / ".." / "images", [record])
 
 
 def test_a_sex_that_the_table_does_not_know_is_left_to_the_file() -> None:
     table = {"a": (None, 3.0), "b": ("M", None)}
-    films = describe_films([Path("a.png"), Path("b.png"), Path("c.png")], "F", table)
-    assert [film.sex for film in films] == [None, "M", "F"]
+    records = make_records([Path("a.png"), Path("b.png"), Path("c.png")], "F", table)
+    assert [record.sex for record in records] == [None, "M", "F"]

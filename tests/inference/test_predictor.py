@@ -20,38 +20,38 @@ from builders import make_calibration, make_checkpoint, save_dicom
 
 
 @pytest.fixture(scope="module")
-def film(raw: Path) -> Path:
+def image(raw: Path) -> Path:
     return sorted(raw.rglob("*.png"))[0]
 
 
 @pytest.fixture(scope="module")
-def model(film: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.onnx"
-    export_onnx(make_checkpoint(sex_input=True), path, [film])
+    export_onnx(make_checkpoint(sex_input=True), path, [image])
     return path
 
 
-def test_a_film_is_answered_without_torch(model: Path, film: Path) -> None:
+def test_an_image_is_answered_without_torch(model: Path, image: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None; from boneage import Predictor; "
         "from pathlib import Path; "
-        f"print(Predictor(Path({str(model)!r})).predict({str(film)!r}, 'F').predicted_years)"
+        f"print(Predictor(Path({str(model)!r})).predict({str(image)!r}, 'F').predicted_years)"
     )
     printed = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout
-    assert float(printed) == pytest.approx(Predictor(model).predict(film, "F").predicted_years)
+    assert float(printed) == pytest.approx(Predictor(model).predict(image, "F").predicted_years)
 
 
-def test_the_sex_counts_and_unknown_is_between(model: Path, film: Path) -> None:
+def test_the_sex_counts_and_unknown_is_between(model: Path, image: Path) -> None:
     predictor = Predictor(model)
-    years = [predictor.predict(film, sex).predicted_years for sex in ("M", None, "F")]
+    years = [predictor.predict(image, sex).predicted_years for sex in ("M", None, "F")]
     assert years[0] != years[2]
     assert years[1] == pytest.approx(np.mean([years[0], years[2]]), abs=1e-4)
-    assert predictor.predict(film).sex is None
+    assert predictor.predict(image).sex is None
 
 
-def test_a_film_has_the_same_answer_alone_and_in_a_batch(
+def test_an_image_has_the_same_answer_alone_and_in_a_batch(
     model: Path, samples: pd.DataFrame
 ) -> None:
     predictor = Predictor(model)
@@ -65,22 +65,22 @@ def test_a_film_has_the_same_answer_alone_and_in_a_batch(
             np.testing.assert_allclose(alone[name][0], together[name][i], atol=1e-4 / 12)
 
 
-def test_the_answer_keeps_its_promises(model: Path, film: Path) -> None:
-    answer = Predictor(model).predict(str(film), "M")
-    assert answer.image_id == film.stem
+def test_the_answer_keeps_its_promises(model: Path, image: Path) -> None:
+    answer = Predictor(model).predict(str(image), "M")
+    assert answer.image_id == image.stem
     assert answer.predicted_months == pytest.approx(12 * answer.predicted_years)  # type: ignore[operator]
     chances = {"Child": answer.p_child, "Adolescent": answer.p_adolescent, "Adult": answer.p_adult}
     assert sum(chances.values()) == pytest.approx(1.0)  # type: ignore[arg-type]
     assert answer.predicted_stage == max(chances, key=lambda stage: chances[stage] or 0)
 
 
-def test_a_model_of_one_task_answers_that_alone(film: Path, tmp_path: Path) -> None:
+def test_a_model_of_one_task_answers_that_alone(image: Path, tmp_path: Path) -> None:
     for tasks in ("age", "stage"):
-        export_onnx(make_checkpoint(tasks=tasks), tmp_path / tasks, [film])
-    by_age = Predictor(tmp_path / "age").predict(film)
+        export_onnx(make_checkpoint(tasks=tasks), tmp_path / tasks, [image])
+    by_age = Predictor(tmp_path / "age").predict(image)
     assert by_age.p_child is None
     assert by_age.predicted_stage in ("Child", "Adolescent", "Adult")
-    by_stage = Predictor(tmp_path / "stage").predict(film)
+    by_stage = Predictor(tmp_path / "stage").predict(image)
     assert by_stage.predicted_years is None
     assert by_stage.predicted_months is None
 
@@ -92,16 +92,16 @@ def test_the_contract_travels_with_the_file(model: Path) -> None:
     assert contract.provenance == {"epoch": 3, "graph_sha256": contract.graph_sha256}
 
 
-def test_an_unreadable_sex_or_film_is_an_error(model: Path, tmp_path: Path) -> None:
+def test_an_unreadable_sex_or_image_is_an_error(model: Path, tmp_path: Path) -> None:
     predictor = Predictor(model)
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no film")
+    broken.write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"broken\.png is not an image"):
         predictor.predict(broken, "F")
-    film = tmp_path / "film.png"
-    Image.fromarray(np.eye(64, dtype=np.uint8) * 9).save(film)
+    image = tmp_path / "image.png"
+    Image.fromarray(np.eye(64, dtype=np.uint8) * 9).save(image)
     with pytest.raises(BoneAgeError, match=r"sex is 'diverse'; expected M or F .*, or unknown\.$"):
-        predictor.predict(film, "diverse")
+        predictor.predict(image, "diverse")
 
 
 def test_a_file_that_is_no_export_is_refused(model: Path, tmp_path: Path) -> None:
@@ -152,24 +152,24 @@ def test_a_row_has_the_agreed_columns() -> None:
         "reference_years, reference_stage, image_sha256, model_sha256, calibration_sha256, "
         "boneage_version"
     )
-    answer = Prediction("7", Path("films/7.png"), "M", reasons=("one", "two"))
+    answer = Prediction("7", Path("images/7.png"), "M", reasons=("one", "two"))
     assert tuple(answer.to_row(with_reference=False)) == columns_of_run(with_reference=False)
     row = answer.with_reference(18.0).to_row(with_reference=True)
     assert tuple(row) == COLUMNS
-    assert (row["path"], row["reasons"]) == (str(Path("films/7.png")), "one; two")
+    assert (row["path"], row["reasons"]) == (str(Path("images/7.png")), "one; two")
     assert (row["reference_years"], row["reference_stage"]) == (18.0, "Adolescent")
 
 
 def test_the_id_is_the_name_without_a_known_suffix(
-    predictor: Predictor, film: Path, tmp_path: Path
+    predictor: Predictor, image: Path, tmp_path: Path
 ) -> None:
-    pixels = np.asarray(Image.open(film).convert("L"))
+    pixels = np.asarray(Image.open(image).convert("L"))
     for name, image_id in (("a.b.dcm", "a.b"), ("1.2.840.77", "1.2.840.77")):
         assert predictor.predict(save_dicom(tmp_path / name, pixels)).image_id == image_id
 
 
 def test_a_calibration_moves_the_age_and_gives_the_interval(
-    exported: Path, predictor: Predictor, film: Path, tmp_path: Path
+    exported: Path, predictor: Predictor, image: Path, tmp_path: Path
 ) -> None:
     # Far from the limits of the stages, so that no age steps into its stage.
     biases = {"bias_male_years": -4.0, "bias_female_years": -5.0, "bias_unknown_years": -6.0}
@@ -177,7 +177,7 @@ def test_a_calibration_moves_the_age_and_gives_the_interval(
     make_calibration(predictor.contract.graph_sha256, **biases).save(site)
     calibrated = load(exported, calibration=site)
     for sex, bias, half in (("M", 4.0, 1.5), ("F", 5.0, 1.5), (None, 6.0, 2.5)):
-        raw, answer = (p.predict(film, sex) for p in (predictor, calibrated))
+        raw, answer = (p.predict(image, sex) for p in (predictor, calibrated))
         assert (raw.predicted_low_years, raw.predicted_high_years) == (None, None)
         assert raw.predicted_years is not None
         years = raw.predicted_years + bias
@@ -191,7 +191,7 @@ def test_a_calibration_moves_the_age_and_gives_the_interval(
 
 
 def test_a_calibration_inside_the_model_counts_unless_another_is_passed(
-    exported: Path, predictor: Predictor, site: Path, film: Path, tmp_path: Path
+    exported: Path, predictor: Predictor, site: Path, image: Path, tmp_path: Path
 ) -> None:
     inside = onnx.load(exported)
     (entry,) = inside.metadata_props
@@ -202,7 +202,7 @@ def test_a_calibration_inside_the_model_counts_unless_another_is_passed(
     entry.value = json.dumps(contract)
     onnx.save(inside, tmp_path / "model.onnx")
     path = tmp_path / "model.onnx"
-    years = [p.predict(film, "M").predicted_years or 0.0
+    years = [p.predict(image, "M").predicted_years or 0.0
              for p in (predictor, Predictor(path), Predictor(path, calibration=site))]  # fmt: skip
     assert np.diff(years).tolist() == pytest.approx([7.0, 3.0], abs=1e-4)
 
@@ -218,18 +218,18 @@ def test_a_calibration_of_another_model_is_refused(
         Predictor(exported, calibration=tmp_path / "gone.toml")
 
 
-def test_unknown_is_a_word_for_the_sex(predictor: Predictor, film: Path) -> None:
-    assert predictor.predict(film, "unknown") == predictor.predict(film)
-    assert predictor.predict(film, "unknown").sex is None
-    assert predictor.predict(film, "M").sex == "M"
+def test_unknown_is_a_word_for_the_sex(predictor: Predictor, image: Path) -> None:
+    assert predictor.predict(image, "unknown") == predictor.predict(image)
+    assert predictor.predict(image, "unknown").sex is None
+    assert predictor.predict(image, "M").sex == "M"
 
 
-def test_a_dicom_film_s_own_sex_counts_unless_one_is_given(
-    predictor: Predictor, film: Path, tmp_path: Path
+def test_a_dicom_image_s_own_sex_counts_unless_one_is_given(
+    predictor: Predictor, image: Path, tmp_path: Path
 ) -> None:
-    pixels = np.asarray(Image.open(film).convert("L"))
+    pixels = np.asarray(Image.open(image).convert("L"))
     path = save_dicom(tmp_path / "a.dcm", pixels, PatientSex="F")
-    answers = {sex: predictor.predict(film, sex).predicted_years for sex in ("M", "F", None)}
+    answers = {sex: predictor.predict(image, sex).predicted_years for sex in ("M", "F", None)}
     assert len(set(answers.values())) == 3
     for told, sex in ((None, "F"), ("M", "M"), ("unknown", None)):
         answer = predictor.predict(path, told)
@@ -237,10 +237,10 @@ def test_a_dicom_film_s_own_sex_counts_unless_one_is_given(
         assert answer.predicted_years == answers[sex]
 
 
-def test_a_large_film_is_sampled_at_several_phases_and_a_reduced_one_once(
-    predictor: Predictor, film: Path, tmp_path: Path
+def test_a_large_image_is_sampled_at_several_phases_and_a_reduced_one_once(
+    predictor: Predictor, image: Path, tmp_path: Path
 ) -> None:
-    large = read_radiograph(film)
+    large = read_radiograph(image)
     mean = predictor.look(large, "M").answers
     single = [predictor.look(large, "M", [phase]).answers.years[0] for phase in PHASES]
     assert len(set(single)) > 1
@@ -252,15 +252,15 @@ def test_a_large_film_is_sampled_at_several_phases_and_a_reduced_one_once(
     assert predictor.look(small, "M").answers.years[0] == pytest.approx(middle.years[0], abs=1e-5)
 
 
-def test_the_age_map_says_where_the_age_comes_from(predictor: Predictor, film: Path) -> None:
-    answer = predictor.predict(film, "M")
+def test_the_age_map_says_where_the_age_comes_from(predictor: Predictor, image: Path) -> None:
+    answer = predictor.predict(image, "M")
     assert answer.age_map is not None
     assert answer.age_map.ndim == 2
     assert "age_map" not in answer.to_row(with_reference=True)
     assert "age_map" not in repr(answer)
 
 
-def test_a_tiny_film_is_rejected_without_an_answer(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_tiny_image_is_rejected_without_an_answer(predictor: Predictor, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for height, width, status in ((49, 90, "reject"), (90, 49, "reject"), (50, 50, "ok")):
         pixels = rng.integers(0, 256, (height, width)).astype(np.uint8)
@@ -271,43 +271,43 @@ def test_a_tiny_film_is_rejected_without_an_answer(predictor: Predictor, tmp_pat
         if status == "reject":
             (reason,) = answer.reasons
             assert reason == (
-                f"the film has {height}×{width} pixels; expected {SMALLEST_SIDE} or more a side"
+                f"the image has {height}×{width} pixels; expected {SMALLEST_SIDE} or more a side"
             )
             assert answer.predicted_years is None
             assert answer.sex == "F"
 
 
-def test_an_inverted_film_is_answered_as_the_film_with_a_warning(
-    predictor: Predictor, film: Path, tmp_path: Path
+def test_an_inverted_image_is_answered_as_the_image_with_a_warning(
+    predictor: Predictor, image: Path, tmp_path: Path
 ) -> None:
-    Image.fromarray(255 - np.asarray(Image.open(film).convert("L"))).save(tmp_path / "a.png")
-    upright, turned = predictor.predict(film, "M"), predictor.predict(tmp_path / "a.png", "M")
+    Image.fromarray(255 - np.asarray(Image.open(image).convert("L"))).save(tmp_path / "a.png")
+    upright, turned = predictor.predict(image, "M"), predictor.predict(tmp_path / "a.png", "M")
     assert upright.status == "ok"
     assert turned.status == "warn"
-    assert turned.reasons[0] == "bones were dark: the film was inverted before it was read"
+    assert turned.reasons[0] == "bones were dark: the image was inverted before it was read"
     assert turned.predicted_years == pytest.approx(upright.predicted_years, abs=1e-4)
 
 
-def test_a_film_that_contradicts_its_sex_is_answered_with_a_warning(
-    exported: Path, predictor: Predictor, film: Path, tmp_path: Path
+def test_an_image_that_contradicts_its_sex_is_answered_with_a_warning(
+    exported: Path, predictor: Predictor, image: Path, tmp_path: Path
 ) -> None:
     sha, site = predictor.contract.graph_sha256, tmp_path / "site.toml"
     make_calibration(sha, sex_warning_above=0.001).save(site)
     wary = Predictor(exported, calibration=site)
     for sex, other in (("M", "girl"), ("F", "boy")):
-        answer = wary.predict(film, sex)
+        answer = wary.predict(image, sex)
         assert answer.status == "warn"
         reason = answer.reasons[0]
-        assert f"sex was entered as {sex}, but the film looks like a {other}'s (" in reason
+        assert f"sex was entered as {sex}, but the image looks like a {other}'s (" in reason
         assert answer.predicted_years is not None
-    assert wary.predict(film).status == "ok"
-    assert predictor.predict(film, "M").status == "ok"
+    assert wary.predict(image).status == "ok"
+    assert predictor.predict(image, "M").status == "ok"
     make_calibration(sha, sex_warning_above=1.0).save(site)
-    assert Predictor(exported, calibration=site).predict(film, "M").status == "ok"
+    assert Predictor(exported, calibration=site).predict(image, "M").status == "ok"
 
 
 def test_an_answer_that_is_no_number_is_an_error(
-    exported: Path, film: Path, tmp_path: Path
+    exported: Path, image: Path, tmp_path: Path
 ) -> None:
     diverged = onnx.load(exported)
     for weights in diverged.graph.initializer:
@@ -318,23 +318,23 @@ def test_an_answer_that_is_no_number_is_an_error(
     else:
         pytest.fail("the age head has no bias")
     onnx.save(diverged, tmp_path / "model.onnx")
-    with pytest.raises(BoneAgeError, match=rf"the model's answer to {film} is not a number\."):
-        Predictor(tmp_path / "model.onnx").predict(film)
+    with pytest.raises(BoneAgeError, match=rf"the model's answer to {image} is not a number\."):
+        Predictor(tmp_path / "model.onnx").predict(image)
 
 
 @pytest.mark.parametrize("word", ["boy", "MALE", "m", "1"])
-def test_every_word_for_a_sex_is_understood(predictor: Predictor, film: Path, word: str) -> None:
-    assert predictor.predict(film, word) == predictor.predict(film, "M")
+def test_every_word_for_a_sex_is_understood(predictor: Predictor, image: Path, word: str) -> None:
+    assert predictor.predict(image, word) == predictor.predict(image, "M")
 
 
-def _dicom(path: Path, film: Path, sex: str) -> Path:
-    return save_dicom(path, np.asarray(Image.open(film).convert("L")), PatientSex=sex)
+def _dicom(path: Path, image: Path, sex: str) -> Path:
+    return save_dicom(path, np.asarray(Image.open(image).convert("L")), PatientSex=sex)
 
 
 def test_a_sex_entered_against_the_file_s_own_is_a_warning(
-    predictor: Predictor, film: Path, tmp_path: Path
+    predictor: Predictor, image: Path, tmp_path: Path
 ) -> None:
-    path = _dicom(tmp_path / "a.dcm", film, "F")
+    path = _dicom(tmp_path / "a.dcm", image, "F")
     against = predictor.predict(path, "M")
     assert (against.status, against.sex) == ("warn", "M")
     assert against.reasons[0] == "sex was entered as M, but the file says F"
@@ -343,36 +343,36 @@ def test_a_sex_entered_against_the_file_s_own_is_a_warning(
 
 
 def test_a_dicom_word_for_a_sex_is_understood(
-    predictor: Predictor, film: Path, tmp_path: Path
+    predictor: Predictor, image: Path, tmp_path: Path
 ) -> None:
-    found = predictor.predict(_dicom(tmp_path / "a.dcm", film, "FEMALE"))
+    found = predictor.predict(_dicom(tmp_path / "a.dcm", image, "FEMALE"))
     assert (found.status, found.sex) == ("ok", "F")
 
 
 def test_a_dicom_sex_that_is_not_understood_is_said(
-    predictor: Predictor, film: Path, tmp_path: Path
+    predictor: Predictor, image: Path, tmp_path: Path
 ) -> None:
-    path = _dicom(tmp_path / "a.dcm", film, "WEIBLICH")
+    path = _dicom(tmp_path / "a.dcm", image, "WEIBLICH")
     found = predictor.predict(path)
     assert (found.status, found.sex) == ("warn", None)
     assert found.reasons[0].startswith("the file's PatientSex is 'WEIBLICH', which is not underst")
     entered = predictor.predict(path, "F")
     assert entered.status == "ok"
     assert entered.reasons[0] == f"{NOTE}the file's PatientSex is 'WEIBLICH', not understood"
-    other = predictor.predict(_dicom(tmp_path / "o.dcm", film, "O"))
+    other = predictor.predict(_dicom(tmp_path / "o.dcm", image, "O"))
     assert (other.status, other.sex) == ("ok", None)
 
 
 def test_an_age_that_contradicts_its_stage_is_noted_and_changes_nothing_else(
-    exported: Path, predictor: Predictor, film: Path, tmp_path: Path
+    exported: Path, predictor: Predictor, image: Path, tmp_path: Path
 ) -> None:
-    stage = predictor.predict(film, "M").predicted_stage
-    raw = predictor.predict(film, "M").predicted_years
+    stage = predictor.predict(image, "M").predicted_stage
+    raw = predictor.predict(image, "M").predicted_years
     assert raw is not None
     site = tmp_path / "site.toml"
     for wanted, by_age in ((9.0, "Child"), (14.0, "Adolescent"), (18.5, "Adult")):
         make_calibration(predictor.contract.graph_sha256, bias_male_years=raw - wanted).save(site)
-        found = Predictor(exported, calibration=site).predict(film, "M")
+        found = Predictor(exported, calibration=site).predict(image, "M")
         assert found.status == "ok"
         assert found.predicted_years == pytest.approx(wanted)
         assert found.predicted_stage == stage

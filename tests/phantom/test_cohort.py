@@ -9,13 +9,13 @@ from PIL import Image
 from boneage.errors import BoneAgeError
 from boneage.phantom import cohort
 from boneage.phantom.anatomy import CARPALS
-from boneage.phantom.cohort import PhantomFilm, draw_film, sample_labels, write_cohort
+from boneage.phantom.cohort import SyntheticImage, draw_image, sample_labels, write_cohort
 
-PALE = 0.02  # grey difference that counts, as a share of the film's range
+PALE = 0.02  # grey difference that counts, as a share of the image's range
 
 
-def _film(age: float, sex: str = "M", seed: int = 0, height: int = 256) -> PhantomFilm:
-    return draw_film(age, sex, np.random.default_rng(seed), height=height, masks=True)
+def _image(age: float, sex: str = "M", seed: int = 0, height: int = 256) -> SyntheticImage:
+    return draw_image(age, sex, np.random.default_rng(seed), height=height, masks=True)
 
 
 def _near(mask: np.ndarray, steps: int) -> np.ndarray:
@@ -29,8 +29,8 @@ def _near(mask: np.ndarray, steps: int) -> np.ndarray:
     return grown
 
 
-def _all_bones(film: PhantomFilm) -> np.ndarray:
-    return np.any([m for name, m in film.masks.items() if name.startswith("bone:")], axis=0)
+def _all_bones(synthetic: SyntheticImage) -> np.ndarray:
+    return np.any([m for name, m in synthetic.masks.items() if name.startswith("bone:")], axis=0)
 
 
 def _bytes(out: Path) -> dict[str, str]:
@@ -42,67 +42,68 @@ def _write(out: Path, n: int = 3, workers: int = 1, **settings: int) -> Path:
     return write_cohort(out, n, height=72, workers=workers, **settings)  # type: ignore[arg-type]
 
 
-# --- one film ---------------------------------------------------------------------------
+# --- one image ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("height", [100, 256])
-def test_film_is_8_bit_of_the_height_asked_for_and_not_wider_than_high(height: int) -> None:
-    film = draw_film(120, "F", np.random.default_rng(1), height=height)
-    assert film.image.dtype == np.uint8
-    assert film.image.shape[0] == height
-    assert 1.0 <= height / film.image.shape[1] <= 1.65
-    assert film.masks == {}
+def test_image_is_8_bit_of_the_height_asked_for_and_not_wider_than_high(height: int) -> None:
+    synthetic = draw_image(120, "F", np.random.default_rng(1), height=height)
+    assert synthetic.image.dtype == np.uint8
+    assert synthetic.image.shape[0] == height
+    assert 1.0 <= height / synthetic.image.shape[1] <= 1.65
+    assert synthetic.masks == {}
 
 
-def test_same_generator_state_draws_the_same_film() -> None:
-    assert np.array_equal(_film(100, seed=3).image, _film(100, seed=3).image)
-    assert not np.array_equal(_film(100, seed=3).image[:, :90], _film(100, seed=4).image[:, :90])
+def test_same_generator_state_draws_the_same_image() -> None:
+    assert np.array_equal(_image(100, seed=3).image, _image(100, seed=3).image)
+    assert not np.array_equal(_image(100, seed=3).image[:, :90], _image(100, seed=4).image[:, :90])
 
 
-def test_asking_for_masks_does_not_change_the_film() -> None:
-    bare = draw_film(100, "M", np.random.default_rng(3))
-    assert np.array_equal(bare.image, _film(100, seed=3).image)
+def test_asking_for_masks_does_not_change_the_image() -> None:
+    bare = draw_image(100, "M", np.random.default_rng(3))
+    assert np.array_equal(bare.image, _image(100, seed=3).image)
 
 
 @pytest.mark.parametrize("age", [2, 40, 100, 150, 190, 225])
 def test_bones_are_brighter_than_the_flesh_beside_them(age: int) -> None:
-    film = _film(age, seed=age)
-    bones = _all_bones(film)
+    synthetic = _image(age, seed=age)
+    bones = _all_bones(synthetic)
     beside = _near(bones, 4) & ~_near(bones, 1)
-    spread = np.ptp(np.quantile(film.image, (0.02, 0.98)))
-    assert film.image[bones].mean() - film.image[beside].mean() > PALE * spread
+    spread = np.ptp(np.quantile(synthetic.image, (0.02, 0.98)))
+    assert synthetic.image[bones].mean() - synthetic.image[beside].mean() > PALE * spread
 
 
 @pytest.mark.parametrize("age", [60, 120, 168])
 def test_growth_plates_are_darker_than_the_bone_beside_them(age: int) -> None:
-    film = _film(age, seed=age)
-    plates = {n[6:]: mask for n, mask in film.masks.items() if n.startswith("plate:")}
+    synthetic = _image(age, seed=age)
+    plates = {n[6:]: mask for n, mask in synthetic.masks.items() if n.startswith("plate:")}
     assert len(plates) >= 18
     darker = [
-        film.image[mask].mean() < film.image[_near(mask, 3) & film.masks[f"bone:{name}"]].mean()
+        synthetic.image[mask].mean()
+        < synthetic.image[_near(mask, 3) & synthetic.masks[f"bone:{name}"]].mean()
         for name, mask in plates.items()
     ]
     assert np.mean(darker) > 0.9
 
 
-def test_every_mask_lies_in_the_film_and_plates_lie_by_their_bone() -> None:
-    film = _film(130)
-    for name, mask in film.masks.items():
-        assert mask.shape == film.image.shape
+def test_every_mask_lies_in_the_image_and_plates_lie_by_their_bone() -> None:
+    synthetic = _image(130)
+    for name, mask in synthetic.masks.items():
+        assert mask.shape == synthetic.image.shape
         assert mask.dtype == bool
         assert mask.any()
         if name.startswith("plate:"):
-            assert not (mask & ~_near(film.masks[f"bone:{name[6:]}"], 3)).any()
+            assert not (mask & ~_near(synthetic.masks[f"bone:{name[6:]}"], 3)).any()
 
 
 def test_overlapping_bones_are_both_whole_in_the_masks() -> None:
-    film = _film(220)
-    both = film.masks["bone:pisiform"] & film.masks["bone:triquetrum"]
-    assert both.sum() > 0.5 * film.masks["bone:pisiform"].sum()
+    synthetic = _image(220)
+    both = synthetic.masks["bone:pisiform"] & synthetic.masks["bone:triquetrum"]
+    assert both.sum() > 0.5 * synthetic.masks["bone:pisiform"].sum()
 
 
 def test_fingers_point_up_and_the_thumb_to_the_right() -> None:
-    masks = _film(120, seed=5).masks
+    masks = _image(120, seed=5).masks
     row = {n: np.argwhere(m)[:, 0].mean() for n, m in masks.items()}
     column = {n: np.argwhere(m)[:, 1].mean() for n, m in masks.items()}
     assert row["bone:DP3"] < row["bone:MC3"] < row["bone:capitate"] < row["bone:radius"]
@@ -119,7 +120,7 @@ def test_fingers_point_up_and_the_thumb_to_the_right() -> None:
 def test_centres_drawn_increase_with_age(sex: str, ages: tuple[int, ...]) -> None:
     found = []
     for age in ages:
-        masks = _film(age, sex).masks
+        masks = _image(age, sex).masks
         wrist = [n for n in masks if n in {f"bone:{c}" for c in CARPALS}]
         found.append(len(wrist))
     assert found == sorted(found)
@@ -129,7 +130,7 @@ def test_centres_drawn_increase_with_age(sex: str, ages: tuple[int, ...]) -> Non
 def test_carpal_area_over_hand_area_grows_with_age() -> None:
     shares = []
     for age in (12, 48, 84, 132, 180):
-        bones = [_film(age, seed=s).masks for s in range(3)]
+        bones = [_image(age, seed=s).masks for s in range(3)]
         shares.append(
             np.mean(
                 [
@@ -144,7 +145,7 @@ def test_carpal_area_over_hand_area_grows_with_age() -> None:
 
 def test_open_plates_vanish_as_the_skeleton_fuses() -> None:
     count = [
-        sum(name.startswith("plate:") for name in _film(age).masks) for age in (150, 190, 203, 217)
+        sum(name.startswith("plate:") for name in _image(age).masks) for age in (150, 190, 203, 217)
     ]
     assert count == sorted(count, reverse=True)
     assert count[0] == 21
@@ -154,10 +155,10 @@ def test_open_plates_vanish_as_the_skeleton_fuses() -> None:
 def test_hand_size_and_mean_grey_do_not_tell_the_age() -> None:
     rows, ages = [], []
     for label in sample_labels(90, 7):
-        film = _film(label.boneage, label.sex, seed=label.id, height=96)
-        bones = _all_bones(film)
+        synthetic = _image(label.boneage, label.sex, seed=label.id, height=96)
+        bones = _all_bones(synthetic)
         extent = np.ptp(np.flatnonzero(bones.any(axis=1)))
-        rows.append((1.0, bones.sum(), extent, film.image.mean()))
+        rows.append((1.0, bones.sum(), extent, synthetic.image.mean()))
         ages.append(label.boneage)
     inputs, target = np.array(rows, float), np.array(ages, float)
     fit = inputs @ np.linalg.lstsq(inputs, target, rcond=None)[0]
@@ -199,16 +200,16 @@ def test_longer_cohort_begins_with_the_shorter_one() -> None:
 def test_cohort_has_the_rsna_layout_and_says_what_it_is(tmp_path: Path) -> None:
     csv = _write(tmp_path / "out")
     lines = csv.read_text().splitlines()
-    films = sorted((csv.parent / "boneage-training-dataset/boneage-training-dataset").iterdir())
+    images = sorted((csv.parent / "boneage-training-dataset/boneage-training-dataset").iterdir())
     assert csv.name == "boneage-training-dataset.csv"
     assert lines[0] == "id,boneage,male"
-    assert [f"{f.stem}" for f in films] == [line.split(",")[0] for line in lines[1:]]
+    assert [f"{f.stem}" for f in images] == [line.split(",")[0] for line in lines[1:]]
     assert {line.split(",")[2] for line in lines[1:]} <= {"True", "False"}
-    assert min(int(f.stem) for f in films) > 900_000
-    assert Image.open(films[0]).mode == "L"
+    assert min(int(f.stem) for f in images) > 900_000
+    assert Image.open(images[0]).mode == "L"
     notice = (csv.parent / "SYNTHETIC.txt").read_text()
     assert "NOT patient data" in notice
-    assert json.loads(notice.splitlines()[-1])["films"] == 3
+    assert json.loads(notice.splitlines()[-1])["images"] == 3
 
 
 def test_same_seed_writes_the_same_bytes_whatever_the_workers(tmp_path: Path) -> None:
@@ -217,24 +218,24 @@ def test_same_seed_writes_the_same_bytes_whatever_the_workers(tmp_path: Path) ->
     assert _bytes(tmp_path / "one") == _bytes(tmp_path / "two")
 
 
-def test_film_does_not_depend_on_the_length_of_the_cohort(tmp_path: Path) -> None:
+def test_image_does_not_depend_on_the_length_of_the_cohort(tmp_path: Path) -> None:
     _write(tmp_path / "short", n=2)
     _write(tmp_path / "long", n=4)
-    film = "boneage-training-dataset/boneage-training-dataset/900002.png"
-    assert _bytes(tmp_path / "short")[film] == _bytes(tmp_path / "long")[film]
+    synthetic = "boneage-training-dataset/boneage-training-dataset/900002.png"
+    assert _bytes(tmp_path / "short")[synthetic] == _bytes(tmp_path / "long")[synthetic]
 
 
-def test_masks_on_disk_are_those_of_the_film(tmp_path: Path) -> None:
+def test_masks_on_disk_are_those_of_the_image(tmp_path: Path) -> None:
     csv = _write(tmp_path / "out", n=1, masks=True)
     label = sample_labels(1, 0)[0]
     rng = np.random.default_rng(np.random.SeedSequence([0, label.id]))
-    film = draw_film(label.boneage, label.sex, rng, height=72, masks=True)
+    synthetic = draw_image(label.boneage, label.sex, rng, height=72, masks=True)
     with np.load(csv.parent / "masks" / f"{label.id}.npz") as stored:
-        assert set(stored) == set(film.masks)
-        assert all(np.array_equal(stored[name], mask) for name, mask in film.masks.items())
+        assert set(stored) == set(synthetic.masks)
+        assert all(np.array_equal(stored[name], mask) for name, mask in synthetic.masks.items())
 
 
-def test_interrupted_cohort_is_finished_and_drawn_films_are_kept(tmp_path: Path) -> None:
+def test_interrupted_cohort_is_finished_and_drawn_images_are_kept(tmp_path: Path) -> None:
     csv = _write(tmp_path / "out")
     whole = _bytes(tmp_path / "out")
     folder = csv.parent / "boneage-training-dataset/boneage-training-dataset"
@@ -274,7 +275,7 @@ def test_notice_that_cannot_be_read_stops_the_replacement(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n": 0}, r"n is 0; expected a whole number of films, at least 1\. Pass another n\."),
+        ({"n": 0}, r"n is 0; expected a whole number of images, at least 1\. Pass another n\."),
         ({"n": 2.5}, r"n is 2\.5; expected a whole number"),
         ({"height": 10}, r"height is 10; expected a whole number of pixels, at least 64\."),
         ({"seed": -1}, r"seed is -1; expected a whole number"),
@@ -292,12 +293,12 @@ def test_impossible_setting_is_refused_before_anything_is_written(
 def test_impossible_hand_is_refused() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(BoneAgeError, match="sex is 'X'"):
-        draw_film(100, "X", rng)
+        draw_image(100, "X", rng)
     with pytest.raises(BoneAgeError, match="bone age is 999 months"):
-        draw_film(999, "M", rng)
+        draw_image(999, "M", rng)
 
 
-def test_contact_sheet_shows_a_film_for_every_year() -> None:
+def test_contact_sheet_shows_an_image_for_every_year() -> None:
     sheet = np.asarray(cohort.contact_sheet(height=64))
     cell = sheet.shape[1] // 10
     rows = sheet.reshape(4, -1, sheet.shape[1])

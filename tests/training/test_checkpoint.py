@@ -32,9 +32,9 @@ def test_a_checkpoint_alone_rebuilds_model_recipe_and_preprocessing(
     assert loaded.recipe == RECIPE
     assert loaded.preprocessing == PREPROCESSING
     assert loaded.provenance == {"epoch": 3, "split_sha256": "ab"}
-    film, sex = torch.rand(2, 3, 32, 32), torch.tensor([1.0, -1.0])
+    image, sex = torch.rand(2, 3, 32, 32), torch.tensor([1.0, -1.0])
     assert not loaded.model.training
-    torch.testing.assert_close(loaded.model(film, sex)[0], model(film, sex)[0], rtol=0, atol=0)
+    torch.testing.assert_close(loaded.model(image, sex)[0], model(image, sex)[0], rtol=0, atol=0)
 
 
 def test_saving_leaves_no_temporary_file(saved: tuple[Path, BoneAgePredictor]) -> None:

@@ -20,7 +20,7 @@ from boneage.errors import BoneAgeError, CheckpointError, ConfigError
 from boneage.imaging.orientation import UPRIGHT
 from boneage.imaging.preprocess import Preprocessing, sample
 from boneage.imaging.radiograph import read_radiograph
-from boneage.inference.calibration import Answers, fit_calibration
+from boneage.inference.calibration import Outputs, fit_calibration
 from boneage.inference.contract import OUTPUTS
 from boneage.inference.predictor import Predictor
 from boneage.training.export import export_onnx, load_exported, measure_parity
@@ -33,7 +33,7 @@ MEAN, STD = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, I
 
 
 @pytest.fixture
-def films(samples: pd.DataFrame) -> list[Path]:
+def paths(samples: pd.DataFrame) -> list[Path]:
     return list(samples["path"][:3])
 
 
@@ -44,34 +44,34 @@ def films(samples: pd.DataFrame) -> list[Path]:
         {"sex_input": True},
         {"tasks": "age"},
         {"tasks": "stage", "sex_input": True},
-        {"sex_input": True, "sex_weight": 0.1, "mirror_average": True, "zoom_average": 0.1},
+        {"sex_input": True, "sex_weight": 0.1, "tta_mirror": True, "tta_zoom": 0.1},
         {"backbone": "timm:test_efficientnet", "sex_input": True},
     ],
     ids=str,
 )
 def test_every_kind_of_model_answers_alike_in_onnx(
-    settings: dict[str, object], films: list[Path], tmp_path: Path
+    settings: dict[str, object], paths: list[Path], tmp_path: Path
 ) -> None:
-    parity = export_onnx(make_checkpoint(**settings), tmp_path / "model.onnx", films)
+    parity = export_onnx(make_checkpoint(**settings), tmp_path / "model.onnx", paths)
     assert parity.n == 3
     assert parity.months <= 0.01
     assert parity.probability <= 0.001
 
 
 def test_the_age_map_is_the_share_of_each_cell_in_the_age(
-    films: list[Path], tmp_path: Path
+    paths: list[Path], tmp_path: Path
 ) -> None:
     checkpoint = make_checkpoint(
-        sex_input=True, sex_weight=0.1, mirror_average=True, zoom_average=0.1, orientation_head=True
+        sex_input=True, sex_weight=0.1, tta_mirror=True, tta_zoom=0.1, orientation_head=True
     )
-    export_onnx(checkpoint, tmp_path / "model.onnx", films)
+    export_onnx(checkpoint, tmp_path / "model.onnx", paths)
     predictor = Predictor(tmp_path / "model.onnx")
     assert predictor.contract.outputs == OUTPUTS
-    grey = checkpoint.preprocessing.to_array(checkpoint.preprocessing.read(films[0]))
+    grey = checkpoint.preprocessing.to_array(checkpoint.preprocessing.read(paths[0]))
     bias = checkpoint.model.age_head.bias.item()  # type: ignore[union-attr]
     for sex, code in (("M", 1.0), ("F", -1.0), (None, 0.0)):
         answers = predictor.run(grey[None], [sex])
-        # Where the sex is withheld, the film's own evidence stands for it.
+        # Where the sex is withheld, the image's own evidence stands for it.
         p = answers["p_male"][0]
         told = code or np.tanh(np.log(p / (1 - p)))
         constant = bias + told * checkpoint.model.age_head.sex_bias.item()  # type: ignore[union-attr, operator]
@@ -85,18 +85,18 @@ def test_the_age_map_is_the_share_of_each_cell_in_the_age(
 
 
 def test_a_backbone_whose_features_are_no_means_has_no_age_map(
-    films: list[Path], tmp_path: Path
+    paths: list[Path], tmp_path: Path
 ) -> None:
-    export_onnx(make_checkpoint(backbone="vgg11"), tmp_path / "model.onnx", films)
+    export_onnx(make_checkpoint(backbone="vgg11"), tmp_path / "model.onnx", paths)
     assert "age_map" not in Predictor(tmp_path / "model.onnx").contract.outputs
 
 
-def test_an_exported_model_can_be_trained_on(films: list[Path], tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(sex_input=True, sex_weight=0.1, mirror_average=True)
+def test_an_exported_model_can_be_trained_on(paths: list[Path], tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(sex_input=True, sex_weight=0.1, tta_mirror=True)
     with torch.no_grad():
         for parameter in checkpoint.model.parameters():  # as training would, make all differ
             parameter.add_(0.01 * torch.randn_like(parameter))
-    export_onnx(checkpoint, tmp_path / "model.onnx", films)
+    export_onnx(checkpoint, tmp_path / "model.onnx", paths)
     model = BoneAgePredictor.from_recipe(checkpoint.recipe)
     load_exported(model, tmp_path / "model.onnx")
     for name, value in checkpoint.model.state_dict().items():
@@ -106,8 +106,8 @@ def test_an_exported_model_can_be_trained_on(films: list[Path], tmp_path: Path) 
         load_exported(BoneAgePredictor("resnet34"), tmp_path / "model.onnx")
 
 
-def test_an_exported_file_names_no_file_of_its_maker(films: list[Path], tmp_path: Path) -> None:
-    export_onnx(make_checkpoint(), tmp_path / "model.onnx", films)
+def test_an_exported_file_names_no_file_of_its_maker(paths: list[Path], tmp_path: Path) -> None:
+    export_onnx(make_checkpoint(), tmp_path / "model.onnx", paths)
     written = (tmp_path / "model.onnx").read_bytes()
     assert b'.py"' not in written
     assert b"boneage/" not in written
@@ -115,10 +115,10 @@ def test_an_exported_file_names_no_file_of_its_maker(films: list[Path], tmp_path
 
 
 def test_the_fingerprint_is_that_of_the_file_without_its_metadata(
-    films: list[Path], tmp_path: Path
+    paths: list[Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "model.onnx"
-    export_onnx(make_checkpoint(), path, films)
+    export_onnx(make_checkpoint(), path, paths)
     model = onnx.load(path)
     del model.metadata_props[:]
     fingerprint = sha256(model.SerializeToString(deterministic=True)).hexdigest()
@@ -126,40 +126,40 @@ def test_the_fingerprint_is_that_of_the_file_without_its_metadata(
 
 
 def test_a_calibration_goes_inside_only_with_its_own_model(
-    films: list[Path], tmp_path: Path
+    paths: list[Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "model.onnx"
-    export_onnx(make_checkpoint(), path, films)
+    export_onnx(make_checkpoint(), path, paths)
     rng = np.random.default_rng(0)
-    answers = Answers(np.ones(40), rng.uniform(3, 17, 40))
+    answers = Outputs(np.ones(40), rng.uniform(3, 17, 40))
     fitted = fit_calibration(
         answers, answers, answers.years + 1, Predictor(path).contract.graph_sha256
     )
-    export_onnx(make_checkpoint(), path, films, fitted, {"terms": "none"})
+    export_onnx(make_checkpoint(), path, paths, fitted, {"terms": "none"})
     contract = Predictor(path).contract
     assert contract.calibration == fitted
     assert contract.facts == {"terms": "none"}
     with pytest.raises(ConfigError, match="fitted to another model"):
-        export_onnx(make_checkpoint(sex_input=True), path, films, fitted)
+        export_onnx(make_checkpoint(sex_input=True), path, paths, fitted)
     assert Predictor(path).contract == contract
 
 
-def test_a_corrupted_export_fails_the_comparison(films: list[Path], tmp_path: Path) -> None:
+def test_a_corrupted_export_fails_the_comparison(paths: list[Path], tmp_path: Path) -> None:
     checkpoint = make_checkpoint(sex_input=True)
     path = tmp_path / "model.onnx"
-    export_onnx(checkpoint, path, films)
+    export_onnx(checkpoint, path, paths)
     model = onnx.load(path)
     weights = next(w for w in model.graph.initializer if list(w.dims) == [64, 3, 7, 7])
     values = onnx.numpy_helper.to_array(weights).copy()
     values[0] *= 1.05
     weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
     onnx.save(model, path)
-    parity = measure_parity(checkpoint, Predictor(path), films)
+    parity = measure_parity(checkpoint, Predictor(path), paths)
     assert parity.months > 0.01
 
 
 def test_a_model_that_differs_is_not_written(
-    films: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"an earlier model")
@@ -172,34 +172,34 @@ def test_a_model_that_differs_is_not_written(
 
     monkeypatch.setattr(Predictor, "run", off)
     with pytest.raises(BoneAgeError, match=r"differs from its checkpoint by 0\.12 months"):
-        export_onnx(checkpoint, path, films)
+        export_onnx(checkpoint, path, paths)
     assert path.read_bytes() == b"an earlier model"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_answer_that_is_no_number_does_not_pass(films: list[Path], tmp_path: Path) -> None:
+def test_an_answer_that_is_no_number_does_not_pass(paths: list[Path], tmp_path: Path) -> None:
     checkpoint = make_checkpoint()
     with torch.no_grad():
         next(checkpoint.model.parameters()).fill_(float("nan"))
     with pytest.raises(BoneAgeError, match="differs from its checkpoint by nan"):
-        export_onnx(checkpoint, tmp_path / "model.onnx", films)
+        export_onnx(checkpoint, tmp_path / "model.onnx", paths)
 
 
-def test_without_films_nothing_is_exported(tmp_path: Path) -> None:
-    with pytest.raises(BoneAgeError, match="no film to compare"):
+def test_without_images_nothing_is_exported(tmp_path: Path) -> None:
+    with pytest.raises(BoneAgeError, match="no image to compare"):
         export_onnx(make_checkpoint(), tmp_path / "model.onnx", [])
 
 
 SHIPPED = {
-    "sex_input": True, "sex_weight": 0.1, "mirror_average": True, "zoom_average": 0.07,
+    "sex_input": True, "sex_weight": 0.1, "tta_mirror": True, "tta_zoom": 0.07,
     "orientation_head": True, "sampled_size": 64, "stretch_grey": True,
     "backbone": "timm:test_efficientnet",
 }  # fmt: skip
 """Every switch of the recipe of the weights in the package."""
 
 
-def sample_films(samples: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Write the films as training has them, sampled once: serving samples a whole one often."""
+def sample_images(samples: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Write the images as training has them, sampled once: serving samples a whole one often."""
     paths = [folder / path.name for path in samples["path"]]
     for path, source in zip(paths, samples["path"], strict=True):
         sample(read_radiograph(source).to_image(), 64).save(path)
@@ -217,7 +217,7 @@ def test_the_trainer_s_table_is_the_predictor_s(
         head = checkpoint.model.orientation_head
         with torch.no_grad():
             head.bias[UPRIGHT.code] += 100.0  # type: ignore[union-attr]
-        samples = sample_films(samples, tmp_path)
+        samples = sample_images(samples, tmp_path)
     held_out = samples[samples["split"] == "test"]
     transform = get_transforms("test", checkpoint.recipe)
     data = BoneAgeDataset(held_out, transform, checkpoint.preprocessing)
@@ -229,7 +229,7 @@ def test_the_trainer_s_table_is_the_predictor_s(
         tmp_path,
         runtime=Runtime(device="cpu"),
     )
-    trainer.evaluate("test", draws=0)
+    trainer.evaluate("test", resamples=0)
     export_onnx(checkpoint, tmp_path / "model.onnx", list(held_out["path"][:1]))
     predictor = Predictor(tmp_path / "model.onnx")
     for row, path in zip(trainer.tables["test"].itertuples(), held_out["path"], strict=True):

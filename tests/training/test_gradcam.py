@@ -26,7 +26,7 @@ def model() -> BoneAgePredictor:
 
 
 class Brightness(nn.Module):
-    """A backbone whose features are the mean brightness of the film, and of its negative."""
+    """A backbone whose features are the mean brightness of the image, and of its negative."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Brightness(nn.Module):
 
 @pytest.fixture
 def bright_is_old(model: BoneAgePredictor) -> BoneAgePredictor:
-    """A model that answers an older age, and Adult, the brighter the film is."""
+    """A model that answers an older age, and Adult, the brighter the image is."""
     model.backbone = Brightness()
     model.age_head, model.stage_head = nn.Linear(2, 1), nn.Linear(2, 3)
     with torch.no_grad():
@@ -56,19 +56,19 @@ def bright_is_old(model: BoneAgePredictor) -> BoneAgePredictor:
 def test_the_map_is_hot_where_the_evidence_is(
     bright_is_old: BoneAgePredictor, target: object
 ) -> None:
-    film = torch.zeros(1, 3, 96, 96)
-    film[:, :, 8:16, 72:80] = 1.0
+    radiograph = torch.zeros(1, 3, 96, 96)
+    radiograph[:, :, 8:16, 72:80] = 1.0
     with GradCAM(bright_is_old, 96) as cam:
-        (heat,) = cam(film, SEX, target)  # type: ignore[arg-type]
+        (heat,) = cam(radiograph, SEX, target)  # type: ignore[arg-type]
     assert heat.shape == (12, 12)
     assert np.unravel_index(heat.argmax(), heat.shape) == (1, 9)
     assert heat.sum() == pytest.approx(1.0)
 
 
-def test_maps_run_from_zero_to_one_film_by_film(model: BoneAgePredictor) -> None:
-    films = torch.rand(3, 3, 96, 96) * torch.tensor([0.1, 1.0, 10.0]).reshape(3, 1, 1, 1)
+def test_maps_run_from_zero_to_one_image_by_image(model: BoneAgePredictor) -> None:
+    images = torch.rand(3, 3, 96, 96) * torch.tensor([0.1, 1.0, 10.0]).reshape(3, 1, 1, 1)
     with GradCAM(model, 96) as cam:
-        heat = cam(films, torch.ones(3), predicted_stage)
+        heat = cam(images, torch.ones(3), predicted_stage)
     assert heat.shape == (3, 3, 3)
     assert heat.min() >= 0
     for one in heat:
@@ -78,10 +78,13 @@ def test_maps_run_from_zero_to_one_film_by_film(model: BoneAgePredictor) -> None
 def test_the_map_of_a_mirror_averaging_model_is_that_of_both_images(
     model: BoneAgePredictor,
 ) -> None:
-    film = torch.rand(1, 3, 96, 96)
-    model.mirror_average = True
+    radiograph = torch.rand(1, 3, 96, 96)
+    model.tta_mirror = True
     with GradCAM(model, 96) as cam:
-        straight, mirrored = cam(film, SEX, predicted_age), cam(film.flip(3), SEX, predicted_age)
+        straight, mirrored = (
+            cam(radiograph, SEX, predicted_age),
+            cam(radiograph.flip(3), SEX, predicted_age),
+        )
     np.testing.assert_allclose(straight, mirrored[:, :, ::-1], atol=1e-5)
 
 
@@ -92,9 +95,12 @@ def test_a_map_without_evidence_is_zero_and_not_nan(bright_is_old: BoneAgePredic
 
 
 def test_the_heads_are_explained_apart(model: BoneAgePredictor) -> None:
-    film = torch.rand(1, 3, 96, 96)
+    radiograph = torch.rand(1, 3, 96, 96)
     with GradCAM(model, 96) as cam:
-        by_age, by_stage = cam(film, SEX, predicted_age), cam(film, SEX, predicted_stage)
+        by_age, by_stage = (
+            cam(radiograph, SEX, predicted_age),
+            cam(radiograph, SEX, predicted_stage),
+        )
     assert not np.allclose(by_age, by_stage)
 
 
@@ -121,7 +127,7 @@ def tensors() -> Iterator[torch.Tensor]:
             yield item
 
 
-def test_memory_does_not_grow_from_film_to_film(model: BoneAgePredictor) -> None:
+def test_memory_does_not_grow_from_image_to_image(model: BoneAgePredictor) -> None:
     counts = []
     with GradCAM(model, 96) as cam:
         for _ in range(4):
@@ -131,11 +137,11 @@ def test_memory_does_not_grow_from_film_to_film(model: BoneAgePredictor) -> None
 
 
 def test_the_model_s_answers_and_gradients_are_left_as_they_were(model: BoneAgePredictor) -> None:
-    film = torch.rand(1, 3, 96, 96)
-    before = model.eval()(film)[0]
+    radiograph = torch.rand(1, 3, 96, 96)
+    before = model.eval()(radiograph)[0]
     with GradCAM(model, 96) as cam:
-        cam(film, SEX, predicted_age)
-        inside = model(film)[0]
+        cam(radiograph, SEX, predicted_age)
+        inside = model(radiograph)[0]
     torch.testing.assert_close(inside, before, rtol=0, atol=0)
     assert all(p.grad is None for p in model.parameters())
 

@@ -24,8 +24,8 @@ from boneage.training.mitigation import (
 from boneage.training.model import BoneAgePredictor
 
 
-def make_films(n: int, share_of_girls: float, seed: int, noise: float = 1.0) -> Features:
-    """Films whose features hold the age, told more noisily for the rarer girls."""
+def make_images(n: int, share_of_girls: float, seed: int, noise: float = 1.0) -> Features:
+    """Images whose features hold the age, told more noisily for the rarer girls."""
     rng = np.random.default_rng(seed)
     sex = np.where(rng.random(n) < share_of_girls, -1.0, 1.0)
     years = rng.uniform(2.0, 17.0, n)
@@ -49,26 +49,27 @@ def model() -> BoneAgePredictor:
 
 
 @pytest.fixture(scope="module")
-def films() -> list[Features]:
-    return [make_films(1500, 0.2, seed=0), make_films(600, 0.5, seed=1)]
+def images() -> list[Features]:
+    return [make_images(1500, 0.2, seed=0), make_images(600, 0.5, seed=1)]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_way_learns_age_and_stage(
-    model: BoneAgePredictor, films: list[Features], method: str
+    model: BoneAgePredictor, images: list[Features], method: str
 ) -> None:
-    heads = fit_heads(model, films[0], method, seed=0, epochs=60)
-    years, stages = answer(heads, films[1])
-    truth = films[1].years.numpy()
+    heads = fit_heads(model, images[0], method, seed=0, epochs=60)
+    years, stages = answer(heads, images[1])
+    truth = images[1].years.numpy()
     assert np.abs(years - truth).mean() < 0.35 * np.abs(truth - truth.mean()).mean()
-    assert np.mean(stages == films[1].stage.numpy()) > 0.8
+    assert np.mean(stages == images[1].stage.numpy()) > 0.8
 
 
 def test_every_way_but_the_correction_changes_the_heads(
-    model: BoneAgePredictor, films: list[Features]
+    model: BoneAgePredictor, images: list[Features]
 ) -> None:
     first = {
-        method: answer(fit_heads(model, films[0], method, 0, 2), films[1])[0] for method in METHODS
+        method: answer(fit_heads(model, images[0], method, 0, 2), images[1])[0]
+        for method in METHODS
     }
     plain = first.pop("nothing changed")
     assert np.array_equal(first.pop("correction by sex"), plain)
@@ -77,9 +78,9 @@ def test_every_way_but_the_correction_changes_the_heads(
 
 
 def test_the_same_seed_gives_the_same_heads_and_another_one_others(
-    model: BoneAgePredictor, films: list[Features]
+    model: BoneAgePredictor, images: list[Features]
 ) -> None:
-    one, again, other = (answer(fit_heads(model, films[0], METHODS[0], seed, 2), films[1])[0]
+    one, again, other = (answer(fit_heads(model, images[0], METHODS[0], seed, 2), images[1])[0]
                          for seed in (3, 3, 4))  # fmt: skip
     assert np.array_equal(one, again)
     assert not np.allclose(one, other)
@@ -92,10 +93,10 @@ def test_balanced_sampling_and_reweighting_serve_the_rarer_sex(model: BoneAgePre
     sex = np.where(np.arange(n) % 20 == 0, -1.0, 1.0)
     years = np.full(n, 5.0) + rng.normal(0.0, 0.1, n)
     known = torch.tensor(years - 2.0 * (sex < 0), dtype=torch.float32)
-    films = Features(
+    images = Features(
         torch.zeros(n, 512), torch.tensor(sex, dtype=torch.float32), known, torch.zeros(n).long()
     )
-    assert films.group.unique().tolist() == [0, 3]
+    assert images.group.unique().tolist() == [0, 3]
     girls = sex < 0
     error = {}
     for method in (
@@ -104,8 +105,8 @@ def test_balanced_sampling_and_reweighting_serve_the_rarer_sex(model: BoneAgePre
         "loss reweighting",
         "group regularisation",
     ):
-        years_answered, _ = answer(fit_heads(model, films, method, 0, 2), films)
-        error[method] = np.abs(years_answered - films.years.numpy())[girls].mean()
+        years_answered, _ = answer(fit_heads(model, images, method, 0, 2), images)
+        error[method] = np.abs(years_answered - images.years.numpy())[girls].mean()
     for method in ("balanced sampling", "loss reweighting", "group regularisation"):
         assert error[method] < error["nothing changed"], method
 
@@ -120,38 +121,38 @@ def test_the_correction_by_sex_takes_a_line_for_each() -> None:
 
 
 def test_features_are_those_that_the_network_reads_its_answers_off(samples: pd.DataFrame) -> None:
-    recipe = Recipe(image_size=48, init="none", sex_input=True, mirror_average=True)
+    recipe = Recipe(image_size=48, init="none", sex_input=True, tta_mirror=True)
     torch.manual_seed(0)
     model = BoneAgePredictor.from_recipe(recipe).eval()
     raw = Preprocessing(image_size=48, stored_size=None, invert="never")
     data = BoneAgeDataset(samples.head(20), get_transforms("val", recipe), raw)
-    films = extract_features(model, data)
-    assert films.vectors.shape == (20, 512)
+    images = extract_features(model, data)
+    assert images.vectors.shape == (20, 512)
     with torch.no_grad():
-        expected, _ = model(torch.stack([data[i]["image"] for i in range(20)]), films.sex)
-        age, _ = model.answer(films.vectors, films.sex)
+        expected, _ = model(torch.stack([data[i]["image"] for i in range(20)]), images.sex)
+        age, _ = model.answer(images.vectors, images.sex)
     assert age is not None
     assert expected is not None
     assert torch.allclose(age, expected, atol=1e-5)
-    assert films.years.tolist() == pytest.approx(samples["age_years"].head(20).tolist())
-    assert films.stage.tolist() == samples["stage"].head(20).tolist()
+    assert images.years.tolist() == pytest.approx(samples["age_years"].head(20).tolist())
+    assert images.stage.tolist() == samples["stage"].head(20).tolist()
 
 
-def test_the_model_keeps_its_own_heads(model: BoneAgePredictor, films: list[Features]) -> None:
+def test_the_model_keeps_its_own_heads(model: BoneAgePredictor, images: list[Features]) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    fit_heads(model, films[0], METHODS[0], 0, 2)
+    fit_heads(model, images[0], METHODS[0], 0, 2)
     for name, value in before.items():
         assert torch.equal(model.state_dict()[name], value), name
 
 
 @pytest.mark.parametrize("settings", [{"tasks": "age", "sex_input": True}, {}], ids=str)
 def test_a_model_without_both_heads_and_the_sex_is_refused(
-    settings: dict[str, Any], films: list[Features]
+    settings: dict[str, Any], images: list[Features]
 ) -> None:
     with pytest.raises(ConfigError, match="both heads and the sex"):
-        fit_heads(BoneAgePredictor(image_size=32, **settings), films[0], METHODS[0], 0)
+        fit_heads(BoneAgePredictor(image_size=32, **settings), images[0], METHODS[0], 0)
 
 
-def test_an_unknown_way_is_refused(model: BoneAgePredictor, films: list[Features]) -> None:
+def test_an_unknown_way_is_refused(model: BoneAgePredictor, images: list[Features]) -> None:
     with pytest.raises(ConfigError, match="method is 'magic'; expected one of nothing changed, "):
-        fit_heads(model, films[0], "magic", 0)
+        fit_heads(model, images[0], "magic", 0)

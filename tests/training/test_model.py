@@ -35,7 +35,7 @@ class TestEveryModel:
     def model(cls, request: pytest.FixtureRequest) -> BoneAgePredictor:
         return BoneAgePredictor(request.param, image_size=64)
 
-    def test_gives_one_age_and_three_logits_a_film(self, model: BoneAgePredictor) -> None:
+    def test_gives_one_age_and_three_logits_an_image(self, model: BoneAgePredictor) -> None:
         age, logits = model.eval()(torch.rand(2, 3, 64, 64))
         assert age is not None
         assert logits is not None
@@ -55,10 +55,10 @@ class TestEveryModel:
         sizes = [p.shape[0] for p in model.parameters() if p.ndim == 2]
         assert 1000 not in sizes
 
-    def test_answers_each_film_alone_in_evaluation(self, model: BoneAgePredictor) -> None:
+    def test_answers_each_image_alone_in_evaluation(self, model: BoneAgePredictor) -> None:
         model.eval()
-        films = torch.rand(3, 3, 64, 64)
-        together, alone = model(films)[0], model(films[1:2])[0]
+        images = torch.rand(3, 3, 64, 64)
+        together, alone = model(images)[0], model(images[1:2])[0]
         torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -79,12 +79,12 @@ def test_a_task_left_out_has_no_head_and_no_answer(tasks: str, missing: int) -> 
 
 
 def test_sex_changes_the_answer_only_of_a_model_built_for_it() -> None:
-    film, male, female = torch.rand(1, 3, 32, 32), torch.ones(1), -torch.ones(1)
+    image, male, female = torch.rand(1, 3, 32, 32), torch.ones(1), -torch.ones(1)
     plain = BoneAgePredictor(image_size=32).eval()
-    assert torch.equal(plain(film, male)[0], plain(film, female)[0])
+    assert torch.equal(plain(image, male)[0], plain(image, female)[0])
     told = BoneAgePredictor(sex_input=True, image_size=32).eval()
     nn.init.normal_(told.age_head.sex_weight)  # type: ignore[union-attr, arg-type]
-    assert not torch.equal(told(film, male)[0], told(film, female)[0])
+    assert not torch.equal(told(image, male)[0], told(image, female)[0])
 
 
 def test_unknown_sex_is_answered_half_way_between_the_sexes() -> None:
@@ -96,7 +96,7 @@ def test_unknown_sex_is_answered_half_way_between_the_sexes() -> None:
     torch.testing.assert_close(layer(x, torch.zeros(4)), (male + female) / 2)
 
 
-def test_a_film_s_own_evidence_moves_the_answer_without_the_sex() -> None:
+def test_an_image_s_own_evidence_moves_the_answer_without_the_sex() -> None:
     layer = SexConditionedLinear(4, 1)
     torch.nn.init.normal_(layer.unknown_weight)
     features = torch.rand(2, 4)
@@ -125,30 +125,28 @@ def test_where_the_sex_is_withheld_a_sex_head_stands_for_it() -> None:
     assert not hasattr(model.age_head, "unknown_weight")
 
 
-def test_a_film_and_its_mirror_image_are_answered_alike_when_asked() -> None:
-    film = torch.rand(2, 3, 64, 64)
-    for mirror_average in (False, True):
-        model = BoneAgePredictor(
-            "timm:test_resnet", image_size=64, mirror_average=mirror_average
-        ).eval()
-        age, mirrored = model(film)[0], model(film.flip(3))[0]
-        assert torch.allclose(age, mirrored, atol=1e-5) == mirror_average
+def test_an_image_and_its_mirror_image_are_answered_alike_when_asked() -> None:
+    image = torch.rand(2, 3, 64, 64)
+    for tta_mirror in (False, True):
+        model = BoneAgePredictor("timm:test_resnet", image_size=64, tta_mirror=tta_mirror).eval()
+        age, mirrored = model(image)[0], model(image.flip(3))[0]
+        assert torch.allclose(age, mirrored, atol=1e-5) == tta_mirror
         # In training, the mirroring is left to the augmentation.
         model.train()
-        torch.testing.assert_close(model.features(film), model.backbone(film), rtol=0, atol=1e-5)
+        torch.testing.assert_close(model.features(image), model.backbone(image), rtol=0, atol=1e-5)
 
 
-def test_a_reduced_and_a_magnified_film_are_averaged_when_asked() -> None:
-    model = BoneAgePredictor("timm:test_resnet", image_size=64, zoom_average=0.1).eval()
-    film = -torch.ones(1, 3, 64, 64)
-    film[:, :, 24:40, 24:40] = 1.0
-    (small, _), (large, _) = model.views(film)
-    areas = [(view[0, 0] > 0).sum().item() for view in (small, film, large)]
+def test_a_reduced_and_a_magnified_image_are_averaged_when_asked() -> None:
+    model = BoneAgePredictor("timm:test_resnet", image_size=64, tta_zoom=0.1).eval()
+    image = -torch.ones(1, 3, 64, 64)
+    image[:, :, 24:40, 24:40] = 1.0
+    (small, _), (large, _) = model.views(image)
+    areas = [(view[0, 0] > 0).sum().item() for view in (small, image, large)]
     assert areas[0] < areas[1] < areas[2]
     black = -torch.tensor(IMAGENET_MEAN) / torch.tensor(IMAGENET_STD)
     torch.testing.assert_close(small[0, :, 0, 0], black, atol=1e-4, rtol=0)
     expected = (model.backbone(small) + model.backbone(large)) / 2
-    torch.testing.assert_close(model.features(film), expected)
+    torch.testing.assert_close(model.features(image), expected)
     assert not [name for name in model.state_dict() if "zoom" in name]
 
 

@@ -23,7 +23,7 @@ RAW = Preprocessing(image_size=48, stored_size=None, invert="never")
 
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
-    return Recipe(image_size=48, init="none", mirror_average=True, orientation_head=True)
+    return Recipe(image_size=48, init="none", tta_mirror=True, orientation_head=True)
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +35,17 @@ def fitted(recipe: Recipe) -> BoneAgePredictor:
     return model.eval()
 
 
-def lay(film: Radiograph, orientation: Orientation) -> Radiograph:
-    return replace(film, pixels=np.ascontiguousarray(orientation.apply(film.pixels)))
+def lay(image: Radiograph, orientation: Orientation) -> Radiograph:
+    return replace(image, pixels=np.ascontiguousarray(orientation.apply(image.pixels)))
 
 
-def test_turned_and_inverted_films_are_told_and_righted(
+def test_turned_and_inverted_images_are_told_and_righted(
     fitted: BoneAgePredictor, recipe: Recipe, samples: pd.DataFrame, tmp_path: Path
 ) -> None:
     training = samples[samples["split"] == "train"]
-    films = BoneAgeDataset(training, get_transforms("val", recipe), RAW)
+    images = BoneAgeDataset(training, get_transforms("val", recipe), RAW)
     before = {k: v.clone() for k, v in fitted.state_dict().items() if "orientation" not in k}
-    assert fit_orientation_head(fitted, films) > 0.95
+    assert fit_orientation_head(fitted, images) > 0.95
     for name, value in before.items():
         assert torch.equal(value, fitted.state_dict()[name]), name
     export_onnx(
@@ -55,10 +55,10 @@ def test_turned_and_inverted_films_are_told_and_righted(
     righted = 0
     others = samples[samples["split"] != "train"]["path"]
     for path in others:
-        film = read_radiograph(path, "never")
-        plain = predictor.answer(film)
+        image = read_radiograph(path, "never")
+        plain = predictor.answer(image)
         for orientation in ORIENTATIONS[1:]:
-            answer = predictor.answer(lay(film, orientation))
+            answer = predictor.answer(lay(image, orientation))
             if not any(f"lies {orientation.describe()}:" in r for r in answer.reasons):
                 continue
             righted += 1
@@ -73,6 +73,6 @@ def test_turned_and_inverted_films_are_told_and_righted(
 
 def test_a_model_without_the_head_has_nothing_to_fit(samples: pd.DataFrame) -> None:
     model = BoneAgePredictor(image_size=48)
-    films = BoneAgeDataset(samples, get_transforms("val", Recipe(image_size=48)), RAW)
+    images = BoneAgeDataset(samples, get_transforms("val", Recipe(image_size=48)), RAW)
     with pytest.raises(BoneAgeError, match="built without an orientation head"):
-        fit_orientation_head(model, films)
+        fit_orientation_head(model, images)

@@ -105,7 +105,7 @@ def test_one_task_can_be_trained_alone(
     trainer = make_trainer(replace(recipe, tasks=tasks, epochs=1))  # type: ignore[arg-type]
     (row,) = trainer.fit()
     assert row[f"train_{idle}"] == 0
-    report = trainer.evaluate("val", draws=0)
+    report = trainer.evaluate("val", resamples=0)
     assert ("regression" in report) is (tasks == "age")
     assert trainer.tables["val"]["p_child"].isna().all() == (tasks == "age")
     key = "direct_accuracy" if tasks == "age" else "threshold_accuracy"
@@ -114,7 +114,7 @@ def test_one_task_can_be_trained_alone(
 
 def test_evaluation_reports_figures_by_sex_from_one_table(make_trainer: Make) -> None:
     trainer = make_trainer()
-    report = trainer.evaluate("val", draws=0)
+    report = trainer.evaluate("val", resamples=0)
     table = trainer.tables["val"]
     assert list(table.columns) == list(TABLE_COLUMNS)
     by_sex = report["gender_bias"]["regression"]
@@ -125,12 +125,12 @@ def test_evaluation_reports_figures_by_sex_from_one_table(make_trainer: Make) ->
         assert by_sex[name]["n"] == len(part)
 
 
-def test_evaluation_averages_over_films_not_over_batches(
+def test_evaluation_averages_over_images_not_over_batches(
     make_trainer: Make, recipe: Recipe
 ) -> None:
-    # 12 films in batches of 7 and 5: the mean of batch means would weigh them wrongly.
+    # 12 images in batches of 7 and 5: the mean of batch means would weigh them wrongly.
     trainer = make_trainer(replace(recipe, batch_size=7))
-    report = trainer.evaluate("val", draws=0)
+    report = trainer.evaluate("val", resamples=0)
     table = trainer.tables["val"]
     assert len(table) % 7
     error = (table["predicted_years"] - table["reference_years"]).abs()
@@ -141,22 +141,22 @@ def test_evaluation_averages_over_films_not_over_batches(
     assert report["losses"]["stage_loss"] == pytest.approx(-np.log(likelihood).mean(), rel=1e-4)
 
 
-def test_the_training_films_are_evaluated_once_each_as_they_are(
+def test_the_training_images_are_evaluated_once_each_as_they_are(
     make_trainer: Make, recipe: Recipe
 ) -> None:
-    # 56 films in batches of 11 leave one over, which shuffled training leaves out.
+    # 56 images in batches of 11 leave one over, which shuffled training leaves out.
     trainer = make_trainer(replace(recipe, batch_size=11, rotation=45.0))
-    first = trainer.evaluate("train", draws=0)
+    first = trainer.evaluate("train", resamples=0)
     assert len(trainer.tables["train"]) == first["n"] == 56
     assert trainer.tables["train"]["image_id"].is_unique
-    assert trainer.evaluate("train", draws=0) == first
+    assert trainer.evaluate("train", resamples=0) == first
 
 
 def test_evaluation_does_not_change_the_model(make_trainer: Make) -> None:
     trainer = make_trainer()
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    first = trainer.evaluate("test", draws=0)
-    assert trainer.evaluate("test", draws=0) == first
+    first = trainer.evaluate("test", resamples=0)
+    assert trainer.evaluate("test", resamples=0) == first
     assert_same_weights(trainer.model.state_dict(), before)
 
 
@@ -189,7 +189,7 @@ def test_evaluating_a_split_that_is_not_loaded_names_those_that_are(
     make_trainer: Make, split: str
 ) -> None:
     with pytest.raises(BoneAgeError) as refused:
-        make_trainer().evaluate(split, draws=0)
+        make_trainer().evaluate(split, resamples=0)
     assert str(refused.value) == f"split is {split!r}; expected one of train, val, test."
 
 
@@ -197,7 +197,7 @@ def test_evaluating_names_the_splits_of_this_trainer_alone(make_trainer: Make) -
     trainer = make_trainer()
     trainer.loaders = {"test": trainer.loaders["test"]}
     with pytest.raises(BoneAgeError, match=r"split is 'val'; expected one of test\."):
-        trainer.evaluate("val", draws=0)
+        trainer.evaluate("val", resamples=0)
 
 
 def test_history_is_written_as_csv_with_one_row_an_epoch(make_trainer: Make) -> None:
@@ -213,7 +213,7 @@ class Interrupted(Exception):
     pass
 
 
-AVERAGED: dict[str, Any] = {"averaging": 0.6, "keep": "last", "optimizer": "adamw"}
+AVERAGED: dict[str, Any] = {"ema_decay": 0.6, "checkpoint_selection": "last", "optimizer": "adamw"}
 
 
 @pytest.mark.parametrize("settings", [{}, {"schedule": "one-cycle"}, AVERAGED], ids=str)
@@ -287,7 +287,7 @@ def test_resuming_with_other_settings_or_data_is_refused(
         make_trainer(provenance={"data_sha256": "b"}).resume()
 
 
-def test_resuming_on_films_made_otherwise_is_refused(make_trainer: Make, recipe: Recipe) -> None:
+def test_resuming_on_images_made_otherwise_is_refused(make_trainer: Make, recipe: Recipe) -> None:
     make_trainer(replace(recipe, epochs=1)).fit()
     trainer = make_trainer()
     trainer.preprocessing = replace(RAW, stored_size=512)
@@ -328,8 +328,8 @@ def test_an_answer_that_is_no_number_stops_with_the_remedy(
     trainer = make_trainer(replace(recipe, tasks=tasks))
     with torch.no_grad():
         next(trainer.model.parameters()).fill_(math.nan)
-    with pytest.raises(BoneAgeError, match=r"a val film is not a number.*learning-rate"):
-        trainer.evaluate("val", draws=0)
+    with pytest.raises(BoneAgeError, match=r"a val image is not a number.*learning-rate"):
+        trainer.evaluate("val", resamples=0)
 
 
 def test_a_run_cut_off_before_its_history_was_written_gets_it_on_resuming(
@@ -387,7 +387,7 @@ def test_bf16_trains_nearly_as_fp32_and_is_evaluated_as_it(
     recipe = replace(recipe, epochs=1)
     exact = make_trainer(recipe)
     rounded = make_trainer(recipe, runtime=Runtime(device="cpu", precision="bf16"))
-    assert rounded.evaluate("val", draws=0) == exact.evaluate("val", draws=0)
+    assert rounded.evaluate("val", resamples=0) == exact.evaluate("val", resamples=0)
     losses = [trainer.fit()[0]["train_loss"] for trainer in (exact, rounded)]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert losses[1] != losses[0]
@@ -397,7 +397,7 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_kept(
     make_trainer: Make, recipe: Recipe
 ) -> None:
     decay = 0.6
-    trainer = make_trainer(replace(recipe, averaging=decay, keep="last"))
+    trainer = make_trainer(replace(recipe, ema_decay=decay, checkpoint_selection="last"))
     steps: list[torch.Tensor] = []
     bias = trainer.model.age_head.bias
     step = trainer._optimizer.step
@@ -414,15 +414,15 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_kept(
     kept = weights(trainer.output / "models/best_model.pt")
     torch.testing.assert_close(kept["age_head.bias"], average)
     assert not torch.equal(kept["age_head.bias"], bias)
-    trainer.evaluate("val", draws=0)
+    trainer.evaluate("val", resamples=0)
     again = make_trainer(recipe)
     again.model.load_state_dict(kept)
-    again.evaluate("val", draws=0)
+    again.evaluate("val", resamples=0)
     pd.testing.assert_frame_equal(again.tables["val"], trainer.tables["val"])
 
 
 def test_the_last_epoch_is_kept_when_asked(make_trainer: Make, recipe: Recipe) -> None:
-    trainer = make_trainer(replace(recipe, epochs=3, keep="last"))
+    trainer = make_trainer(replace(recipe, epochs=3, checkpoint_selection="last"))
     trainer._best_loss = -1.0  # no epoch will be better
     trainer.fit()
     best, last = (
@@ -441,7 +441,7 @@ def test_answers_without_the_sex_are_learned_only_when_asked(
         assert bool(trainer.model.age_head.unknown_weight.abs().sum() > 0) == (weight > 0)
 
 
-def test_the_sex_head_learns_from_films_of_known_sex_alone(
+def test_the_sex_head_learns_from_images_of_known_sex_alone(
     make_trainer: Make, recipe: Recipe
 ) -> None:
     trainer = make_trainer(replace(recipe, sex_weight=1.0))

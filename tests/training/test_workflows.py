@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from boneage.config import Films, Paths, Recipe, Runtime
+from boneage.config import ImageSettings, Paths, Recipe, Runtime
 from boneage.data.dataset import BoneAgeDataset
 from boneage.data.labels import find_images, find_labels, read_labels
 from boneage.data.split import split_sha256
@@ -70,7 +70,7 @@ def test_a_run_writes_every_file_under_its_name(trained: tuple[Paths, dict[str, 
     assert found == expected | {"plots/learning_curves.png"}
 
 
-def test_the_prediction_table_has_one_row_a_held_out_film(
+def test_the_prediction_table_has_one_row_a_held_out_image(
     trained: tuple[Paths, dict[str, bytes]],
 ) -> None:
     output = trained[0].output
@@ -117,19 +117,19 @@ def test_evaluating_again_gives_the_same_files(
         assert (mine.output / name).read_bytes() == content, name
 
 
-def test_raw_and_processed_films_are_evaluated_alike(mine: Paths, runtime: Runtime) -> None:
+def test_raw_and_processed_images_are_evaluated_alike(mine: Paths, runtime: Runtime) -> None:
     evaluate_model(mine, runtime)
     stored = pd.read_csv(mine.output / "predictions_test.csv")
     evaluate_model(replace(mine, use_processed=False), runtime)
     pd.testing.assert_frame_equal(pd.read_csv(mine.output / "predictions_test.csv"), stored)
 
 
-def test_processed_films_of_another_size_are_refused(
+def test_processed_images_of_another_size_are_refused(
     mine: Paths, runtime: Runtime, tmp_path: Path
 ) -> None:
     other = tmp_path / "processed"
-    preprocess_folder(find_images(mine.data), other, Films(image_size=32), workers=1)
-    with pytest.raises(CheckpointError, match=r"32-px films.*preprocess --image-size 64"):
+    preprocess_folder(find_images(mine.data), other, ImageSettings(image_size=32), workers=1)
+    with pytest.raises(CheckpointError, match=r"32-px images.*preprocess --image-size 64"):
         evaluate_model(replace(mine, processed=other), runtime)
 
 
@@ -189,16 +189,16 @@ def test_a_refused_resume_leaves_the_run_as_it_was(mine: Paths, runtime: Runtime
     evaluate_model(mine, runtime)
 
 
-def test_processed_films_of_other_raw_ones_are_refused(
+def test_processed_images_of_other_raw_ones_are_refused(
     mine: Paths, recipe: Recipe, runtime: Runtime, tmp_path: Path
 ) -> None:
     data = tmp_path / "raw"
     write_cohort(data, n=80, seed=2, height=96, workers=1)  # the same ids, other hands
-    with pytest.raises(BoneAgeError, match=r"80 of 80 films .* made from other files.*preprocess"):
+    with pytest.raises(BoneAgeError, match=r"80 of 80 images .* made from other files.*preprocess"):
         train_model(replace(mine, data=data), recipe, runtime)
 
 
-def test_processed_films_can_be_used_without_the_raw_ones(
+def test_processed_images_can_be_used_without_the_raw_ones(
     mine: Paths, runtime: Runtime, tmp_path: Path
 ) -> None:
     data = tmp_path / "labels only"
@@ -208,15 +208,15 @@ def test_processed_films_can_be_used_without_the_raw_ones(
     assert reports["test"]["n"] == 12
 
 
-def test_changed_labels_of_held_out_films_are_refused(
+def test_changed_labels_of_held_out_images_are_refused(
     mine: Paths, runtime: Runtime, tmp_path: Path
 ) -> None:
     labels = pd.read_csv(mine.data / "boneage-training-dataset.csv")
     split = pd.read_csv(mine.output / "split.csv")
-    film = split.loc[split["split"] == "test", "image_id"].iloc[0]
-    labels.loc[labels["id"] == film, "boneage"] += 1
+    image = split.loc[split["split"] == "test", "image_id"].iloc[0]
+    labels.loc[labels["id"] == image, "boneage"] += 1
     labels.to_csv(tmp_path / "changed.csv", index=False)
-    with pytest.raises(CheckpointError, match="ages or sexes of the held-out films"):
+    with pytest.raises(CheckpointError, match="ages or sexes of the held-out images"):
         evaluate_model(replace(mine, labels=tmp_path / "changed.csv"), runtime)
 
 
@@ -227,21 +227,21 @@ def test_metrics_name_the_model_that_they_belong_to(mine: Paths) -> None:
     assert {"split_sha256", "data_sha256", "boneage", "device", "epoch"} <= facts.keys()
 
 
-def test_films_that_are_missing_are_counted_and_left_out(
+def test_images_that_are_missing_are_counted_and_left_out(
     raw: Path, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = tmp_path / "raw"
     shutil.copytree(raw, data)
-    films = sorted(find_images(data).values())
-    for film in films[:3]:
-        film.unlink()
+    radiographs = sorted(find_images(data).values())
+    for image in radiographs[:3]:
+        image.unlink()
     with caplog.at_level(logging.WARNING):
         samples, _ = load_samples(Paths(data=data), recipe)
     assert len(samples) == 77
-    assert f"left out 3 rows without a film: {films[0].stem}" in caplog.text
+    assert f"left out 3 rows without an image: {radiographs[0].stem}" in caplog.text
 
 
-def test_held_out_films_that_are_missing_are_said(
+def test_held_out_images_that_are_missing_are_said(
     mine: Paths, runtime: Runtime, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = tmp_path / "raw"
@@ -251,17 +251,17 @@ def test_held_out_films_that_are_missing_are_said(
     with caplog.at_level(logging.WARNING):
         reports = evaluate_model(replace(mine, data=data, use_processed=False), runtime)
     assert reports["test"]["n"] == 11
-    assert "only 11 of the 12 test films are here" in caplog.text
+    assert "only 11 of the 12 test images are here" in caplog.text
 
 
-def test_other_people_s_films_cannot_be_evaluated_as_the_test_split(
+def test_other_people_s_images_cannot_be_evaluated_as_the_test_split(
     mine: Paths, runtime: Runtime, tmp_path: Path
 ) -> None:
     data = tmp_path / "other"
     data.mkdir()
     Image.fromarray(np.eye(64, dtype=np.uint8) * 200).save(data / "x1.png")
     (data / "labels.csv").write_text("id,boneage,sex\nx1,100,M\n")
-    with pytest.raises(CheckpointError, match="none of the val films"):
+    with pytest.raises(CheckpointError, match="none of the val images"):
         evaluate_model(replace(mine, data=data, use_processed=False), runtime)
 
 
@@ -291,7 +291,7 @@ def test_a_split_of_one_s_own_is_trained_on(
     assert facts["n_by_split"] == {"train": 40, "val": 20, "test": 20}
     answered = load_table(paths.output / "predictions_test.csv")["image_id"]
     assert list(answered) == list(own.loc[own["split"] == "test", "image_id"])
-    with pytest.raises(CheckpointError, match="Resume with the same films, labels and split"):
+    with pytest.raises(CheckpointError, match="Resume with the same images, labels and split"):
         train_model(paths, replace(recipe, epochs=2), runtime, resume=True)
     again = replace(recipe, epochs=2)
     train_model(paths, again, runtime, split=tmp_path / "own.csv", resume=True)
@@ -316,7 +316,7 @@ def test_the_age_head_can_start_at_the_mean_age(
 
 
 @pytest.mark.parametrize("head", ["stage", "age"])
-def test_explain_draws_films_answered_right_and_wrong(
+def test_explain_draws_images_answered_right_and_wrong(
     mine: Paths, runtime: Runtime, head: str
 ) -> None:
     (mine.output / "plots/gradcam_example_9.png").write_bytes(b"of an earlier call")
@@ -330,27 +330,27 @@ def test_explain_draws_films_answered_right_and_wrong(
 def test_an_exported_run_answers_as_its_own_tables_say(mine: Paths, tmp_path: Path) -> None:
     assert export_model(mine, tmp_path / "model.onnx").n == 32
     predictor = Predictor(tmp_path / "model.onnx")
-    films = find_images(mine.data)
+    radiographs = find_images(mine.data)
     few = tmp_path / "few"
     few.mkdir()
-    for film in list(films.values())[:3]:
-        shutil.copy(film, few)
+    for image in list(radiographs.values())[:3]:
+        shutil.copy(image, few)
     assert export_model(mine, tmp_path / "again.onnx", images=few).n == 3
     table = load_table(mine.output / "predictions_test.csv")
     for row in table.itertuples():
-        answer = predictor.predict(films[str(row.image_id)])
+        answer = predictor.predict(radiographs[str(row.image_id)])
         assert answer.predicted_years == pytest.approx(row.predicted_years, abs=1e-4)
         assert answer.predicted_stage == row.predicted_stage
 
 
-def test_the_test_films_can_be_left_unseen(mine: Paths, recipe: Recipe, runtime: Runtime) -> None:
+def test_the_test_images_can_be_left_unseen(mine: Paths, recipe: Recipe, runtime: Runtime) -> None:
     reports = train_model(mine, replace(recipe, epochs=1), runtime, evaluated=("val",))
     assert list(reports) == ["val"]
     assert (mine.output / "metrics_val.json").is_file()
     assert not (mine.output / "metrics_test.json").exists()
 
 
-def test_films_held_out_are_in_no_training(mine: Paths, recipe: Recipe, runtime: Runtime) -> None:
+def test_images_held_out_are_in_no_training(mine: Paths, recipe: Recipe, runtime: Runtime) -> None:
     split = pd.read_csv(mine.output / "split.csv", dtype=str).set_index("image_id")["split"]
     in_training, in_test = (split.index[split == part][0] for part in ("train", "test"))
     held_out = replace(recipe, epochs=1, hold_out=(in_training, in_test))
@@ -371,26 +371,26 @@ def test_films_held_out_are_in_no_training(mine: Paths, recipe: Recipe, runtime:
     assert checkpoint.provenance["n_by_split"]["train"] == 55
     assert checkpoint.recipe.hold_out == (in_training, in_test)
     evaluate_model(mine, runtime)
-    with pytest.raises(BoneAgeError, match="hold_out names 77777, which no film has as its id"):
+    with pytest.raises(BoneAgeError, match="hold_out names 77777, which no image has as its id"):
         train_model(mine, replace(recipe, hold_out=("77777",)), runtime)
 
 
 @pytest.mark.parametrize("use_processed", [True, False])
-def test_drawn_films_join_the_training_and_nothing_else(
+def test_drawn_images_join_the_training_and_nothing_else(
     mine: Paths, recipe: Recipe, runtime: Runtime, use_processed: bool
 ) -> None:
     paths = replace(mine, use_processed=use_processed)
-    reports = train_model(paths, replace(recipe, epochs=1, drawn_films=16), runtime)
+    reports = train_model(paths, replace(recipe, epochs=1, synthetic_images=16), runtime)
     assert len(find_images(mine.output / "drawn" / "raw")) == 16
     assert [reports[part]["n"] for part in ("val", "test")] == [12, 12]
     split = pd.read_csv(mine.output / "split.csv", dtype=str)
     assert len(split) == 80
     assert not split["image_id"].str.startswith("drawn").any()
-    # A second run draws the same films and moves the first aside.
-    train_model(paths, replace(recipe, epochs=1, drawn_films=16), runtime)
+    # A second run draws the same images and moves the first aside.
+    train_model(paths, replace(recipe, epochs=1, synthetic_images=16), runtime)
 
 
-def test_sampled_films_are_the_same_raw_and_processed(
+def test_sampled_images_are_the_same_raw_and_processed(
     mine: Paths, recipe: Recipe, runtime: Runtime, tmp_path: Path
 ) -> None:
     sampled = replace(recipe, epochs=1, sampled_size=40, stretch_grey=True)
@@ -406,20 +406,20 @@ def test_sampled_films_are_the_same_raw_and_processed(
     pd.testing.assert_frame_equal(tables[0], tables[1])
     export_model(mine, tmp_path / "model.onnx")
     predictor = Predictor(tmp_path / "model.onnx")
-    films = find_images(mine.data)
+    radiographs = find_images(mine.data)
     for row in tables[0].itertuples():
-        radiograph = read_radiograph(films[str(row.image_id)])
+        radiograph = read_radiograph(radiographs[str(row.image_id)])
         look = predictor.look(radiograph, None, phases=((0.0, 0.0),))
         assert look.answers.years[0] == pytest.approx(row.predicted_years, abs=1e-4)
 
 
-def test_explaining_no_film_is_refused(mine: Paths, runtime: Runtime) -> None:
+def test_explaining_no_image_is_refused(mine: Paths, runtime: Runtime) -> None:
     with pytest.raises(BoneAgeError, match="cases is 0"):
         explain_model(mine, runtime, cases=0)
 
 
 @pytest.mark.parametrize("use_processed", [False, True])
-def test_films_in_folders_are_trained_on_by_ids_with_folders(
+def test_images_in_folders_are_trained_on_by_ids_with_folders(
     paths: Paths, recipe: Recipe, tmp_path: Path, use_processed: bool
 ) -> None:
     data, processed = tmp_path / "data", tmp_path / "small"

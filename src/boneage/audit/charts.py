@@ -83,7 +83,7 @@ def describe_skill(result: Mapping[str, Any]) -> str:
     low, high = result["noise_floor_months"]
     return (
         f"Mean absolute error {format_figure(result['accuracy']['mae_months'], 2)} months, beside "
-        f"the noise of single readings ({low} to {high}) and answers that need no film: "
+        f"the noise of single readings ({low} to {high}) and answers that need no image: "
         f"{format_figure(base['sex_median_mae_months'], 1)} for the median of each sex, "
         f"{format_figure(base['constant_median_mae_months'], 1)} for one constant."
     )
@@ -172,13 +172,13 @@ def explain_no_test(result: Mapping[str, Any]) -> str | None:
     n = sum(group[SIGNED.p_value] is not None for group in result["groups"])
     lowest = n / (result["draws"] + 1)
     if result["draws"] == 0:
-        return "No difference was tested: no permutations were asked for (--draws 0)."
+        return "No difference was tested: no permutations were asked for (--resamples 0)."
     if n == 0:
         return "No difference was tested: every group holds all the cases."
     if lowest >= SIGNIFICANT:
         return (
-            f"No difference can be significant: with {result['draws']} permutations and {n} groups "
-            f"the lowest corrected p is {format_p(min(lowest, 1.0))}. Raise --draws."
+            f"No difference can be significant: with {result['draws']} permutations and {n} "
+            f"groups the lowest corrected p is {format_p(min(lowest, 1.0))}. Raise --resamples."
         )
     return None
 
@@ -297,10 +297,10 @@ def describe_robustness(robustness: Mapping[str, Any]) -> str:
     worst = max(stresses, key=_get_change)
     harmful = sum(_get_change(row) > HARMFUL_MONTHS for row in stresses)
     return (
-        f"How the mean absolute error of {robustness['n']} films changes under {len(stresses)} "
-        f"changes of the film: {harmful} raise it by more than {HARMFUL_MONTHS:g} months. The "
+        f"How the mean absolute error of {robustness['n']} images changes under {len(stresses)} "
+        f"changes of the image: {harmful} raise it by more than {HARMFUL_MONTHS:g} months. The "
         f"worst is {name_stress(worst)}: {format_figure(worst['mae_change_months'], 1)} months. "
-        "On the right, the share of films whose stage becomes another."
+        "On the right, the share of images whose stage becomes another."
     )
 
 
@@ -314,7 +314,7 @@ def name_stress(row: Mapping[str, Any]) -> str:
 
 
 def plot_robustness(robustness: Mapping[str, Any]) -> Figure:
-    """The whole profile: each change of the film, what it adds to the error, and to the stage."""
+    """The whole profile: each change of the image, what it adds to the error, and to the stage."""
     stresses: Sequence[Mapping[str, Any]] = robustness["stresses"]
     figure = Figure(figsize=(7.6, 0.9 + 0.2 * len(stresses)), layout="constrained")
     errors, stages = figure.subplots(1, 2, sharey=True, width_ratios=(2.4, 1))
@@ -348,9 +348,9 @@ def describe_regions(regions: Mapping[str, Any]) -> str:
     """Say in words what the picture of the regions shows."""
     whole = regions["groups"][0]
     return (
-        f"On {regions['n']} films, {format_figure(whole['energy'], -1)} of the map lies in the "
+        f"On {regions['n']} images, {format_figure(whole['energy'], -1)} of the map lies in the "
         f"regions, and {format_figure(whole['energy_shifted'], -1)} in the same regions at random "
-        f"places in the hand; its peak lies in one in {format_figure(whole['hit'], -1)} of films, "
+        f"places in the hand; its peak lies in one in {format_figure(whole['hit'], -1)} of images, "
         f"and {format_figure(whole['hit_shifted'], -1)} at random."
     )
 

@@ -12,7 +12,12 @@ import pandas as pd
 
 from boneage.clinical.growth import ADVANCED, DELAYED, NORMAL, Classes, Names, classify_both
 from boneage.errors import BoneAgeError
-from boneage.evaluation.error_analysis import find_shared, find_suspects, find_uncertain, find_worst
+from boneage.evaluation.error_analysis import (
+    find_potential_label_errors,
+    find_shared,
+    find_uncertain,
+    find_worst,
+)
 from boneage.evaluation.metrics import (
     expected_calibration_error,
     reliability_bins,
@@ -20,7 +25,7 @@ from boneage.evaluation.metrics import (
 )
 from boneage.evaluation.prediction_table import INTERVAL, Predictions, name_age_band
 from boneage.evaluation.statistics import (
-    DRAWS,
+    RESAMPLES,
     Array,
     Ends,
     Mask,
@@ -81,7 +86,7 @@ class _Columns:
         return result
 
 
-def audit(predictions: Sequence[Predictions], *, draws: int = DRAWS) -> dict[str, Any]:
+def audit(predictions: Sequence[Predictions], *, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Compute everything that the report shows.
 
     The first table is the one audited; further ones are compared with it on the cases that both
@@ -89,7 +94,7 @@ def audit(predictions: Sequence[Predictions], *, draws: int = DRAWS) -> dict[str
 
     Args:
         predictions: One table or more.
-        draws: Bootstrap draws and permutations; 0 leaves intervals and p-values out.
+        resamples: Bootstrap resamples and permutations; 0 leaves intervals and p-values out.
 
     Returns:
         Plain values ready for JSON, figures as `{value, low, high}`: `n`; `accuracy`; `baselines`;
@@ -98,7 +103,7 @@ def audit(predictions: Sequence[Predictions], *, draws: int = DRAWS) -> dict[str
         `_corrected`: `p` of the absolute error, `bias_p` of the signed error, `coverage_p`;
         `male_minus_female`, the same differences between the sexes, None without both;
         `stages`; `calibration`; `clinical`; `comparison`; `difficult`, `uncertain`, `suspects`
-        and `shared`; `robustness` and `regions`, empty here, see `audit_films`. None is an
+        and `shared`; `robustness` and `regions`, empty here, see `audit_images`. None is an
         undefined figure.
 
     Raises:
@@ -109,8 +114,8 @@ def audit(predictions: Sequence[Predictions], *, draws: int = DRAWS) -> dict[str
     columns = _make_columns(table)
     names, masks = _make_groups(table, first.groups)
     sizes = np.abs(_errors(table))
-    values, drawn, medians = bootstrap_groups(columns.cases, masks, draws, sizes)
-    tests = _test_groups(table, columns, masks[1:], draws)
+    values, drawn, medians = bootstrap_groups(columns.cases, masks, resamples, sizes)
+    tests = _test_groups(table, columns, masks[1:], resamples)
     classes = classify_both(table)
     figures = []
     for mask, v, d, m in zip(masks, values, drawn, medians, strict=True):
@@ -127,16 +132,16 @@ def audit(predictions: Sequence[Predictions], *, draws: int = DRAWS) -> dict[str
         "n": len(table),
         "n_unanswered": first.n_unanswered,
         "n_without_reference": first.n_without_reference,
-        "draws": draws,
+        "draws": resamples,
         "accuracy": figures[0],
-        "baselines": _baselines(table, draws),
+        "baselines": _baselines(table, resamples),
         "noise_floor_months": list(NOISE_FLOOR_MONTHS),
         "stages": {
             "source": "given" if first.has_stage else "threshold on the age",
             "names": list(STAGES),
             "confusion_matrix": values[0][columns.stages].reshape(3, 3).astype(int).tolist(),
         },
-        "calibration": _calibration(table, draws),
+        "calibration": _calibration(table, resamples),
         "groups": _compare_groups(columns, names, masks, figures, values, drawn, tests),
         "male_minus_female": _compare_sexes(columns, names, values, drawn),
         "not_assessable": [
@@ -144,11 +149,11 @@ def audit(predictions: Sequence[Predictions], *, draws: int = DRAWS) -> dict[str
             if not any(_words(str(column)) & set(words) for column in first.groups)
         ],
         "clinical": _clinical(classes, figures[0]),
-        "comparison": _compare(predictions, draws),
-        "approaches": _approaches(first, draws),
+        "comparison": _compare(predictions, resamples),
+        "approaches": _approaches(first, resamples),
         "difficult": find_worst(table),
         "uncertain": find_uncertain(table),
-        "suspects": find_suspects(table),
+        "suspects": find_potential_label_errors(table),
         "shared": find_shared(table, names[1:], masks[1:]),
         "robustness": None,
         "regions": None,
@@ -232,7 +237,7 @@ def _compare_groups(
 
 
 def _test_groups(
-    table: pd.DataFrame, columns: _Columns, masks: Sequence[Mask], draws: int
+    table: pd.DataFrame, columns: _Columns, masks: Sequence[Mask], resamples: int
 ) -> dict[str, list[float]]:
     """p-values of each measure, a value a group, and the same corrected for the groups' number.
 
@@ -241,13 +246,13 @@ def _test_groups(
     """
     errors = _errors(table)
     found = {
-        "p": permutation_p_values(np.abs(errors), masks, draws),
-        "bias_p": permutation_p_values(errors, masks, draws, studentised=True),
+        "p": permutation_p_values(np.abs(errors), masks, resamples),
+        "bias_p": permutation_p_values(errors, masks, resamples, studentised=True),
         "coverage_p": [math.nan] * len(masks),
     }
     if columns.intervals is not None:
         covered = columns.cases[:, columns.intervals.start]
-        found["coverage_p"] = permutation_p_values(covered, masks, draws)
+        found["coverage_p"] = permutation_p_values(covered, masks, resamples)
     tests: dict[str, list[float]] = {}
     for name, p_values in found.items():
         tests |= {name: p_values, f"{name}_corrected": holm(p_values)}
@@ -279,17 +284,17 @@ def _compare_sexes(
     return _subtract(columns, boys, girls)
 
 
-def _baselines(table: pd.DataFrame, draws: int) -> Figures:
-    """MAE of answers that need no film: the median of these references, and that of each sex."""
+def _baselines(table: pd.DataFrame, resamples: int) -> Figures:
+    """MAE of answers that need no image: the median of these references, and that of each sex."""
     reference = table["reference_months"]
     by_sex = reference.groupby(table["sex"].fillna("unknown")).transform("median")
     return {
-        f"{name}_mae_months": paired_mean((reference - answer).abs().to_numpy(float), draws)
+        f"{name}_mae_months": paired_mean((reference - answer).abs().to_numpy(float), resamples)
         for name, answer in (("constant_median", reference.median()), ("sex_median", by_sex))
     }
 
 
-def _calibration(table: pd.DataFrame, draws: int) -> dict[str, Any] | None:
+def _calibration(table: pd.DataFrame, resamples: int) -> dict[str, Any] | None:
     if not all(name in table for name in PROBABILITIES):
         return None
     chances = table[list(PROBABILITIES)].to_numpy(float)
@@ -298,7 +303,7 @@ def _calibration(table: pd.DataFrame, draws: int) -> dict[str, Any] | None:
     place = reliability_place(highest)
     # Each case's share in the distance of its bin, so that a draw's error is a weighted sum.
     apart = (highest - is_right)[:, None] * (place[:, None] == np.unique(place))
-    drawn = [np.abs(weights @ apart).sum(axis=1) for weights in resample(len(table), draws)]
+    drawn = [np.abs(weights @ apart).sum(axis=1) for weights in resample(len(table), resamples)]
     bins = reliability_bins(highest, is_right)
     return {
         "ece": with_intervals(
@@ -343,7 +348,7 @@ def _clinical(classes: Classes | None, overall: Figures) -> dict[str, Any]:
     }
 
 
-def _compare(predictions: Sequence[Predictions], draws: int) -> list[dict[str, Any]]:
+def _compare(predictions: Sequence[Predictions], resamples: int) -> list[dict[str, Any]]:
     """Each further table against the first, on the cases that both answer."""
     first = predictions[0]
     rows = []
@@ -370,24 +375,24 @@ def _compare(predictions: Sequence[Predictions], draws: int) -> list[dict[str, A
                 "first": first.name,
                 "second": other.name,
                 "n": len(both),
-                "mae_months": _of_both(sizes, draws),
-                "mae_difference_months": paired_mean(sizes[0] - sizes[1], draws),
-                "stage_accuracy": _of_both(hits, draws),
+                "mae_months": _of_both(sizes, resamples),
+                "mae_difference_months": paired_mean(sizes[0] - sizes[1], resamples),
+                "stage_accuracy": _of_both(hits, resamples),
                 **mcnemar(hits[0], hits[1]),
             }
         )
     return rows
 
 
-def _of_both(values: Sequence[Array | Mask], draws: int) -> Figures:
+def _of_both(values: Sequence[Array | Mask], resamples: int) -> Figures:
     """Mean of each of two."""
     return {
-        which: paired_mean(value.astype(float), draws)
+        which: paired_mean(value.astype(float), resamples)
         for which, value in zip(("first", "second"), values, strict=True)
     }
 
 
-def _approaches(first: Predictions, draws: int) -> dict[str, Any] | None:
+def _approaches(first: Predictions, resamples: int) -> dict[str, Any] | None:
     """Stages given against thresholds on the age, on the same cases."""
     if not first.has_stage:
         return None
@@ -397,9 +402,9 @@ def _approaches(first: Predictions, draws: int) -> dict[str, Any] | None:
     by_age = stage_from_years(table["predicted_months"].to_numpy(float) / 12.0)
     threshold = (by_age == truth).astype(float)
     return {
-        "direct_accuracy": paired_mean(direct, draws),
-        "threshold_accuracy": paired_mean(threshold, draws),
-        "accuracy_difference": paired_mean(direct - threshold, draws),
+        "direct_accuracy": paired_mean(direct, resamples),
+        "threshold_accuracy": paired_mean(threshold, resamples),
+        "accuracy_difference": paired_mean(direct - threshold, resamples),
         **mcnemar(direct > 0, threshold > 0),
     }
 

@@ -1,4 +1,4 @@
-"""Films of an audit, looked at: how each was taken, and pictures of the difficult ones."""
+"""Images of an audit, looked at: how each was taken, and pictures of the difficult ones."""
 
 import base64
 import io
@@ -18,13 +18,13 @@ from tqdm import tqdm
 from boneage.audit.saliency import find_hand
 from boneage.config import Invert
 from boneage.errors import ImageError
-from boneage.imaging.overlay import colour_film
+from boneage.imaging.overlay import colour_image
 from boneage.imaging.radiograph import read_radiograph
-from boneage.inference.batch import Film
+from boneage.inference.batch import ImageRecord
 from boneage.inference.predictor import Predictor
 
-LOOKS = ("exposure", "contrast", "hand size", "tilt", "frame")
-"""Traits of how a film was taken, each a group of the report."""
+ACQUISITION = ("exposure", "contrast", "hand size", "tilt", "frame")
+"""Traits of how an image was taken, each a group of the report."""
 
 _THIRDS = {
     "exposure": ("1 of 3, darkest", "2 of 3", "3 of 3, brightest"),
@@ -39,36 +39,36 @@ _HEIGHT = 240
 _QUALITY = 80
 
 
-def describe_looks(
-    films: Sequence[Film], workers: int | None = None, invert: Invert = "auto"
+def describe_acquisition(
+    records: Sequence[ImageRecord], workers: int | None = None, invert: Invert = "auto"
 ) -> pd.DataFrame:
-    """Say of each film how it was taken.
+    """Say of each image how it was taken.
 
-    Exposure is the median grey of the hand, contrast the range of the film's grey values between
-    percentiles 5 and 95, hand size the share of the film that the hand covers: thirds of these
-    films. Tilt is the angle of the hand's long axis to the vertical. A film has a frame if rows
+    Exposure is the median grey of the hand, contrast the range of the image's grey values between
+    percentiles 5 and 95, hand size the share of the image that the hand covers: thirds of these
+    images. Tilt is the angle of the hand's long axis to the vertical. An image has a frame if rows
     and columns of one grey value take more than a tenth of it at its sides.
 
     Args:
-        films: The films; unreadable ones are left out.
+        records: The images; unreadable ones are left out.
         workers: Threads; by default one a core.
-        invert: How films with dark bones are treated.
+        invert: How images with dark bones are treated.
 
     Returns:
-        `image_id` and `LOOKS`, as text, a row a film.
+        `image_id` and `ACQUISITION`, as text, a row an image.
     """
 
-    def measure(film: Film) -> dict[str, Any] | None:
+    def measure(record: ImageRecord) -> dict[str, Any] | None:
         try:
-            pixels = read_radiograph(film.path, invert).pixels
+            pixels = read_radiograph(record.path, invert).pixels
         except ImageError:
             return None
-        return {"image_id": film.image_id, **_measure_look(pixels)}
+        return {"image_id": record.image_id, **_measure_look(pixels)}
 
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        progress = tqdm(pool.map(measure, films), total=len(films), desc="look", unit="film")
+        progress = tqdm(pool.map(measure, records), total=len(records), desc="look", unit="image")
         rows = [row for row in progress if row is not None]
-    measured = pd.DataFrame(rows, columns=["image_id", *LOOKS])
+    measured = pd.DataFrame(rows, columns=["image_id", *ACQUISITION])
     table = measured[["image_id"]].copy()
     for name, words in _THIRDS.items():
         values = measured[name].to_numpy(float)
@@ -86,7 +86,7 @@ def _measure_look(pixels: npt.NDArray[np.float32]) -> dict[str, float]:
     grid = Image.fromarray(pixels).resize(hand.shape[::-1], Image.Resampling.BOX)
     low, high = np.percentile(pixels, [5, 95])
     height, width = pixels.shape
-    # The grid is square; the hand's axis is measured on the film as it is.
+    # The grid is square; the hand's axis is measured on the image as it is.
     spread = np.cov(np.stack([columns * width, rows * height])) if rows.size > 2 else np.eye(2)
     axis = np.linalg.eigh(spread)[1][:, 1]
     wide = [np.flatnonzero(np.ptp(pixels, axis=axis) > _FLAT) for axis in (0, 1)]
@@ -102,7 +102,7 @@ def _measure_look(pixels: npt.NDArray[np.float32]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Shown:
-    """A film on the page.
+    """An image on the page.
 
     Attributes:
         image_id: Its id.
@@ -119,16 +119,16 @@ class Shown:
 
 @dataclass(frozen=True)
 class Case:
-    """A difficult case: why it is shown, its film, films of its sex (if known) and nearest age."""
+    """A difficult case: why it is shown, its image, and the nearest in age, of its sex if known."""
 
     why: str
-    film: Shown
+    record: Shown
     neighbours: Sequence[Shown]
 
 
 def make_gallery(
     predictor: Predictor,
-    films: Sequence[Film],
+    records: Sequence[ImageRecord],
     table: pd.DataFrame,
     worst: Sequence[Mapping[str, Any]],
     uncertain: Sequence[Mapping[str, Any]],
@@ -137,12 +137,12 @@ def make_gallery(
 
     Args:
         predictor: For the heat maps.
-        films: Every audited film.
+        records: Every audited image.
         table: The audited cases.
         worst: Cases by size of error.
         uncertain: Cases by width of interval.
     """
-    by_id = {film.image_id: film for film in films}
+    by_id = {record.image_id: record for record in records}
     cases = table.set_index("image_id")
     chosen = {row["image_id"]: "large error" for row in worst[:_WORST]}
     for row in uncertain[:_UNCERTAIN]:
@@ -163,13 +163,13 @@ def make_gallery(
     return gallery
 
 
-def _show(predictor: Predictor, film: Film, facts: Mapping[str, Any]) -> Shown:
-    radiograph = predictor.read(film.path)
+def _show(predictor: Predictor, record: ImageRecord, facts: Mapping[str, Any]) -> Shown:
+    radiograph = predictor.read(record.path)
     image = radiograph.to_image()
     image = image.resize((max(1, round(image.width * _HEIGHT / image.height)), _HEIGHT))
-    age_map = predictor.answer(radiograph, film.sex).age_map
-    overlay = None if age_map is None else _encode(colour_film(image, age_map))
-    return Shown(film.image_id, _encode(image), overlay, facts)
+    age_map = predictor.answer(radiograph, record.sex).age_map
+    overlay = None if age_map is None else _encode(colour_image(image, age_map))
+    return Shown(record.image_id, _encode(image), overlay, facts)
 
 
 def _encode(image: Image.Image) -> str:

@@ -33,7 +33,7 @@ from boneage.audit.charts import (
     plot_skill,
 )
 from boneage.audit.figures import SMALL_GROUP
-from boneage.audit.gallery import LOOKS, Case
+from boneage.audit.gallery import ACQUISITION, Case
 from boneage.files import save_text
 
 FIGURES = (
@@ -85,7 +85,7 @@ def _judge_cases(result: Result) -> Answer:
 
 def _judge_uncertainty(result: Result) -> Answer:
     if result["draws"] == 0:
-        return None, "the uncertainty: no bootstrap draws were asked for (--draws 0)"
+        return None, "the uncertainty: no bootstrap resamples were asked for (--resamples 0)"
     if result["accuracy"]["mae_months"]["low"] is None:
         return None, "the uncertainty: one case, or errors all alike, give no interval"
     return "accuracy", None
@@ -121,7 +121,8 @@ def _judge_fairness(result: Result) -> Answer:
     n_small = sum(group["is_small"] for group in groups)
     missing = [
         "" if has_sexes else "cases known to be of both sexes",
-        f"tests of the differences (--draws {result['draws']})" if explain_no_test(result) else "",
+        f"tests of the differences (--resamples {result['draws']})"
+        if explain_no_test(result) else "",
         f"enough cases: {n_small} of {len(groups)} groups "
         f"{'has' if n_small == 1 else 'have'} under {SMALL_GROUP} cases" if n_small else "",
         f"groups by {', '.join(result['not_assessable'])}" if result["not_assessable"] else "",
@@ -134,7 +135,7 @@ def _find_groups_of_people(result: Result) -> list[Mapping[str, Any]]:
     found = [
         group for group in result["groups"]
         # How an image was taken is not who is on it.
-        if group["by"] not in ("age", "sex and age", *LOOKS)
+        if group["by"] not in ("age", "sex and age", *ACQUISITION)
         and (group["by"], group["group"]) != ("sex", "unknown")
         and group["group"] != "not given"
     ]  # fmt: skip
@@ -156,7 +157,7 @@ def _judge_comparison(result: Result) -> Answer:
     if not result["comparison"]:
         return None, "a second table, of another model or reader"
     missing = [
-        "intervals of the differences (--draws 0)" if result["draws"] == 0 else "",
+        "intervals of the differences (--resamples 0)" if result["draws"] == 0 else "",
         "correction for the number of comparisons" if len(result["comparison"]) > 1 else "",
     ]
     return "comparison", "; ".join(filter(None, missing)) or None
@@ -229,7 +230,7 @@ def save_audit(
         out: Folder; made if missing.
         result: Of `audit`.
         table: The audited cases, for the pictures.
-        gallery: Films to show among the difficult cases.
+        gallery: Images to show among the difficult cases.
 
     Returns:
         The page.

@@ -1,4 +1,4 @@
-"""Answers to changed films -> what each change costs."""
+"""Answers to changed images -> what each change costs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,36 +12,36 @@ from boneage.errors import BoneAgeError
 from boneage.evaluation.statistics import holm, mcnemar, paired_mean, wilcoxon_p_value, wilson
 from boneage.stages import STAGES, stage_from_years
 
-_ROUNDING_MONTHS = 1e-3  # smaller movements are the arithmetic's, not the film's
+_ROUNDING_MONTHS = 1e-3  # smaller movements are the arithmetic's, not the image's
 
 
 def summarise_stress(
     table: pd.DataFrame,
     *,
-    draws: int,
+    resamples: int,
     chronological_months: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Compare each stress with the clean answers to the same films.
+    """Compare each stress with the clean answers to the same images.
 
     Args:
-        table: Of `stress_films`.
-        draws: Bootstrap draws of the intervals; 0 leaves them out.
+        table: Of `stress_images`.
+        resamples: Bootstrap resamples of the intervals; 0 leaves them out.
         chronological_months: By image id, for the share of clinically significant errors.
 
     Returns:
         One row a stress, in order: `family, level, n, n_unanswered`; `mae_months`,
         `mae_change_months` (paired) and `moved_months` (mean size of the answer's movement) with
         intervals; `wilcoxon_p` of the sizes of the errors and `p_corrected` (Holm over all
-        stresses); `stage_changed`, the share of films whose stage becomes another, and
+        stresses); `stage_changed`, the share of images whose stage becomes another, and
         `mcnemar_p` of its being right; `warned`, the share of answers with a warning; `clinical`,
         the share whose class the error changes, clean and stressed, with its `mcnemar_p`, or None.
 
     Raises:
-        BoneAgeError: If no film was answered.
+        BoneAgeError: If no image was answered.
     """
     clean = table[table["family"] == CLEAN]
     if clean["predicted_months"].isna().all():
-        raise BoneAgeError("the model answered none of the films; there is nothing to stress.")
+        raise BoneAgeError("the model answered none of the images; there is nothing to stress.")
     rows = []
     for (family, level), stressed in table.groupby(["family", "level"], sort=False):
         if family == CLEAN:
@@ -54,7 +54,7 @@ def summarise_stress(
                 "level": level,
                 "n": int(is_answered.sum()),
                 "n_unanswered": int((~is_answered).sum()),
-                **_compare(both[is_answered], draws, chronological_months or {}),
+                **_compare(both[is_answered], resamples, chronological_months or {}),
             }
         )
     corrected = holm([row["wilcoxon_p"] for row in rows])
@@ -62,7 +62,7 @@ def summarise_stress(
 
 
 def _compare(
-    both: pd.DataFrame, draws: int, chronological_months: Mapping[str, float]
+    both: pd.DataFrame, resamples: int, chronological_months: Mapping[str, float]
 ) -> dict[str, Any]:
     reference = both["reference_months"]
     answers = [both["predicted_months"], both["predicted_months_stressed"]]
@@ -71,9 +71,9 @@ def _compare(
     stages = [both["predicted_stage"].to_numpy(), both["predicted_stage_stressed"].to_numpy()]
     truth = np.array(STAGES)[stage_from_years(reference.to_numpy(float) / 12.0)]
     return {
-        "mae_months": paired_mean(sizes[1], draws),
-        "mae_change_months": paired_mean(sizes[1] - sizes[0], draws),
-        "moved_months": paired_mean(moved, draws),
+        "mae_months": paired_mean(sizes[1], resamples),
+        "mae_change_months": paired_mean(sizes[1] - sizes[0], resamples),
+        "moved_months": paired_mean(moved, resamples),
         "wilcoxon_p": wilcoxon_p_value(sizes[1] - sizes[0], _ROUNDING_MONTHS),
         "stage_changed": wilson(int((stages[0] != stages[1]).sum()), len(both)),
         "mcnemar_p": mcnemar(stages[0] == truth, stages[1] == truth)["mcnemar_p"],

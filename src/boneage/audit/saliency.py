@@ -20,7 +20,7 @@ from boneage.evaluation.prediction_table import name_age_band
 from boneage.evaluation.statistics import paired_mean, wilcoxon_p_value
 from boneage.files import clean_id
 from boneage.imaging.discovery import match_ids
-from boneage.inference.batch import Film
+from boneage.inference.batch import ImageRecord
 from boneage.inference.predictor import Predictor
 from boneage.tables.columns import read_csv, to_numbers
 
@@ -30,7 +30,7 @@ GRID = 96
 """Side of the grid on which maps and regions are laid over each other."""
 
 SHIFTS = 100
-"""Random places of the regions that each film is compared with."""
+"""Random places of the regions that each image is compared with."""
 
 ALL = "all regions"
 RIGHT_MONTHS = 12.0
@@ -42,18 +42,18 @@ _PLATE = "plate:"
 
 @dataclass(frozen=True)
 class Region:
-    """A part of a film: its name, and the share of each cell that it covers, (GRID, GRID)."""
+    """A part of an image: its name, and the share of each cell that it covers, (GRID, GRID)."""
 
     name: str
     share: Array
 
 
 def read_regions(path: Path) -> dict[str, list[Region]]:
-    """Read the regions of films.
+    """Read the regions of images.
 
     Args:
-        path: A CSV with `id, width, height, region, xmin, ymin, xmax, ymax` in pixels of a film
-            that is `width` by `height`; with a column `reader`, the first reader of a film
+        path: A CSV with `id, width, height, region, xmin, ymin, xmax, ymax` in pixels of an image
+            that is `width` by `height`; with a column `reader`, the first reader of an image
             counts. Or the folder of masks that `boneage phantom --masks` writes, whose open
             growth plates are taken.
 
@@ -88,7 +88,7 @@ def read_regions(path: Path) -> dict[str, list[Region]]:
         row = raw.loc[line].to_dict()
         box = ", ".join(row[end] for end in _BOX)
         raise LabelError(
-            f"{path} line {line}: the box {box} does not lie in a film of "
+            f"{path} line {line}: the box {box} does not lie in an image of "
             f"{row['width']}×{row['height']} pixels. Fix or remove the row."
         )
     if "reader" in raw:
@@ -138,7 +138,7 @@ def _to_grid(pixels: npt.NDArray[Any]) -> Array:
 
 
 def find_hand(pixels: Array, regions: Sequence[Region]) -> npt.NDArray[np.bool_]:
-    """Outline the hand, (GRID, GRID): the largest bright part of a film, and all its regions.
+    """Outline the hand, (GRID, GRID): the largest bright part of an image, and all its regions.
 
     The limit between bright and dark is Otsu's (IEEE Trans. SMC 1979).
     """
@@ -176,12 +176,12 @@ def measure_map(
 
     Args:
         age_map: (h, w); what is below zero counts as nothing.
-        regions: Of this film.
+        regions: Of this image.
         hand: (GRID, GRID); each region is moved so that its middle lies in it.
         seed: Of the random places.
 
     Returns:
-        By region, and for all together: `area`, the share of the film that they cover; `energy`,
+        By region, and for all together: `area`, the share of the image that they cover; `energy`,
         the share of the map that lies in them; `hit`, 1 if the map's peak does (the pointing
         game; Zhang et al., IJCV 2018); `energy_shifted` and `hit_shifted`, the same on average
         over `SHIFTS` random places.
@@ -215,7 +215,7 @@ def _measure(heat: Array, share: Array) -> tuple[float, float]:
 
 
 def _move(shares: Sequence[Array], places: npt.NDArray[np.intp], rng: np.random.Generator) -> Array:
-    """Move each region so that its middle lies at a random place; what leaves the film is lost."""
+    """Move each region so that its middle lies at a random place; what leaves the image is lost."""
     result = np.zeros((GRID, GRID), dtype=np.float32)
     for share in shares:
         rows, columns = np.nonzero(share)
@@ -227,81 +227,81 @@ def _move(shares: Sequence[Array], places: npt.NDArray[np.intp], rng: np.random.
     return result
 
 
-def measure_films(
+def measure_images(
     predictor: Predictor,
-    films: Sequence[Film],
+    records: Sequence[ImageRecord],
     regions: Mapping[str, Sequence[Region]],
     workers: int | None = None,
 ) -> pd.DataFrame:
-    """Answer the films that have regions, and measure their maps.
+    """Answer the images that have regions, and measure their maps.
 
     Args:
         predictor: Best with `threads=1`.
-        films: What to answer; those without regions, or unreadable, are left out.
+        records: What to answer; those without regions, or unreadable, are left out.
         regions: By image id.
         workers: Threads; by default one a core.
 
     Returns:
-        A row a film and region: `image_id, region, rows, columns` (the map's cells), those of
+        A row an image and region: `image_id, region, rows, columns` (the map's cells), those of
         `measure_map`, and `reference_years, error_months`, NaN where unknown.
 
     Raises:
-        BoneAgeError: If the model gives no map, no film has a region, or none of those that have
+        BoneAgeError: If the model gives no map, no image has a region, or none of those that have
             could be answered.
     """
     if "age_map" not in predictor.contract.outputs:
         raise BoneAgeError("this model gives no map of its evidence; there is nothing to measure.")
-    of_regions = match_ids([film.path for film in films], regions)
-    chosen = [film for film in films if film.path in of_regions]
+    of_regions = match_ids([record.path for record in records], regions)
+    chosen = [record for record in records if record.path in of_regions]
     if not chosen:
         raise BoneAgeError(
-            f"none of the {len(films)} films has a region (first ids of regions: "
-            f"{', '.join(list(regions)[:3])}; first films: "
-            f"{', '.join(film.image_id for film in films[:3])}). Check that they belong together."
+            f"none of the {len(records)} images has a region (first ids of regions: "
+            f"{', '.join(list(regions)[:3])}; first images: "
+            f"{', '.join(r.image_id for r in records[:3])}). Check that they belong together."
         )
 
-    def measure(film: Film) -> list[dict[str, Any]]:
-        drawn = [r for r in regions[of_regions[film.path]] if r.share.any()]
+    def measure(record: ImageRecord) -> list[dict[str, Any]]:
+        drawn = [r for r in regions[of_regions[record.path]] if r.share.any()]
         try:
-            radiograph = predictor.read(film.path)
+            radiograph = predictor.read(record.path)
         except ImageError:
             return []
-        found = predictor.answer(radiograph, film.sex)
+        found = predictor.answer(radiograph, record.sex)
         if not drawn or found.age_map is None or found.predicted_months is None:
             return []
-        years = np.nan if film.reference_years is None else film.reference_years
+        years = np.nan if record.reference_years is None else record.reference_years
         known = {
-            "image_id": film.image_id,
+            "image_id": record.image_id,
             "rows": found.age_map.shape[0],
             "columns": found.age_map.shape[1],
             "reference_years": years,
             "error_months": found.predicted_months - 12.0 * years,
         }
-        # A seed of its own: the same places on every film would leave chance's noise in the mean.
-        seed = zlib.crc32(film.image_id.encode("utf-8", "surrogatepass"))
+        # A seed of its own: the same places on every image would leave chance's noise in the mean.
+        seed = zlib.crc32(record.image_id.encode("utf-8", "surrogatepass"))
         measured = measure_map(found.age_map, drawn, find_hand(radiograph.pixels, drawn), seed)
         return [{"region": name, **values, **known} for name, values in measured.items()]
 
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        progress = tqdm(pool.map(measure, chosen), total=len(chosen), desc="regions", unit="film")
+        progress = tqdm(pool.map(measure, chosen), total=len(chosen), desc="regions", unit="image")
         rows = [row for found in progress for row in found]
     if not rows:
         raise BoneAgeError(
-            f"none of the {len(chosen)} films with regions has both an answer and a region that "
+            f"none of the {len(chosen)} images with regions has both an answer and a region that "
             "covers anything; there is nothing to measure."
         )
     return pd.DataFrame(rows)
 
 
-def summarise_regions(table: pd.DataFrame, *, draws: int) -> dict[str, Any]:
+def summarise_regions(table: pd.DataFrame, *, resamples: int) -> dict[str, Any]:
     """Compare the regions with the same ones at random places in the hand.
 
     Args:
-        table: Of `measure_films`.
-        draws: Bootstrap draws over films; 0 leaves intervals out.
+        table: Of `measure_images`.
+        resamples: Bootstrap resamples over images; 0 leaves intervals out.
 
     Returns:
-        `n` films, `cells` of the map, and `groups`: by region, and all regions by age band and
+        `n` images, `cells` of the map, and `groups`: by region, and all regions by age band and
         by size of the error. Each `by, group, n, area`; `energy, energy_shifted,
         energy_difference, hit, hit_shifted, hit_difference` with intervals; `wilcoxon_p` of the
         energy.
@@ -321,19 +321,19 @@ def summarise_regions(table: pd.DataFrame, *, draws: int) -> dict[str, Any]:
         "n": len(whole),
         "cells": [int(table["rows"].iloc[0]), int(table["columns"].iloc[0])],
         "groups": [
-            {"by": by, "group": name, **_summarise(rows, draws)} for by, name, rows in parts
+            {"by": by, "group": name, **_summarise(rows, resamples)} for by, name, rows in parts
         ],
     }
 
 
-def _summarise(rows: pd.DataFrame, draws: int) -> dict[str, Any]:
+def _summarise(rows: pd.DataFrame, resamples: int) -> dict[str, Any]:
     figures = {
-        name: paired_mean(rows[name].to_numpy(float), draws)
+        name: paired_mean(rows[name].to_numpy(float), resamples)
         for name in ("energy", "energy_shifted", "hit", "hit_shifted")
     }
     for kind in ("energy", "hit"):
         apart = (rows[kind] - rows[f"{kind}_shifted"]).to_numpy(float)
-        figures[f"{kind}_difference"] = paired_mean(apart, draws)
+        figures[f"{kind}_difference"] = paired_mean(apart, resamples)
     return {
         "n": len(rows),
         "area": float(rows["area"].mean()),

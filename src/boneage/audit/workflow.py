@@ -1,4 +1,4 @@
-"""A model and labelled films -> everything that an audit shows of them."""
+"""A model and labelled images -> everything that an audit shows of them."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,17 +9,17 @@ import pandas as pd
 from tqdm import tqdm
 
 from boneage.audit.figures import audit
-from boneage.audit.gallery import LOOKS, Case, describe_looks, make_gallery
+from boneage.audit.gallery import ACQUISITION, Case, describe_acquisition, make_gallery
 from boneage.audit.robustness import summarise_stress
-from boneage.audit.saliency import measure_films, read_regions, summarise_regions
-from boneage.audit.stress import stress_films
+from boneage.audit.saliency import measure_images, read_regions, summarise_regions
+from boneage.audit.stress import stress_images
 from boneage.data.labels import read_further, read_known
 from boneage.errors import BoneAgeError, LabelError
 from boneage.evaluation.prediction_table import keep_apart, read_predictions, refuse_sex
-from boneage.evaluation.statistics import DRAWS
+from boneage.evaluation.statistics import RESAMPLES
 from boneage.files import locked, name_path, save_text
 from boneage.imaging.discovery import Found, discover
-from boneage.inference.batch import Film, describe_films, predict_films
+from boneage.inference.batch import ImageRecord, make_records, predict_images
 from boneage.inference.prediction import COLUMNS
 from boneage.inference.predictor import Predictor
 from boneage.inference.results_file import PredictionsFile
@@ -32,7 +32,7 @@ STRESS, REGIONS = "stress_answers.csv", "region_measures.csv"
 _CHRONOLOGICAL = ("chronological_age_years", "chronological_age_months")
 
 
-def audit_films(
+def audit_images(
     images: Path,
     labels: Path,
     out: Path,
@@ -42,22 +42,22 @@ def audit_films(
     calibration: Path | None = None,
     stress: bool = False,
     regions: Path | None = None,
-    draws: int = DRAWS,
+    resamples: int = RESAMPLES,
     workers: int | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame, list[Case]]:
-    """Answer films and audit the answers; an interrupted run goes on where it stopped.
+    """Answer images and audit the answers; an interrupted run goes on where it stopped.
 
     Args:
-        images: Folder of films.
+        images: Folder of images.
         labels: CSV with id, bone age in months and sex; its columns of chronological age and
             those named in `by` are taken as well.
         out: Folder; answers are kept there.
         by: Columns that name further groups.
         model: File of `boneage export`; by default the model in the package.
         calibration: File of `boneage calibrate`.
-        stress: Whether to answer the films again under every one of `STRESSES`.
+        stress: Whether to answer the images again under every one of `STRESSES`.
         regions: Regions to measure the model's maps against, see `read_regions`.
-        draws: Bootstrap draws and permutations.
+        resamples: Bootstrap resamples and permutations.
         workers: Threads; by default one a core.
 
     Returns:
@@ -65,7 +65,7 @@ def audit_films(
         pictures of the difficult ones.
 
     Raises:
-        BoneAgeError: If there are no films or no references, or a table has faults.
+        BoneAgeError: If there are no images or no references, or a table has faults.
     """
     keep_apart(out, [labels] if regions is None else [labels, regions])
     known = read_known(labels)
@@ -74,24 +74,26 @@ def audit_films(
     further = _read_further(labels, by)
     drawn = None if regions is None else read_regions(regions)
     found = discover([images])
-    films = describe_films(found.images, None, known)
-    _tell_unmatched(films, known, found)
+    records = make_records(found.images, None, known)
+    _tell_unmatched(records, known, found)
     predictor = Predictor(model, calibration=calibration, threads=1)
     with locked(out / PREDICTIONS):
-        _answer(predictor, films, out / PREDICTIONS, workers)
-        looks = describe_looks(films, workers, predictor.contract.preprocessing.invert)
-        _join(out, films, [further, looks])
-        predictions = read_predictions(out / AUDITED, [*by, *LOOKS], name=images.resolve().name)
+        _answer(predictor, records, out / PREDICTIONS, workers)
+        looks = describe_acquisition(records, workers, predictor.contract.preprocessing.invert)
+        _join(out, records, [further, looks])
+        predictions = read_predictions(
+            out / AUDITED, [*by, *ACQUISITION], name=images.resolve().name
+        )
         table = predictions.table
-        result = audit([predictions], draws=draws)
+        result = audit([predictions], resamples=resamples)
         audited = set(table["image_id"])
-        films = [film for film in films if film.image_id in audited]
+        records = [record for record in records if record.image_id in audited]
         if drawn is not None:
-            measured = measure_films(predictor, films, drawn, workers)
+            measured = measure_images(predictor, records, drawn, workers)
             save_text(out / REGIONS, measured.to_csv(index=False, lineterminator="\n"))
-            result["regions"] = summarise_regions(measured, draws=draws)
+            result["regions"] = summarise_regions(measured, resamples=resamples)
         if stress:
-            answers = stress_films(predictor, films, out / STRESS, workers=workers)
+            answers = stress_images(predictor, records, out / STRESS, workers=workers)
             ages: Mapping[str, float] = (
                 dict(table.set_index("image_id")["chronological_months"].dropna())
                 if "chronological_months" in table
@@ -99,21 +101,25 @@ def audit_films(
             )
             result["robustness"] = {
                 "n": int(answers["path"].nunique()),
-                "stresses": summarise_stress(answers, draws=draws, chronological_months=ages),
+                "stresses": summarise_stress(
+                    answers, resamples=resamples, chronological_months=ages
+                ),
             }
-        gallery = make_gallery(predictor, films, table, result["difficult"], result["uncertain"])
+        gallery = make_gallery(predictor, records, table, result["difficult"], result["uncertain"])
     return result, table, gallery
 
 
 def _tell_unmatched(
-    films: Sequence[Film], known: Mapping[str, tuple[str | None, float | None]], found: Found
+    records: Sequence[ImageRecord],
+    known: Mapping[str, tuple[str | None, float | None]],
+    found: Found,
 ) -> None:
-    """Count the films without a row, the rows without a film, and what else lies in the folder."""
-    n_with_row = sum(film.image_id in known for film in films)
-    if n_with_row < len(films):
-        logger.warning("%d films without a row in the labels", len(films) - n_with_row)
+    """Count images without a row, rows without an image, and what else lies in the folder."""
+    n_with_row = sum(record.image_id in known for record in records)
+    if n_with_row < len(records):
+        logger.warning("%d images without a row in the labels", len(records) - n_with_row)
     if n_with_row < len(known):
-        logger.warning("%d rows of the labels without a film", len(known) - n_with_row)
+        logger.warning("%d rows of the labels without an image", len(known) - n_with_row)
     for phrase in found.describe_rest():
         logger.warning("%s", phrase)
 
@@ -122,7 +128,7 @@ def _read_further(labels: Path, by: Sequence[str]) -> pd.DataFrame:
     refuse_sex(by)
     further = read_further(labels, [*_CHRONOLOGICAL, *by])
     for name in by:
-        is_ours = name in (*COLUMNS, *LOOKS)
+        is_ours = name in (*COLUMNS, *ACQUISITION)
         if not is_ours and name not in further:
             found = ", ".join(read_csv(labels).columns)
             raise LabelError(f"{labels} has no column {name!r} to group by; found: {found}.")
@@ -133,24 +139,28 @@ def _read_further(labels: Path, by: Sequence[str]) -> pd.DataFrame:
     return further
 
 
-def _answer(predictor: Predictor, films: Sequence[Film], out: Path, workers: int | None) -> None:
-    """Answer the films that an earlier run has not, row by row."""
+def _answer(
+    predictor: Predictor, records: Sequence[ImageRecord], out: Path, workers: int | None
+) -> None:
+    """Answer the images that an earlier run has not, row by row."""
     file = PredictionsFile(
-        out, films, with_reference=True,
+        out, records, with_reference=True,
         fingerprint=predictor.fingerprint,
     )  # fmt: skip
     if file.n_changed:
-        logger.warning("%d films predicted again, since the file has changed", file.n_changed)
-    answers = predict_films(predictor, file.missing, workers)
-    for prediction in tqdm(answers, total=len(file.missing), desc="predict", unit="film"):
+        logger.warning("%d images predicted again, since the file has changed", file.n_changed)
+    answers = predict_images(predictor, file.missing, workers)
+    for prediction in tqdm(answers, total=len(file.missing), desc="predict", unit="image"):
         file.append(prediction)
 
 
-def _join(out: Path, films: Sequence[Film], tables: Sequence[pd.DataFrame]) -> None:
-    """Write the predictions of these films, in their order, with what else is known of each."""
+def _join(out: Path, records: Sequence[ImageRecord], tables: Sequence[pd.DataFrame]) -> None:
+    """Write the predictions of these images, in their order, with what else is known of each."""
     table = pd.read_csv(out / PREDICTIONS, dtype=str, keep_default_na=False)
-    # Films of an earlier run may be there as well.
-    table = table.set_index("path").loc[[name_path(film.path) for film in films]].reset_index()
+    # Images of an earlier run may be there as well.
+    table = (
+        table.set_index("path").loc[[name_path(record.path) for record in records]].reset_index()
+    )
     for more in tables:
         table = table.merge(more, on="image_id", how="left")
     save_text(out / AUDITED, table.to_csv(index=False, lineterminator="\n"))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from boneage.inference.calibration import MIN_FILMS_SPREAD, Calibration, expected_coverage
+from boneage.inference.calibration import MIN_IMAGES_SPREAD, Calibration, expected_coverage
 from boneage.inference.prediction import NOTE, Prediction
 from boneage.stages import STAGES
 
@@ -77,15 +77,15 @@ def format_age(years: float) -> str:
 
 @dataclass
 class Counts:
-    """How many films came out how.
+    """How many images came out how.
 
     Attributes:
         rest: What else lies in the folders, a phrase a kind.
-        kept: Films that an earlier run had answered.
-        changed: Films whose file is another since an earlier run, and are predicted again.
-        not_in_table: Films that the table, if there is one, does not name.
-        without_image: Rows of the table without a film.
-        by_status: Films of this run by their status.
+        kept: Images that an earlier run had answered.
+        changed: Images whose file is another since an earlier run, and are predicted again.
+        not_in_table: Images that the table, if there is one, does not name.
+        without_image: Rows of the table without an image.
+        by_status: Images of this run by their status.
     """
 
     rest: Sequence[str] = ()
@@ -101,7 +101,7 @@ class Counts:
 
     @property
     def has_errors(self) -> bool:
-        """Whether any film could not be read."""
+        """Whether any image could not be read."""
         return "error" in self.by_status
 
     def summarise(self, out: Path | None) -> str:
@@ -109,7 +109,7 @@ class Counts:
         n = sum(self.by_status.values())
         parts = [f"{self.by_status[s]} {s}" for s in ("ok", "warn", "reject", "error")
                  if s in self.by_status]  # fmt: skip
-        text = f"{n} film{'s' * (n != 1)}: {', '.join(parts) or 'none left to answer'}"
+        text = f"{n} image{'s' * (n != 1)}: {', '.join(parts) or 'none left to answer'}"
         if self.kept:
             text += f"; {self.kept} answered before"
         if self.changed:
@@ -125,7 +125,7 @@ class Counts:
 
 def describe_calibration(fitted: Calibration, before: Calibration | None) -> str:
     """Tell what a calibration found, beside the model's own."""
-    lines = [f"{fitted.films} films"]
+    lines = [f"{fitted.images} images"]
     for name, label in (
         ("bias_male_years", "bias, male"),
         ("bias_female_years", "bias, female"),
@@ -136,10 +136,10 @@ def describe_calibration(fitted: Calibration, before: Calibration | None) -> str
             text += f" (model's own {12.0 * getattr(before, name):+.2f})"
         lines.append(text)
     lines.append(f"  {'temperature':18} {fitted.temperature:.2f}")
-    if fitted.films < MIN_FILMS_SPREAD:
-        low, high = expected_coverage(fitted.films, fitted.level)
+    if fitted.images < MIN_IMAGES_SPREAD:
+        low, high = expected_coverage(fitted.images, fitted.level)
         lines.append(
-            f"  with {fitted.films} films, intervals meant to hold {fitted.level:.0%} of new "
+            f"  with {fitted.images} images, intervals meant to hold {fitted.level:.0%} of new "
             f"references may hold {low:.0%} to {high:.0%}"
         )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The verbs of those who make a model: from films, drawn or real, to an exported network."""
+"""The verbs of those who make a model: from images, drawn or real, to an exported network."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from boneage.config import Films, Paths, Recipe, Runtime
+from boneage.config import ImageSettings, Paths, Recipe, Runtime
 from boneage.errors import BoneAgeError
 
 if TYPE_CHECKING:
@@ -28,25 +28,25 @@ def phantom(
 
     Args:
         out: Folder to fill; never one that holds anything else.
-        n: Films to draw.
+        n: Images to draw.
         seed: Same seed, same bytes.
-        height: Height of a film in pixels; its width varies.
+        height: Height of an image in pixels; its width varies.
         masks: Write the true outline of every bone and growth plate as well.
         workers: Processes; by default one a core.
     """
     from boneage.phantom.cohort import write_cohort
 
     folder = write_cohort(out, n, seed, height, masks, workers)
-    print(f"{n} synthetic films in {folder}. Computer drawings, not patient data.")
+    print(f"{n} synthetic images in {folder}. Computer drawings, not patient data.")
 
 
 def preprocess(
     *,
     paths: Annotated[Paths, Flat] = Paths(),
-    films: Annotated[Films, Flat] = Films(),
+    settings: Annotated[ImageSettings, Flat] = ImageSettings(),
     workers: Annotated[int | None, Parameter(validator=Number(gte=0))] = Runtime.workers,
 ) -> None:
-    """Resize the raw films once, into the processed folder.
+    """Resize the raw images once, into the processed folder.
 
     Args:
         workers: Processes; by default one a core.
@@ -54,9 +54,9 @@ def preprocess(
     from boneage.data.labels import find_images
     from boneage.imaging.preprocess import preprocess_folder
 
-    summary = preprocess_folder(find_images(paths.data), paths.processed, films, workers)
+    summary = preprocess_folder(find_images(paths.data), paths.processed, settings, workers)
     print(
-        f"{summary.total} films: {summary.written} reduced to {films.processed_size} px, "
+        f"{summary.total} images: {summary.written} reduced to {settings.processed_size} px, "
         f"{summary.up_to_date} up to date, {len(summary.broken)} broken; in {paths.processed}"
     )
     if summary.inverted:
@@ -74,7 +74,7 @@ def train(
     resume: bool = False,
     tensorboard: bool = False,
 ) -> None:
-    """Train a model, then evaluate its best checkpoint on validation and test films.
+    """Train a model, then evaluate its best checkpoint on validation and test images.
 
     Args:
         split: CSV of image_id and split (train, val, test) to use instead of a split by the seed;
@@ -96,7 +96,7 @@ def evaluate(
     runtime: Annotated[Runtime, Flat] = Runtime(),
     checkpoint: Path | None = None,
 ) -> None:
-    """Evaluate a trained model on the films of its own split that it never learned from.
+    """Evaluate a trained model on the images of its own split that it never learned from.
 
     Args:
         checkpoint: Model to evaluate, if not the best one in the output folder.
@@ -114,12 +114,12 @@ def explain(
     head: Literal["stage", "age"] = "stage",
     cases: int = 6,
 ) -> None:
-    """Draw Grad-CAM heat maps of test films that were answered right and wrong.
+    """Draw Grad-CAM heat maps of test images that were answered right and wrong.
 
     Args:
         checkpoint: Model to explain, if not the best one in the output folder.
         head: Explain the stage answered, or the age.
-        cases: Films to draw, half of them answered right and half wrong where there are as many.
+        cases: Images to draw, half of them answered right and half wrong where there are as many.
     """
     from boneage.training.workflows import explain_model
 
@@ -135,7 +135,7 @@ def export(
     calibration: Path | None = None,
     images: Path | None = None,
 ) -> None:
-    """Write a trained model as ONNX, checked against its checkpoint on 32 films.
+    """Write a trained model as ONNX, checked against its checkpoint on 32 images.
 
     Args:
         checkpoint: Model to export, if not the best one in the output folder.
@@ -143,7 +143,7 @@ def export(
         out: ONNX file to write.
         calibration: File of `boneage calibrate`, fitted to an earlier export of this checkpoint,
             to put inside.
-        images: Folder of films to check it on; by default they are drawn.
+        images: Folder of images to check it on; by default they are drawn.
     """
     from boneage.training.workflows import export_model
 
@@ -152,12 +152,12 @@ def export(
     )
     print(
         f"{out}: differs from its checkpoint by at most {parity.months:.2g} months and "
-        f"{parity.probability:.2g} in probability on {parity.n} films"
+        f"{parity.probability:.2g} in probability on {parity.n} images"
     )
 
 
 def download(out: Path = Paths.data, *, accept_terms: bool = False) -> None:
-    """Fetch the RSNA 2017 bone-age films from Kaggle with its official client.
+    """Fetch the RSNA 2017 bone-age images from Kaggle with its official client.
 
     Args:
         out: Folder to fill.
@@ -168,7 +168,7 @@ def download(out: Path = Paths.data, *, accept_terms: bool = False) -> None:
     print(TERMS)
     if not accept_terms:
         raise BoneAgeError("nothing was fetched; to accept these terms, pass --accept-terms.")
-    print(f"films in {download_rsna(out)}")
+    print(f"images in {download_rsna(out)}")
 
 
 def _print_reports(reports: "dict[str, Report]", paths: Paths) -> None:

@@ -23,7 +23,7 @@ def get_transforms(split: str, recipe: Recipe = Recipe()) -> v2.Compose:
     colour is reduced to grey.
 
     Every split is resized to `image_size` and normalised with ImageNet's statistics. Training
-    films are varied at random as well; val and test never are.
+    images are varied at random as well; val and test never are.
 
     Args:
         split: "train", "val" or "test".
@@ -60,7 +60,7 @@ def get_transforms(split: str, recipe: Recipe = Recipe()) -> v2.Compose:
                 )
             )
         if recipe.brightness:
-            # Downwards only: upwards would clip the brightest bones of a film of full range.
+            # Downwards only: upwards would clip the brightest bones of an image of full range.
             darker = (1.0 - recipe.brightness, 1.0)
             steps.append(v2.ColorJitter(brightness=darker, contrast=darker))
     steps += [
@@ -94,17 +94,17 @@ def _to_grey(image: Any) -> Image.Image:
 
 
 class BoneAgeDataset(Dataset[dict[str, Any]]):
-    """Radiographs with their bone age, stage and sex, one dict a film.
+    """Radiographs with their bone age, stage and sex, one dict an image.
 
-    The RSNA 2017 training set that this was written for has 12,611 left-hand films, 54% of boys,
+    The RSNA 2017 training set that this was written for has 12,611 left-hand images, 54% of boys,
     labelled with one clinical report each (1 to 228 months, mean 127); its ages are heaped on
     the plates of the Greulich-Pyle atlas, 21 are above 18 years and all of those are male.
     Source: Halabi et al., Radiology 2019, doi 10.1148/radiol.2018180736.
 
     Args:
-        samples: One row a film: `image_id, path, sex, age_years, stage`.
+        samples: One row an image: `image_id, path, sex, age_years, stage`.
         transform: Of `get_transforms`.
-        preprocessing: How raw films are read; None if `path` points to processed ones.
+        preprocessing: How raw images are read; None if `path` points to processed ones.
         seed: Of the augmentation, which depends on seed, epoch and row alone, so that neither
             the number of workers nor an interruption changes it.
 
@@ -145,11 +145,11 @@ class BoneAgeDataset(Dataset[dict[str, Any]]):
         }
 
     def with_transform(self, transform: v2.Compose) -> "BoneAgeDataset":
-        """Give the same films seen through another transform."""
+        """Give the same images seen through another transform."""
         return BoneAgeDataset(self.samples, transform, self._preprocessing, self._seed)
 
     def read_image(self, index: int) -> Image.Image:
-        """Read one film as training sees it, before resizing to the network and augmentation."""
+        """Read one image as training sees it, before resizing to the network and augmentation."""
         path = self._rows[index]["path"]
         if self._preprocessing is not None:
             return self._preprocessing.read(path)
@@ -161,7 +161,7 @@ def make_loader(
     dataset: BoneAgeDataset, recipe: Recipe, *, shuffle: bool = False, workers: int = 0
 ) -> DataLoader[dict[str, Any]]:
     """Batch a data set; shuffling follows the loader's own generator, which `Trainer` seeds."""
-    # A last batch of one film has no variance for batch normalisation to divide by.
+    # A last batch of one image has no variance for batch normalisation to divide by.
     leaves_one = len(dataset) > 1 and len(dataset) % recipe.batch_size == 1
     return DataLoader(
         dataset,

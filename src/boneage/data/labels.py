@@ -1,4 +1,4 @@
-"""Label CSVs in any RSNA dialect -> one checked table, its rows matched with their films."""
+"""Label CSVs in any RSNA dialect -> one checked table, its rows matched with their images."""
 
 import hashlib
 import logging
@@ -147,7 +147,7 @@ def find_labels(data: Path) -> Path:
     """
     if not data.is_dir():
         raise LabelError(
-            f"{data} is not a folder; expected the raw films. Draw a synthetic cohort with "
+            f"{data} is not a folder; expected the raw images. Draw a synthetic cohort with "
             f"`boneage phantom {data}`, or fetch RSNA's with `boneage download`."
         )
     kaggle = data / f"{KAGGLE_NAME}.csv"
@@ -161,15 +161,15 @@ def find_labels(data: Path) -> Path:
 
 
 def find_images(data: Path, *, required: bool = True) -> dict[str, Path]:
-    """Find the films of a raw folder: Kaggle's nested folder, once or twice, or the folder itself.
+    """Find the images of a raw folder: Kaggle's nested folder, once or twice, or the folder itself.
 
-    Where none of these holds a film, those in all folders below are taken, such as one a patient.
+    Where none of these holds an image, those in all folders below are taken, such as one a patient.
 
     Returns:
         Path by image id: the file's stem, with as many folders before it as tell it from others.
 
     Raises:
-        LabelError: If two files share an id, or there is no film though one is required.
+        LabelError: If two files share an id, or there is no image though one is required.
     """
     for folder in (data / KAGGLE_NAME / KAGGLE_NAME, data / KAGGLE_NAME, data / "images", data):
         images: dict[str, Path] = {}
@@ -178,7 +178,7 @@ def find_images(data: Path, *, required: bool = True) -> dict[str, Path]:
                 continue
             if path.stem in images:
                 raise LabelError(
-                    f"{folder} holds two films with id {path.stem!r}: {images[path.stem].name} "
+                    f"{folder} holds two images with id {path.stem!r}: {images[path.stem].name} "
                     f"and {path.name}. Keep one."
                 )
             images[path.stem] = path
@@ -190,30 +190,30 @@ def find_images(data: Path, *, required: bool = True) -> dict[str, Path]:
         below = []
     if below or not required:
         return {image_id: path for path, image_id in name_images(below).items()}
-    raise LabelError(f"{data} holds no films; expected {', '.join(IMAGE_SUFFIXES)} files.")
+    raise LabelError(f"{data} holds no images; expected {', '.join(IMAGE_SUFFIXES)} files.")
 
 
 def pair_images(labels: pd.DataFrame, images: Mapping[str, Path]) -> dict[str, Path]:
-    """Give the film of each labelled id that has one; films without a row are counted in a warning.
+    """Give the image of each labelled id that has one; a warning counts images without a row.
 
     Raises:
-        LabelError: If one id fits several films.
+        LabelError: If one id fits several images.
     """
     found = {i: path for path, i in match_ids(images.values(), labels["image_id"]).items()}
     if 0 < len(found) < len(images):
-        logger.warning("left out %d films without a row", len(images) - len(found))
+        logger.warning("left out %d images without a row", len(images) - len(found))
     return found
 
 
 def match_images(labels: pd.DataFrame, images: Mapping[str, Path]) -> pd.DataFrame:
-    """Add each row's film as `path`; what has no counterpart is left out and counted in a warning.
+    """Add each row's image as `path`; what has no counterpart is left out and counted in a warning.
 
     Args:
         labels: Of `read_labels`.
         images: Of `find_images`.
 
     Raises:
-        LabelError: If no row has a film, or one fits several.
+        LabelError: If no row has an image, or one fits several.
     """
     return join_images(labels, pair_images(labels, images), list(images))
 
@@ -221,26 +221,26 @@ def match_images(labels: pd.DataFrame, images: Mapping[str, Path]) -> pd.DataFra
 def join_images(
     labels: pd.DataFrame, found: Mapping[str, Path], names: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """Add the films found, by labelled id, as `path`; rows without one are counted in a warning.
+    """Add the images found, by labelled id, as `path`; rows without one are counted in a warning.
 
     Args:
         labels: Of `read_labels`.
         found: Path by labelled id.
-        names: Of all films there are, for the message where no row has one.
+        names: Of all images there are, for the message where no row has one.
 
     Raises:
-        LabelError: If no row has a film.
+        LabelError: If no row has an image.
     """
-    has_film = labels["image_id"].isin(list(found))
-    if not has_film.any():
+    has_image = labels["image_id"].isin(list(found))
+    if not has_image.any():
         raise LabelError(
-            f"none of the {len(labels)} labelled ids has a film (first ids: "
-            f"{', '.join(labels['image_id'].head(3))}; first films: "
+            f"none of the {len(labels)} labelled ids has an image (first ids: "
+            f"{', '.join(labels['image_id'].head(3))}; first images: "
             f"{', '.join(names[:3])}). Check that --data and --labels belong together."
         )
-    if not has_film.all():
-        logger.warning("left out %s", count_ids(labels.loc[~has_film, "image_id"], "a film"))
-    samples = labels[has_film].reset_index(drop=True)
+    if not has_image.all():
+        logger.warning("left out %s", count_ids(labels.loc[~has_image, "image_id"], "an image"))
+    samples = labels[has_image].reset_index(drop=True)
     samples["path"] = pd.Series([found[i] for i in samples["image_id"]], dtype=object)
     return samples
 

@@ -1,4 +1,4 @@
-"""Fetch the RSNA 2017 training films from Kaggle with Kaggle's official client."""
+"""Fetch the RSNA 2017 training images from Kaggle with Kaggle's official client."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ RSNA Pediatric Bone Age Challenge 2017: 12,611 training radiographs, about 10 GB
 Source: https://www.kaggle.com/datasets/{DATASET}
 Terms: provided by the Radiological Society of North America for research and education; cite
 Halabi et al., Radiology 2019, doi 10.1148/radiol.2018180736. Read the terms on that page; do
-not redistribute the films or try to identify anyone in them."""
+not redistribute the images or try to identify anyone in them."""
 
 _LOGIN_HELP = (
     f"Log in to kaggle.com, make an API token under Settings and save it as ~/.kaggle/kaggle.json "
@@ -48,7 +48,7 @@ def download_rsna(out: Path) -> Path:
     except Exception as error:  # the client raises its own, requests' and the system's errors
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
         raise BoneAgeError(f"Kaggle did not give {DATASET} ({reason}). {_LOGIN_HELP}") from None
-    # The labels last: their presence says that all films are there.
+    # The labels last: their presence says that all images are there.
     files = sorted((p for p in fetched.rglob("*") if p.is_file()), key=lambda p: p.suffix == ".csv")
     for file in files:
         _link_or_copy(file, out / file.relative_to(fetched))

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 
 FEW_OF_STAGE = 10
-"""A part with fewer films of a stage is said to have few."""
+"""A part with fewer images of a stage is said to have few."""
 
 
 def split_samples(samples: pd.DataFrame, seed: int = 0) -> pd.Series:
@@ -26,7 +26,7 @@ def split_samples(samples: pd.DataFrame, seed: int = 0) -> pd.Series:
     The seed report's two steps of scikit-learn's `train_test_split`: 70% against 30%, then the
     30% in halves. Rows are taken in the order of their ids, so the order of the CSV does not
     matter. Where `samples` has a `group` column, groups are split instead of rows, each under
-    its most frequent stage. A stage with one film or group alone cannot be on both sides of a
+    its most frequent stage. A stage with one image or group alone cannot be on both sides of a
     step; it is stratified together with the nearest stage, with a warning.
 
     Returns:
@@ -45,14 +45,14 @@ def split_samples(samples: pd.DataFrame, seed: int = 0) -> pd.Series:
         val, test = _cut(rest, stages[[position[u] for u in rest]], 0.50, seed)
     except ValueError as error:
         raise LabelError(
-            f"{len(units)} films or groups are too few to split 70/15/15 by stage ({error})."
+            f"{len(units)} images or groups are too few to split 70/15/15 by stage ({error})."
         ) from None
     part = dict.fromkeys(train, "train") | dict.fromkeys(val, "val") | dict.fromkeys(test, "test")
     return samples[unit_name].map(part)
 
 
 def describe_small_parts(samples: pd.DataFrame) -> list[str]:
-    """Say which parts of a split hold too few films of a stage; nothing where they hold enough.
+    """Say which parts of a split hold too few images of a stage; nothing where they hold enough.
 
     Args:
         samples: With `split` and `stage`.
@@ -68,7 +68,7 @@ def describe_small_parts(samples: pd.DataFrame) -> list[str]:
 
 
 def read_part(output: Path, part: str, split_fingerprint: str) -> set[str]:
-    """Read which films are in one part of a finished run's split.
+    """Read which images are in one part of a finished run's split.
 
     Args:
         output: Folder of the run, with its `split.csv`.
@@ -95,7 +95,7 @@ def read_part(output: Path, part: str, split_fingerprint: str) -> set[str]:
 def read_split(path: Path, samples: pd.DataFrame) -> pd.Series:
     """Read the part of each row from a CSV with the columns `image_id` and `split`.
 
-    Rows of other films are passed over, whatever their part, and counted: the split of a larger
+    Rows of other images are passed over, whatever their part, and counted: the split of a larger
     set serves a part of it.
 
     Returns:
@@ -103,7 +103,7 @@ def read_split(path: Path, samples: pd.DataFrame) -> pd.Series:
 
     Raises:
         LabelError: If a column is missing or doubled, an id comes twice, a part has another name
-            or no film, a film has no part, or a group has several.
+            or no image, an image has no part, or a group has several.
     """
     raw = read_csv(path, "a CSV of image_id and split")
     _require_columns(path, raw)
@@ -111,7 +111,7 @@ def read_split(path: Path, samples: pd.DataFrame) -> pd.Series:
     is_here = raw["image_id"].isin(list(samples["image_id"]))
     if not is_here.all():
         others = raw.loc[~is_here, "image_id"]
-        logger.info("%s: %s", path, count_ids(others, "a labelled film here"))
+        logger.info("%s: %s", path, count_ids(others, "a labelled image here"))
     raw = raw[is_here]
     parts = raw["split"].str.strip()
     for line in parts.index[~parts.isin(SPLITS)]:
@@ -122,16 +122,16 @@ def read_split(path: Path, samples: pd.DataFrame) -> pd.Series:
     found = samples["image_id"].map(dict(zip(raw["image_id"], parts, strict=True)))
     if found.isna().any():
         lacking = count_ids(samples.loc[found.isna(), "image_id"], "a part")
-        raise LabelError(f"{path}: {lacking}. Add them, or leave the films out of the labels.")
+        raise LabelError(f"{path}: {lacking}. Add them, or leave the images out of the labels.")
     empty = [part for part in SPLITS if part not in set(found)]
     if empty:
-        raise LabelError(f"{path} puts none of these films in {' or '.join(empty)}. Add some.")
+        raise LabelError(f"{path} puts none of these images in {' or '.join(empty)}. Add some.")
     if "group" in samples:
         for group, of_group in found.groupby(samples["group"]):
             used = sorted(set(of_group))
             if len(used) > 1:
                 raise LabelError(
-                    f"{path} puts the films of {group} in {' and '.join(used)}. Keep a group in "
+                    f"{path} puts the images of {group} in {' and '.join(used)}. Keep a group in "
                     "one part."
                 )
     return found

@@ -17,7 +17,7 @@ DIFFICULT = 20
 WORST_SHARE = 0.1
 """Largest share of the cases, those with the largest errors, that count as failures."""
 
-SUSPECT_ABOVE = 1.5
+LABEL_ERROR_ABOVE = 1.5
 """Error in half-widths of the interval beyond which a label is worth a second look."""
 
 IMPLAUSIBLE_BELOW = 0.02
@@ -44,17 +44,17 @@ def find_uncertain(table: pd.DataFrame) -> list[dict[str, Any]]:
     return _plain_rows(rows.iloc[widest][[*_COLUMNS, "interval_width_months"]])
 
 
-def find_suspects(table: pd.DataFrame) -> list[dict[str, Any]]:
+def find_potential_label_errors(table: pd.DataFrame) -> list[dict[str, Any]]:
     """List the references that the predictions contradict most: labels to look at again.
 
-    A case is listed if its error passes `SUSPECT_ABOVE` half-widths of its own interval (of
+    A case is listed if its error passes `LABEL_ERROR_ABOVE` half-widths of its own interval (of
     1.645 SD of all errors, where there are none), or if its reference stage was given a
     probability below `IMPLAUSIBLE_BELOW` (the self-confidence of Northcutt et al., JAIR 2021).
     That is evidence about a label only from a model that has not been trained on it.
     """
     rows = _with_error(table)
     rows["error_in_half_widths"] = rows["error_months"].abs() / half_widths(table)
-    is_suspect = rows["error_in_half_widths"] > SUSPECT_ABOVE
+    is_suspect = rows["error_in_half_widths"] > LABEL_ERROR_ABOVE
     columns = [*_COLUMNS, "error_in_half_widths"]
     if all(name in table for name in PROBABILITIES):
         chances = table[list(PROBABILITIES)].to_numpy(float)

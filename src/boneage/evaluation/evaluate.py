@@ -1,6 +1,6 @@
 """Prediction table -> report: accuracy, agreement, bias by sex, comparison of approaches.
 
-A prediction table has one row a film and the columns `TABLE_COLUMNS`. Nothing here sees a
+A prediction table has one row an image and the columns `TABLE_COLUMNS`. Nothing here sees a
 model; every figure of a run comes from one such table.
 """
 
@@ -45,7 +45,7 @@ Report = dict[str, Any]
 
 
 def evaluate_table(
-    table: pd.DataFrame, *, baseline_years: float | None = None, draws: int = 2000
+    table: pd.DataFrame, *, baseline_years: float | None = None, resamples: int = 2000
 ) -> Report:
     """Compute every figure of one split from its prediction table.
 
@@ -53,8 +53,8 @@ def evaluate_table(
         table: Columns `TABLE_COLUMNS`; `predicted_years` is empty if no age head was trained,
             the `p_` columns if no stage head was (stages then come from the age). Where
             `predicted_low_years` and `predicted_high_years` are there, they are judged as well.
-        baseline_years: Constant answer to compare with, the median age of the training films.
-        draws: Bootstrap draws for the intervals; 0 leaves the intervals out.
+        baseline_years: Constant answer to compare with, the median age of the training images.
+        resamples: Bootstrap resamples for the intervals; 0 leaves the intervals out.
 
     Returns:
         Plain numbers ready for JSON. Ages in years, with months beside them; errors are
@@ -70,23 +70,25 @@ def evaluate_table(
     has_age = bool(table["predicted_years"].notna().all())
     has_stage = bool(table["p_child"].notna().all())
     if has_age:
-        report["regression"] = _regression(table, draws)
+        report["regression"] = _regression(table, resamples)
         if baseline_years is not None:
             report["baseline"] = _baseline(table["reference_years"], baseline_years)
     answer = table["predicted_stage"].map(codes).to_numpy()
-    report["classification"] = _classification(truth, answer, draws)
-    report["approaches"] = _approaches(table, truth, answer, has_age, has_stage, draws)
+    report["classification"] = _classification(truth, answer, resamples)
+    report["approaches"] = _approaches(table, truth, answer, has_age, has_stage, resamples)
     report["gender_bias"] = {
-        "classification": gender_bias_classification(truth, answer, table["sex"], draws=draws),
+        "classification": gender_bias_classification(
+            truth, answer, table["sex"], resamples=resamples
+        ),
     }
     if has_age:
         report["gender_bias"]["regression"] = gender_bias_regression(
-            table["reference_years"], table["predicted_years"], table["sex"], draws=draws
+            table["reference_years"], table["predicted_years"], table["sex"], resamples=resamples
         )
-        report["by_stage"] = _by_group(table, table["reference_stage"], STAGES, draws)
-        report["by_age"] = _by_age(table, draws)
+        report["by_stage"] = _by_group(table, table["reference_stage"], STAGES, resamples)
+        report["by_age"] = _by_age(table, resamples)
         if set(table) >= INTERVAL and bool(table[list(INTERVAL)].notna().all(axis=None)):
-            report["intervals"] = _intervals(table, draws)
+            report["intervals"] = _intervals(table, resamples)
         report["worst_cases"] = _worst_cases(table)
     if has_stage:
         report["stage_calibration"] = _stage_calibration(table)
@@ -120,29 +122,33 @@ def _check(table: pd.DataFrame) -> None:
         bad = table.loc[~np.isfinite(column.astype(float)), "image_id"]
         if len(bad):
             raise BoneAgeError(
-                f"{name} is not a finite number for {len(bad)} of {len(table)} films, the first "
+                f"{name} is not a finite number for {len(bad)} of {len(table)} images, the first "
                 f"{', '.join(bad.astype(str).head(3))}. A model whose training diverged answers "
                 "so: lower its learning rate."
             )
 
 
-def _regression(table: pd.DataFrame, draws: int) -> Report:
+def _regression(table: pd.DataFrame, resamples: int) -> Report:
     truth = table["reference_years"].to_numpy(float)
     answer = table["predicted_years"].to_numpy(float)
     return _with_months(
         _with_intervals(
-            lambda rows: regression_figures(truth[rows], answer[rows]), np.arange(len(table)), draws
+            lambda rows: regression_figures(truth[rows], answer[rows]),
+            np.arange(len(table)),
+            resamples,
         )
     )
 
 
 def _with_intervals(
-    figures: Callable[[np.ndarray], Mapping[str, Any]], rows: np.ndarray, draws: int
+    figures: Callable[[np.ndarray], Mapping[str, Any]], rows: np.ndarray, resamples: int
 ) -> Report:
     """Figures of these rows, and, if there are draws, the bootstrap interval of each."""
     result: Report = dict(figures(rows))
-    if draws:
-        intervals = bootstrap_intervals(lambda drawn: figures(rows[drawn]), len(rows), draws=draws)
+    if resamples:
+        intervals = bootstrap_intervals(
+            lambda drawn: figures(rows[drawn]), len(rows), resamples=resamples
+        )
         result |= {f"{name}_ci": list(interval) for name, interval in intervals.items()}
     return result
 
@@ -166,13 +172,13 @@ def _baseline(reference: pd.Series, constant: float) -> Report:
     }
 
 
-def _classification(truth: np.ndarray, answer: np.ndarray, draws: int) -> Report:
+def _classification(truth: np.ndarray, answer: np.ndarray, resamples: int) -> Report:
     k = len(STAGES)
     counts = confusion_matrix(truth, answer, k)
     figures = _with_intervals(
         lambda rows: classification_figures(confusion_matrix(truth[rows], answer[rows], k)),
         np.arange(len(truth)),
-        draws,
+        resamples,
     )
     truths, answers = counts.sum(axis=1), counts.sum(axis=0)
     figures["n_by_stage"] = {s: int(n) for s, n in zip(STAGES, truths, strict=True)}
@@ -188,7 +194,7 @@ def _approaches(
     answer: np.ndarray,
     has_age: bool,
     has_stage: bool,
-    draws: int,
+    resamples: int,
 ) -> Report:
     """Compare the stage head with thresholds on the predicted age; None where one is missing.
 
@@ -203,27 +209,27 @@ def _approaches(
         hits["threshold_accuracy"] = (by_threshold == truth).astype(float)
     off_boundary = (table["reference_years"] != ADOLESCENT_FROM_YEARS).to_numpy()
     result: Report = {"direct_accuracy": None, "threshold_accuracy": None}
-    result |= _accuracies(hits, draws)
+    result |= _accuracies(hits, resamples)
     result["without_boundary"] = {
         "n": int(off_boundary.sum()),
-        **(_accuracies({k: h[off_boundary] for k, h in hits.items()}, draws)
+        **(_accuracies({k: h[off_boundary] for k, h in hits.items()}, resamples)
            if off_boundary.any() else {}),
     }  # fmt: skip
     return result
 
 
-def _accuracies(hits: Mapping[str, np.ndarray], draws: int) -> Report:
+def _accuracies(hits: Mapping[str, np.ndarray], resamples: int) -> Report:
     def figures(rows: Any) -> dict[str, np.ndarray]:
         values = {name: hit[rows].mean(axis=-1) for name, hit in hits.items()}
         if len(values) == 2:
             values["difference"] = values["direct_accuracy"] - values["threshold_accuracy"]
         return values
 
-    return _with_intervals(figures, np.arange(len(next(iter(hits.values())))), draws)
+    return _with_intervals(figures, np.arange(len(next(iter(hits.values())))), resamples)
 
 
 def gender_bias_regression(
-    y_true: npt.ArrayLike, y_pred: npt.ArrayLike, genders: Iterable[Any], *, draws: int = 0
+    y_true: npt.ArrayLike, y_pred: npt.ArrayLike, genders: Iterable[Any], *, resamples: int = 0
 ) -> Report:
     """MAE and signed error of ages in years by sex, and their difference.
 
@@ -233,7 +239,7 @@ def gender_bias_regression(
         genders: Sexes (n,) in the words of `parse_sex`: "M", "male" or 1, "F", "female" or 0, as
             in `sex_int`; None and NaN count as unknown. The +1, -1, 0 of a `BoneAgeDataset`
             item's `sex` mean something else.
-        draws: Bootstrap draws for the interval of each sex's figures; 0 leaves them out.
+        resamples: Bootstrap resamples for the interval of each sex's figures; 0 leaves them out.
 
     Returns:
         `male` and `female`, each with `n`, `mae_years`, `signed_error_years` and the same in
@@ -248,12 +254,12 @@ def gender_bias_regression(
     )
     return _by_sex(
         sexes,
-        lambda rows: _age_figures(truth, answer, rows, draws),
+        lambda rows: _age_figures(truth, answer, rows, resamples),
         ("mae_years", "signed_error_years"),
     )
 
 
-def _age_figures(truth: np.ndarray, answer: np.ndarray, rows: np.ndarray, draws: int) -> Report:
+def _age_figures(truth: np.ndarray, answer: np.ndarray, rows: np.ndarray, resamples: int) -> Report:
     """MAE and signed error of these rows, with intervals, in years and months."""
 
     def figures(rows: np.ndarray) -> Report:
@@ -262,11 +268,11 @@ def _age_figures(truth: np.ndarray, answer: np.ndarray, rows: np.ndarray, draws:
             "signed_error_years": mean_signed_error(truth[rows], answer[rows]),
         }
 
-    return _with_months(_with_intervals(figures, rows, draws))
+    return _with_months(_with_intervals(figures, rows, resamples))
 
 
 def gender_bias_classification(
-    y_true: npt.ArrayLike, y_pred: npt.ArrayLike, genders: Iterable[Any], *, draws: int = 0
+    y_true: npt.ArrayLike, y_pred: npt.ArrayLike, genders: Iterable[Any], *, resamples: int = 0
 ) -> Report:
     """Stage accuracy by sex, and its difference.
 
@@ -274,7 +280,7 @@ def gender_bias_classification(
         y_true: Reference stages (n,), codes or names: a list, array, Series or tensor.
         y_pred: Predicted stages (n,).
         genders: As for `gender_bias_regression`.
-        draws: As for `gender_bias_regression`.
+        resamples: As for `gender_bias_regression`.
 
     Returns:
         `male` and `female`, each with `n` and `accuracy`; `difference_accuracy` (male -
@@ -289,7 +295,7 @@ def gender_bias_classification(
     hit = truth == answer
     return _by_sex(
         sexes,
-        lambda rows: _with_intervals(lambda r: {"accuracy": hit[r].mean(axis=-1)}, rows, draws),
+        lambda rows: _with_intervals(lambda r: {"accuracy": hit[r].mean(axis=-1)}, rows, resamples),
         ("accuracy",),
     )
 
@@ -307,7 +313,7 @@ def _by_sex(sexes: np.ndarray, figures: Any, compared: Sequence[str]) -> Report:
     return result
 
 
-def _intervals(table: pd.DataFrame, draws: int) -> Report:
+def _intervals(table: pd.DataFrame, resamples: int) -> Report:
     """Coverage and width of the prediction intervals, overall and where it might fail."""
     reference = table["reference_years"].to_numpy(float)
     low, high = (table[f"predicted_{end}_years"].to_numpy(float) for end in ("low", "high"))
@@ -319,20 +325,20 @@ def _intervals(table: pd.DataFrame, draws: int) -> Report:
             "mean_width_months": width[rows].mean(axis=-1),
         }
 
-    result = _with_intervals(figures, np.arange(len(table)), draws)
+    result = _with_intervals(figures, np.arange(len(table)), resamples)
     by_width = np.argsort(width, kind="stable")
     tenth = max(1, len(table) // 10)
     result["narrowest_tenth_months"] = width[by_width[:tenth]].mean()
     result["widest_tenth_months"] = width[by_width[-tenth:]].mean()
     thirds = zip(("narrowest", "middle", "widest"), np.array_split(by_width, 3), strict=True)
     result["by_width"] = [
-        {"group": f"{name} third", "n": len(rows), **_with_intervals(figures, rows, draws)}
+        {"group": f"{name} third", "n": len(rows), **_with_intervals(figures, rows, resamples)}
         for name, rows in thirds
         if len(rows)
     ]
     sexes, stages = table["sex"].to_numpy(), table["reference_stage"].to_numpy()
     result["by_sex_and_stage"] = [
-        {"sex": sex, "stage": stage, "n": len(rows), **_with_intervals(figures, rows, draws)}
+        {"sex": sex, "stage": stage, "n": len(rows), **_with_intervals(figures, rows, resamples)}
         for sex in ("M", "F")
         for stage in STAGES
         if len(rows := np.flatnonzero((sexes == sex) & (stages == stage)))
@@ -349,22 +355,22 @@ def _stage_calibration(table: pd.DataFrame) -> Report:
 
 
 def _by_group(
-    table: pd.DataFrame, groups: pd.Series, names: Sequence[str], draws: int
+    table: pd.DataFrame, groups: pd.Series, names: Sequence[str], resamples: int
 ) -> list[Report]:
     truth, answer = (table[f"{name}_years"].to_numpy(float) for name in ("reference", "predicted"))
     members = {name: np.flatnonzero(groups == name) for name in names}
     return [
         {"group": name, "n": len(rows),
-         **(_age_figures(truth, answer, rows, draws) if len(rows) else {})}
+         **(_age_figures(truth, answer, rows, resamples) if len(rows) else {})}
         for name, rows in members.items()
     ]  # fmt: skip
 
 
-def _by_age(table: pd.DataFrame, draws: int) -> list[Report]:
+def _by_age(table: pd.DataFrame, resamples: int) -> list[Report]:
     lower = np.floor(table["reference_years"] / AGE_BIN_YEARS) * AGE_BIN_YEARS
     names = lower.map(lambda low: f"{low:g} to under {low + AGE_BIN_YEARS:g} years")
     order = names[lower.sort_values().index].unique()
-    return _by_group(table, names, list(order), draws)
+    return _by_group(table, names, list(order), resamples)
 
 
 def _worst_cases(table: pd.DataFrame) -> list[Report]:

@@ -2,7 +2,7 @@
 
 A name ending in `_score` is better when higher, one ending in `_error` when lower. Every
 function works along the last axis and keeps the leading ones, so that one call gives the
-figure itself, and another on resampled rows gives all its bootstrap draws.
+figure itself, and another on resampled rows gives all its bootstrap resamples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -214,7 +214,7 @@ def bootstrap_intervals(
     figures: Callable[[npt.NDArray[np.int64]], Mapping[str, Array]],
     n: int,
     *,
-    draws: int = 2000,
+    resamples: int = 2000,
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
@@ -223,7 +223,7 @@ def bootstrap_intervals(
     Args:
         figures: Takes row numbers (d, n) and returns figures of shape (d,).
         n: Number of cases.
-        draws: Resamples.
+        resamples: Resamples.
         seed: Of the resampling.
         level: Coverage, between 0 and 1.
 
@@ -236,8 +236,8 @@ def bootstrap_intervals(
     rng = np.random.default_rng(seed)
     rows_at_once = max(1, _CHUNK // n)
     parts = []
-    for start in range(0, draws, rows_at_once):
-        rows = rng.integers(0, n, size=(min(rows_at_once, draws - start), n))
+    for start in range(0, resamples, rows_at_once):
+        rows = rng.integers(0, n, size=(min(rows_at_once, resamples - start), n))
         parts.append(figures(rows))
     tails = [(1 - level) / 2, (1 + level) / 2]
     intervals = {}

@@ -270,7 +270,7 @@ def plot_calibration(table: pd.DataFrame, report: Report) -> Figure:
 
 
 def _plot_intervals(axes: Axes, table: pd.DataFrame, figures: Report) -> None:
-    """Half widths against the age answered; films whose reference lies outside stand out."""
+    """Half widths against the age answered; images whose reference lies outside stand out."""
     half = MONTHS * (table["predicted_high_years"] - table["predicted_low_years"]) / 2
     is_outside = (table["reference_years"] < table["predicted_low_years"]) | (
         table["reference_years"] > table["predicted_high_years"]
@@ -324,8 +324,8 @@ def save_learning_curves(path: Path, history: pd.DataFrame) -> None:
     save_figure(plot_learning_curves(history), path)
 
 
-def plot_film(axes: Axes, image: Image.Image) -> None:
-    """Show one film in grey, without axes."""
+def plot_radiograph(axes: Axes, image: Image.Image) -> None:
+    """Show one image in grey, without axes."""
     axes.imshow(np.asarray(image), cmap="gray")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -335,7 +335,7 @@ def save_worst_cases(path: Path, report: Report, data: Any) -> None:
     """Write a gallery of the worst cases by age; none without an age head.
 
     Args:
-        path: PNG to write. It shows films, so it stays with the data's terms.
+        path: PNG to write. It shows images, so it stays with the data's terms.
         report: Of the split.
         data: The split's `BoneAgeDataset`.
     """
@@ -351,7 +351,7 @@ def save_worst_cases(path: Path, report: Report, data: Any) -> None:
         axes.set_axis_off()
     for axes, case in zip(panels, cases, strict=False):
         axes.set_axis_on()
-        plot_film(axes, data.read_image(row_of[case["image_id"]]))
+        plot_radiograph(axes, data.read_image(row_of[case["image_id"]]))
         axes.set_title(
             f"{case['image_id']}, {case['sex'] or 'sex unknown'}\n"
             f"true {case['reference_years']:.1f}, predicted {case['predicted_years']:.1f} y\n"
@@ -366,18 +366,18 @@ def save_worst_cases(path: Path, report: Report, data: Any) -> None:
 def plot_heatmap(
     image: Image.Image, heatmap: np.ndarray, case: Any, *, evidence_for: str
 ) -> Figure:
-    """Show a film beside itself with a heat map over it.
+    """Show an image beside itself with a heat map over it.
 
     Args:
-        image: 8-bit grey film.
-        heatmap: (h, w) in [0, 1], stretched over the film.
+        image: 8-bit grey image.
+        heatmap: (h, w) in [0, 1], stretched over the image.
         case: Row of a prediction table.
         evidence_for: What the map explains, for the title.
     """
     figure = Figure(figsize=(7.4, 4.1), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes in (left, right):
-        plot_film(axes, image)
+        plot_radiograph(axes, image)
     over = right.imshow(stretch_map(heatmap, image.size), cmap="inferno", alpha=0.5, vmin=0, vmax=1)
     figure.colorbar(over, ax=right, fraction=0.046, label="Grad-CAM, share of its maximum")
     left.set_title(f"{case.image_id}, {case.sex or 'sex unknown'}", fontsize=10)

@@ -1,7 +1,7 @@
 """Agreement of two measurements of age, every figure from sums over cases.
 
 A figure is a function of the sums of a few columns (1, reference, prediction, their squares,
-whether an error is small, ...). So its value, its 2,000 bootstrap draws and the same for every
+whether an error is small, ...). So its value, its 2,000 bootstrap resamples and the same for every
 group of cases are one matrix product, and 12,611 cases take seconds.
 """
 
@@ -20,15 +20,15 @@ Mask = npt.NDArray[np.bool_]
 Ends = dict[str, float | None]
 """A figure: its value, and the low and high end of its 95% interval; None where undefined."""
 
-DRAWS = 2000
-"""Bootstrap draws and permutations by default."""
+RESAMPLES = 2000
+"""Bootstrap resamples and permutations by default."""
 
 SIGNIFICANT = 0.05
 """Corrected p-value below which a difference is called significant."""
 
 WITHIN_MONTHS = (6, 12, 18, 24)
 LIMITS_OF_AGREEMENT = 1.96
-_DRAWS_AT_ONCE = 100
+_RESAMPLES_AT_ONCE = 100
 _BASE = ("n", "r", "p", "rr", "pp", "rp", "dd", "abs")
 _ROUNDING = 1e-10
 """Share of a sum of squares below which a spread is rounding: an SD of 0.001 months at 10 years."""
@@ -107,11 +107,11 @@ def stage_figures(sums: Array) -> dict[str, Array]:
         return classification_figures(sums.reshape(*sums.shape[:-1], k, k))
 
 
-def resample(n: int, draws: int, seed: int = 0) -> Iterator[Array]:
+def resample(n: int, resamples: int, seed: int = 0) -> Iterator[Array]:
     """Give bootstrap weights, some draws at a time: how often each case is drawn, (d, n)."""
     rng = np.random.default_rng(seed)
-    for start in range(0, draws, _DRAWS_AT_ONCE):
-        size = min(_DRAWS_AT_ONCE, draws - start)
+    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
+        size = min(_RESAMPLES_AT_ONCE, resamples - start)
         rows = rng.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
         yield np.bincount(rows.ravel(), minlength=size * n).reshape(size, n).astype(np.float32)
 
@@ -133,14 +133,14 @@ def weighted_median(values: Array, weights: Array) -> Array:
 
 
 def bootstrap_groups(
-    cases: Array, masks: Sequence[Mask], draws: int, sizes: Array
+    cases: Array, masks: Sequence[Mask], resamples: int, sizes: Array
 ) -> tuple[Array, Array, Array]:
     """Sums of the columns of each group, the same resampled, and its resampled median errors.
 
     Args:
         cases: Columns, (n, k).
         masks: Members of each of g groups, (n,) each.
-        draws: Bootstrap draws over all cases, d.
+        resamples: Bootstrap resamples over all cases, d.
         sizes: Size of each case's error, (n,), in any unit.
 
     Returns:
@@ -149,10 +149,10 @@ def bootstrap_groups(
     """
     n, k = cases.shape
     wide = np.concatenate([cases * mask[:, None] for mask in masks], axis=1)
-    drawn = np.empty((draws, len(masks), k))
-    medians = np.empty((len(masks), draws))
+    drawn = np.empty((resamples, len(masks), k))
+    medians = np.empty((len(masks), resamples))
     done = 0
-    for weights in resample(n, draws):
+    for weights in resample(n, resamples):
         rows = slice(done, done := done + len(weights))
         drawn[rows] = (weights.astype(np.float64) @ wide).reshape(-1, len(masks), k)
         for i, mask in enumerate(masks):
@@ -283,7 +283,7 @@ def wilcoxon_p_value(difference: Array, least: float = 0.0) -> float:
 
 
 def with_intervals(
-    value: Mapping[str, Array], draws: Mapping[str, Array], level: float = 0.95
+    value: Mapping[str, Array], resamples: Mapping[str, Array], level: float = 0.95
 ) -> dict[str, dict[str, float | None]]:
     """Give each figure as value, low, high; None where it is undefined.
 
@@ -292,7 +292,7 @@ def with_intervals(
     tails = [(1 - level) / 2, (1 + level) / 2]
     result: dict[str, Ends] = {}
     for name, v in value.items():
-        found = np.asarray(draws[name], float)
+        found = np.asarray(resamples[name], float)
         found = found[~np.isnan(found)]
         low = high = None
         if not np.isnan(v) and found.size and np.ptp(found) > 1e-9:
@@ -301,12 +301,12 @@ def with_intervals(
     return result
 
 
-def paired_mean(difference: Array, draws: int) -> Ends:
+def paired_mean(difference: Array, resamples: int) -> Ends:
     """Mean of paired differences (n,) with its bootstrap interval; None without cases."""
     n = len(difference)
     if n == 0:
         return {"value": None, "low": None, "high": None}
-    means = [weights.astype(np.float64) @ difference / n for weights in resample(n, draws)]
+    means = [weights.astype(np.float64) @ difference / n for weights in resample(n, resamples)]
     drawn = np.concatenate([np.empty(0), *means])
     return with_intervals({"mean": difference.mean()}, {"mean": drawn})["mean"]
 

@@ -15,7 +15,7 @@ LUMA = (0.299, 0.587, 0.114)
 _PREAMBLE = 128
 
 
-class FilmPixels(NamedTuple):
+class DecodedPixels(NamedTuple):
     """What a file holds, before its scale is brought to [0, 1].
 
     Attributes:
@@ -45,7 +45,7 @@ def is_dicom(path: Path) -> bool:
         return file.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
 
 
-def read_dicom(path: Path) -> FilmPixels:
+def read_dicom(path: Path) -> DecodedPixels:
     """Read the one image of a DICOM file.
 
     The modality LUT and the first VOI LUT or window are applied, a palette or colour is reduced
@@ -103,7 +103,7 @@ def _sex_of(dataset: Any) -> tuple[Sex | None, str | None]:
         return None, word
 
 
-def _read(path: Path) -> FilmPixels:
+def _read(path: Path) -> DecodedPixels:
     from pydicom import dcmread
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -121,7 +121,7 @@ def _read(path: Path) -> FilmPixels:
         raise ImageError(f"{path} holds no image ({what}); expected a radiograph.")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
-        raise ImageError(f"{path} holds {frames} frames; expected one film.")
+        raise ImageError(f"{path} holds {frames} frames; expected one image.")
     _require_codec(path, dataset)
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
@@ -133,7 +133,7 @@ def _read(path: Path) -> FilmPixels:
             f"{path} cannot be decoded as {syntax.name} ({syntax}): {_in_one_line(error)} "
             f"If the file is whole, {_remedy(syntax)}."
         ) from None
-    return FilmPixels(
+    return DecodedPixels(
         grey,
         bits,
         dataset.get("PhotometricInterpretation") == "MONOCHROME1",
@@ -180,7 +180,7 @@ def _decode(dataset: Any) -> tuple[npt.NDArray[Any], int]:
         return pixels[..., :3].astype(np.float64) * (255.0 / scale) @ np.array(LUMA), 8
     if pixels.ndim == 3:
         return pixels.astype(np.float64) @ np.array(LUMA), 8 if dataset.BitsStored <= 8 else 16
-    # Each value there is is shown once, and the pixels looked up: a film has millions of them.
+    # Each value there is is shown once, and the pixels looked up: an image has millions of them.
     if pixels.dtype.itemsize <= 2:
         lowest = int(pixels.min())
         values = np.arange(lowest, int(pixels.max()) + 1).astype(pixels.dtype)

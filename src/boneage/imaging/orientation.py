@@ -1,4 +1,4 @@
-"""Turned and inverted films: the eight ways a film can lie, and the way back."""
+"""Turned and inverted images: the eight ways an image can lie, and the way back."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ _TURNED = ("", "turned by 90° to the left", "turned by 180°", "turned by 90° 
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a film lies, beside upright with bright bones.
+    """How an image lies, beside upright with bright bones.
 
     Attributes:
         quarter_turns: Turns by 90° to the left, 0 to 3.
@@ -28,12 +28,12 @@ class Orientation:
         return self.quarter_turns + TURNS * self.is_inverted
 
     def apply(self, pixels: Any) -> Any:
-        """Lay an upright film (..., H, W) in [0, 1] this way; numpy."""
+        """Lay an upright image (..., H, W) in [0, 1] this way; numpy."""
         turned = np.rot90(pixels, self.quarter_turns, axes=(-2, -1))
         return 1.0 - turned if self.is_inverted else turned
 
     def undo(self, pixels: Any) -> Any:
-        """Bring a film (..., H, W) in [0, 1] that lies this way upright; numpy."""
+        """Bring an image (..., H, W) in [0, 1] that lies this way upright; numpy."""
         turned = np.rot90(pixels, -self.quarter_turns, axes=(-2, -1))
         return 1.0 - turned if self.is_inverted else turned
 
@@ -52,17 +52,17 @@ UPRIGHT = ORIENTATIONS[0]
 
 
 def find_orientation(chances: npt.NDArray[np.floating]) -> Orientation:
-    """Tell how a film lies from what was found of it in each of the four turns.
+    """Tell how an image lies from what was found of it in each of the four turns.
 
-    The four findings must agree: a film that lies on its side lies upright after one turn, upside
-    down after two, and so on. That tells far more films right than one look does.
+    The four findings must agree: an image that lies on its side lies upright after one turn, upside
+    down after two, and so on. That tells far more images right than one look does.
 
     Args:
-        chances: (4, 8), row r the probabilities of `ORIENTATIONS` for the film after r quarter
+        chances: (4, 8), row r the probabilities of `ORIENTATIONS` for the image after r quarter
             turns to the left.
 
     Returns:
-        How the film lies before any turn; upright if no way is likelier than all others together.
+        How the image lies before any turn; upright if no way is likelier than all others together.
     """
     logs = np.log(chances.clip(min=1e-9))
     total = np.array(

@@ -8,14 +8,14 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
-from boneage.config import Films, Invert
+from boneage.config import ImageSettings, Invert, Recipe
 from boneage.errors import BoneAgeError, ImageError
 from boneage.files import MAX_PROCESSES, replacing
 from boneage.imaging.radiograph import read_radiograph
@@ -37,15 +37,15 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 class Preprocessing:
     """How a file becomes the network's image; travels with the weights.
 
-    A film that went through the processed folder was resized once to `stored_size`, kept as 8
+    An image that went through the processed folder was resized once to `stored_size`, kept as 8
     bits, and again to `image_size`. Serving repeats exactly that, because a network notices how
     its pixels were made.
 
     Attributes:
         image_size: Side of the square the network sees, in pixels.
-        stored_size: Side of the square in the processed folder, or None if films were read raw.
-        invert: How films with dark bones are treated.
-        sampled_size: Side to which films were first reduced by nearest neighbour, or None.
+        stored_size: Side of the square in the processed folder, or None if images were read raw.
+        invert: How images with dark bones are treated.
+        sampled_size: Side to which images were first reduced by nearest neighbour, or None.
         stretch_grey: Whether grey values are stretched, see `stretch_grey`.
     """
 
@@ -55,8 +55,15 @@ class Preprocessing:
     sampled_size: int | None = None
     stretch_grey: bool = False
 
+    @classmethod
+    def of(cls, recipe: Recipe, stored_size: int | None) -> Self:
+        """Give the preprocessing of a recipe, for images stored at a size or, with None, raw."""
+        return cls(
+            recipe.image_size, stored_size, recipe.invert, recipe.sampled_size, recipe.stretch_grey
+        )
+
     def read(self, path: Path) -> Image.Image:
-        """Read a raw film as the 8-bit grey image that training started from.
+        """Read a raw image as the 8-bit grey image that training started from.
 
         Raises:
             ImageError: If the file cannot be read.
@@ -64,18 +71,18 @@ class Preprocessing:
         return self.reduce(read_radiograph(path, self.invert).to_image())
 
     def reduce(self, image: Image.Image, phase: tuple[float, float] = (0.0, 0.0)) -> Image.Image:
-        """Reduce an 8-bit grey film to the image that training started from.
+        """Reduce an 8-bit grey image to the image that training started from.
 
         Args:
-            image: A whole film.
-            phase: Where between two rows and two columns a film is sampled, see `sample`.
+            image: A whole image.
+            phase: Where between two rows and two columns an image is sampled, see `sample`.
         """
         if self.sampled_size is not None:
             return sample(image, self.sampled_size, phase)
         return image if self.stored_size is None else resize(image, self.stored_size)
 
     def to_array(self, image: Image.Image) -> npt.NDArray[np.float32]:
-        """Turn a reduced film into the network's image: (S, S) float32 in [0, 1]."""
+        """Turn a reduced image into the network's image: (S, S) float32 in [0, 1]."""
         if self.stretch_grey:
             image = stretch_grey(image)
         size = (self.image_size, self.image_size)
@@ -92,10 +99,10 @@ def sample(image: Image.Image, size: int, phase: tuple[float, float] = (0.0, 0.0
     """Pick size x size pixels on an even grid, as a nearest-neighbour resize does.
 
     Phase (0, 0) takes the pixel in the middle of each cell, exactly as the public 100-px copy of
-    the RSNA films was made. Other phases are other samples of the same film, as valid as that.
+    the RSNA images was made. Other phases are other samples of the same image, as valid as that.
 
     Args:
-        image: A film of any size; one of size x size is its own sample.
+        image: An image of any size; one of size x size is its own sample.
         size: Side of the result in pixels.
         phase: Shift of the grid down and to the right, in cells, each within -0.5 and 0.5.
     """
@@ -108,9 +115,9 @@ def sample(image: Image.Image, size: int, phase: tuple[float, float] = (0.0, 0.0
 
 
 def stretch_grey(image: Image.Image) -> Image.Image:
-    """Stretch the grey values of an 8-bit film so that percentiles 1 and 99 become 0 and 255.
+    """Stretch the grey values of an 8-bit image so that percentiles 1 and 99 become 0 and 255.
 
-    Films of the same hand at several exposures become alike; a film whose percentiles coincide
+    Images of the same hand at several exposures become alike; an image whose percentiles coincide
     is left as it is.
     """
     low, high = np.percentile(np.asarray(image), GREY_PERCENTILES)
@@ -122,13 +129,13 @@ def stretch_grey(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class PreprocessSummary:
-    """What became of each film of a folder.
+    """What became of each image of a folder.
 
     Attributes:
-        written: Films resized now.
-        up_to_date: Films that were there already, from the same source and settings.
-        inverted: Ids of films among those written that had dark bones and were turned.
-        broken: Error message by id of films that could not be read.
+        written: Images resized now.
+        up_to_date: Images that were there already, from the same source and settings.
+        inverted: Ids of images among those written that had dark bones and were turned.
+        broken: Error message by id of images that could not be read.
     """
 
     written: int
@@ -138,14 +145,14 @@ class PreprocessSummary:
 
     @property
     def total(self) -> int:
-        """Films looked at."""
+        """Images looked at."""
         return self.written + self.up_to_date + len(self.broken)
 
 
 def preprocess_folder(
-    images: Mapping[str, Path], processed: Path, films: Films, workers: int | None = None
+    images: Mapping[str, Path], processed: Path, settings: ImageSettings, workers: int | None = None
 ) -> PreprocessSummary:
-    """Resize every film to `processed/<id>.png`, or sample it if `sampled_size` is set.
+    """Resize every image to `processed/<id>.png`, or sample it if `sampled_size` is set.
 
     Each file carries its source's size and time and the settings it was made with, and is
     written under a temporary name and renamed. So the work can be cut off anywhere and started
@@ -154,19 +161,19 @@ def preprocess_folder(
     Args:
         images: Path by image id.
         processed: Folder to fill; made if missing.
-        films: Size, sampling and polarity of the images.
+        settings: Size, sampling and polarity of the images.
         workers: Processes; by default one a core.
 
     Returns:
-        What was done; a film that cannot be read is named there and stops nothing.
+        What was done; an image that cannot be read is named there and stops nothing.
 
     Raises:
-        ImageError: If no film at all could be read.
+        ImageError: If no image at all could be read.
     """
     processed.mkdir(parents=True, exist_ok=True)
     for leftover in processed.rglob(".*.part"):
         leftover.unlink()
-    jobs = [(path, processed / f"{i}.png", films) for i, path in images.items()]
+    jobs = [(path, processed / f"{i}.png", settings) for i, path in images.items()]
     workers = workers if workers is not None else os.cpu_count() or 1
     inverted, broken, up_to_date = [], {}, 0
     pool = ProcessPoolExecutor(min(workers, MAX_PROCESSES)) if workers > 1 else nullcontext()
@@ -176,7 +183,7 @@ def preprocess_folder(
             if executor is None
             else executor.map(_preprocess_file, jobs, chunksize=8)
         )
-        progress = tqdm(outcomes, total=len(jobs), desc="preprocess", unit="film")
+        progress = tqdm(outcomes, total=len(jobs), desc="preprocess", unit="image")
         for image_id, outcome in zip(images, progress, strict=True):
             if outcome == "up to date":
                 up_to_date += 1
@@ -186,41 +193,41 @@ def preprocess_folder(
                 broken[image_id] = outcome
     if len(broken) == len(jobs):
         first = next(iter(broken.values()), "there is none")
-        raise ImageError(f"none of {len(jobs)} films could be read; the first: {first}")
+        raise ImageError(f"none of {len(jobs)} images could be read; the first: {first}")
     return PreprocessSummary(
         len(jobs) - up_to_date - len(broken), up_to_date, tuple(inverted), broken
     )
 
 
-def _preprocess_file(job: tuple[Path, Path, Films]) -> str:
+def _preprocess_file(job: tuple[Path, Path, ImageSettings]) -> str:
     """Make one processed file; answers "written", "inverted", "up to date" or an error message."""
-    source, target, films = job
+    source, target, settings = job
     try:
         length, mtime_ns = _fingerprint(source)
     except OSError as error:
         return f"{source} cannot be read: {error.strerror}."
-    stamp = json.dumps({"bytes": length, "mtime_ns": mtime_ns, **_settings(films)})
+    stamp = json.dumps({"bytes": length, "mtime_ns": mtime_ns, **_settings(settings)})
     if _read_stamp(target) == stamp:
         return "up to date"
     try:
-        radiograph = read_radiograph(source, films.invert)
+        radiograph = read_radiograph(source, settings.invert)
     except ImageError as error:
         target.unlink(missing_ok=True)  # made of an earlier source
         return str(error)
     text = PngImagePlugin.PngInfo()
     text.add_text(_PNG_KEY, stamp)
-    size = films.processed_size
-    reducing = Preprocessing(size, size, films.invert, films.sampled_size)
+    size = settings.processed_size
+    reducing = Preprocessing(size, size, settings.invert, settings.sampled_size)
     with replacing(target) as part:
         image = reducing.reduce(radiograph.to_image())
         image.save(part, format="PNG", pnginfo=text)
     return "inverted" if radiograph.was_inverted else "written"
 
 
-def _settings(films: Films) -> dict[str, Any]:
-    """Settings that decide what a processed film looks like, as they stand in its stamp."""
-    settings = {"size": films.processed_size, "invert": films.invert}
-    return settings if films.sampled_size is None else {**settings, "sampled": True}
+def _settings(settings: ImageSettings) -> dict[str, Any]:
+    """Settings that decide what a processed image looks like, as they stand in its stamp."""
+    stamp = {"size": settings.processed_size, "invert": settings.invert}
+    return stamp if settings.sampled_size is None else {**stamp, "sampled": True}
 
 
 def _read_stamp(path: Path) -> str | None:
@@ -235,20 +242,20 @@ def _read_stamp(path: Path) -> str | None:
 
 
 def find_processed(
-    processed: Path, sources: Mapping[str, Path | None], films: Films
+    processed: Path, sources: Mapping[str, Path | None], settings: ImageSettings
 ) -> tuple[dict[str, Path], int]:
-    """Find the processed films of the given ids and the one size that they share.
+    """Find the processed images of the given ids and the one size that they share.
 
     Args:
         processed: Folder that `preprocess_folder` filled.
-        sources: By wanted id, the raw film, or None where it is not at hand any more.
-        films: Settings of the run, of which polarity and sampling must be those of the folder.
+        sources: By wanted id, the raw image, or None where it is not at hand any more.
+        settings: Those of the run, of which polarity and sampling must be those of the folder.
 
     Returns:
         Path by id for those that exist, and their side in pixels.
 
     Raises:
-        BoneAgeError: If there is none, one was not made by `preprocess` or from another raw film,
+        BoneAgeError: If there is none, one was not made by `preprocess` or from another raw image,
             or they differ in size, sampling or polarity setting.
     """
     images: dict[str, Path] = {}
@@ -271,12 +278,12 @@ def find_processed(
             stale.append(image_id)
     if not images:
         raise BoneAgeError(
-            f"{processed} holds none of the films. Run `boneage preprocess` first, or leave "
+            f"{processed} holds none of the images. Run `boneage preprocess` first, or leave "
             "--use-processed out."
         )
     if stale:
         raise BoneAgeError(
-            f"{len(stale)} of {len(images)} films in {processed} were made from other files than "
+            f"{len(stale)} of {len(images)} images in {processed} were made from other files than "
             f"those there now, such as {sources[stale[0]]}. Run `boneage preprocess` again."
         )
     if len(made) > 1:
@@ -284,17 +291,17 @@ def find_processed(
             f"{size} px{', sampled' * is_sampled}, invert {invert} ({example}.png)"
             for (size, invert, is_sampled), example in made.items()
         )
-        raise BoneAgeError(f"{processed} mixes films of {found}. Run `boneage preprocess` again.")
+        raise BoneAgeError(f"{processed} mixes images of {found}. Run `boneage preprocess` again.")
     (size, invert, is_sampled), _ = next(iter(made.items()))
-    if invert != films.invert:
+    if invert != settings.invert:
         raise BoneAgeError(
-            f"{processed} was made with --invert {invert}, this run has {films.invert}. Run "
-            f"`boneage preprocess --invert {films.invert}` first."
+            f"{processed} was made with --invert {invert}, this run has {settings.invert}. Run "
+            f"`boneage preprocess --invert {settings.invert}` first."
         )
-    if (size if is_sampled else None) != films.sampled_size:
+    if (size if is_sampled else None) != settings.sampled_size:
         then, now = (
             f"--sampled-size {side}" if side else "no --sampled-size"
-            for side in (size if is_sampled else None, films.sampled_size)
+            for side in (size if is_sampled else None, settings.sampled_size)
         )
         raise BoneAgeError(
             f"{processed} was made with {then}, this run has {now}. Run `boneage preprocess` with "
@@ -304,6 +311,6 @@ def find_processed(
 
 
 def _fingerprint(path: Path) -> tuple[int, int]:
-    """Size and time of a file, by which a changed film is known."""
+    """Size and time of a file, by which a changed image is known."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns

@@ -10,20 +10,20 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from boneage.config import Invert
 from boneage.errors import ImageError
-from boneage.imaging.dicom import FilmPixels, is_dicom, read_dicom
+from boneage.imaging.dicom import DecodedPixels, is_dicom, read_dicom
 from boneage.sex import Sex
 
 INVERTED_BELOW = -0.15
-"""Polarity score under which `auto` takes a film as inverted.
+"""Polarity score under which `auto` takes an image as inverted.
 
-Source: measured on 11,111 RSNA training films at 100 px, docs/experiments.md, "Polarity".
+Source: measured on 11,111 RSNA training images at 100 px, docs/experiments.md, "Polarity".
 """
 
 FEWEST_GREYS = 1 / 8
-"""Least share of its range that 98% of a deep film's pixels may take up: 32 levels of 8 bits."""
+"""Least share of its range that 98% of a deep image's pixels may take up: 32 levels of 8 bits."""
 
 _EIGHT_IN_SIXTEEN = 257
-"""By which converters multiply 8-bit values to fill 16 bits: such a film has 8 and their scale."""
+"""By which converters multiply 8-bit values to fill 16 bits; such an image is of 8 bits."""
 
 _TIFF_PHOTOMETRIC = 262
 _SCORE_SIZE = 100
@@ -42,7 +42,7 @@ class Radiograph:
             others, between percentiles 1 and 99.
         path: The file it came from.
         bits: Bits a grey value in the file: 8 (or fewer), 16 or 32.
-        was_inverted: Whether the film was turned because it had dark bones, or on demand; a
+        was_inverted: Whether the image was turned because it had dark bones, or on demand; a
             file that declares its polarity is read as it says and does not count.
         sex: The patient's sex that the file states (DICOM), or None.
         sex_not_understood: The file's word for the sex where it is none that we know.
@@ -56,7 +56,7 @@ class Radiograph:
     sex_not_understood: str | None = None
 
     def to_image(self) -> Image.Image:
-        """Give the film as an 8-bit grey image, exact for a film of 8 bits."""
+        """Give the image as an 8-bit grey image, exact for an image of 8 bits."""
         values = self.pixels * np.float32(255.0)
         return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
 
@@ -70,7 +70,7 @@ def read_radiograph(path: Path, invert: Invert = "auto") -> Radiograph:
 
     Args:
         path: The file.
-        invert: `auto` turns films whose `polarity_score` shows dark bones; `always` and
+        invert: `auto` turns images whose `polarity_score` shows dark bones; `always` and
             `never` leave nothing to chance for a folder whose polarity is known.
 
     Raises:
@@ -98,7 +98,7 @@ def read_radiograph(path: Path, invert: Invert = "auto") -> Radiograph:
         low, high = _leave_outliers(grey, low, high)
     if bits == 8:
         low, high = 0.0, 255.0
-    # In place, and in float32 where that holds every value: a film has millions of pixels.
+    # In place, and in float32 where that holds every value: an image has millions of pixels.
     scaled = grey.astype(np.result_type(grey, np.float32))
     scaled -= low
     scaled /= high - low
@@ -121,17 +121,17 @@ def _leave_outliers(grey: npt.NDArray[Any], low: float, high: float) -> tuple[fl
     return (inner_low, inner_high) if is_blown_up else (low, high)
 
 
-def _read_image(path: Path) -> FilmPixels:
+def _read_image(path: Path) -> DecodedPixels:
     # Opened here, since Pillow memory-maps a file it opens by name, and turned TIFFs wrongly.
     with path.open("rb") as file, Image.open(file) as image:
         frames = getattr(image, "n_frames", 1)
         # A phone's MPO holds smaller copies of its first picture, or the other eye's view of it.
         if frames > 1 and image.format != "MPO":
-            raise ImageError(f"{path} holds {frames} frames; expected one film.")
+            raise ImageError(f"{path} holds {frames} frames; expected one image.")
         image.load()
         declared_inverted = _declares_inverted(image)
         grey, bits = _to_grey(ImageOps.exif_transpose(image))
-    return FilmPixels(grey, bits, declared_inverted)
+    return DecodedPixels(grey, bits, declared_inverted)
 
 
 def _declares_inverted(image: Image.Image) -> bool:
@@ -150,8 +150,8 @@ def _to_grey(image: Image.Image) -> tuple[npt.NDArray[Any], int]:
             return (grey // _EIGHT_IN_SIXTEEN).astype(np.uint8), 8
         return grey, 16 if image.mode.startswith("I;16") else 32
     if image.has_transparency_data:
-        film = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", film.size, "black"), film)
+        pixels = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", pixels.size, "black"), pixels)
     return np.asarray(image.convert("L")), 8
 
 
@@ -167,7 +167,7 @@ def polarity_score(pixels: npt.NDArray[np.float32]) -> float:
         pixels: (H, W), any scale.
 
     Returns:
-        The score; negated exactly when the film is inverted.
+        The score; negated exactly when the image is inverted.
     """
     small = Image.fromarray(pixels).resize((_SCORE_SIZE, _SCORE_SIZE), Image.Resampling.BOX)
     grey = np.asarray(small, dtype=np.float64)

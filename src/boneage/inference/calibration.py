@@ -1,9 +1,9 @@
 """What a network's answers need besides: bias, prediction intervals, honest probabilities.
 
-All of it is fitted on answers to labelled films that the network giving them was neither trained
+All of it is fitted on answers to labelled images that the network giving them was neither trained
 nor chosen on, and applied to raw answers. The interval is conformal (Lei et al., JASA 2018, doi
-10.1080/01621459.2017.1307116): residuals are divided by the spread expected of such a film, and
-the quantile of those scores times the spread of a new film is its half width.
+10.1080/01621459.2017.1307116): residuals are divided by the spread expected of such an image, and
+the quantile of those scores times the spread of a new image is its half width.
 """
 
 import json
@@ -23,25 +23,25 @@ from boneage.files import hash_text, save_text
 from boneage.stages import stage_from_years
 
 LEVEL = 0.9
-"""Share of films whose reference lies in the interval."""
+"""Share of images whose reference lies in the interval."""
 
-MIN_FILMS = 20
-"""Fewest films to calibrate on; fewer fix no 90% quantile to speak of."""
+MIN_IMAGES = 20
+"""Fewest images to calibrate on; fewer fix no 90% quantile to speak of."""
 
-MIN_FILMS_OF_GROUP = 30
-"""Fewest films of a sex for a bias of its own, and of known sex for an own warning of it."""
+MIN_IMAGES_OF_GROUP = 30
+"""Fewest images of a sex for a bias of its own, and of known sex for an own warning of it."""
 
-MIN_FILMS_SPREAD = 300
-"""Fewest films to learn from how the spread depends on the film."""
+MIN_IMAGES_SPREAD = 300
+"""Fewest images to learn from how the spread depends on the image."""
 
 KNOTS_YEARS = (2.0, 5.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0)
 FOLDS = 5
 RIDGE = 10.0
 SEX_WARNING_RATE = 0.01
-"""Proportion of films of rightly entered sex that are said to look like the other sex's."""
+"""Proportion of images of rightly entered sex that are said to look like the other sex's."""
 
 CONTRADICTED_BEYOND = 3.0
-"""Standard errors by which films must speak against the sexes given, to be believed."""
+"""Standard errors by which images must speak against the sexes given, to be believed."""
 
 _CONTRADICTED_ODDS = 2.0
 """And how much likelier the other sex must be on average."""
@@ -50,7 +50,7 @@ _CONTRADICTED_YEARS = 0.25
 """Or how much worse the ages must be with the sexes than without."""
 
 _LEAST_SEX_WARNING = 0.5
-"""No film looks like the other sex's that looks more like the sex entered."""
+"""No image looks like the other sex's that looks more like the sex entered."""
 
 _SMALLEST_ERROR_YEARS = 1.0 / 12.0
 
@@ -58,14 +58,14 @@ Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Answers:
-    """A network's answers to n films, raw or calibrated.
+class Outputs:
+    """A network's answers to n images, raw or calibrated.
 
     Attributes:
         sex: float (n,), +1 male, -1 female, 0 unknown: what the network was told.
         years: Age (n,) in years.
         probabilities: Of the stages (n, 3), or None without a stage head.
-        p_male: Probability (n,) that the film is a boy's, or None without such a head.
+        p_male: Probability (n,) that the image is a boy's, or None without such a head.
     """
 
     sex: Array
@@ -75,32 +75,32 @@ class Answers:
 
 
 def describe_lacks(n: int, n_of_rarer_sex: int) -> list[str]:
-    """Say for what this number of films is too small, and how many are needed."""
+    """Say for what this number of images is too small, and how many are needed."""
     lacks = []
-    if n < MIN_FILMS:
-        lacks.append(f"any calibration, so that predictions have no interval ({MIN_FILMS})")
-    elif n_of_rarer_sex < MIN_FILMS_OF_GROUP:
-        lacks.append(f"a bias of each sex ({MIN_FILMS_OF_GROUP} of each)")
-    if n < MIN_FILMS_SPREAD:
+    if n < MIN_IMAGES:
+        lacks.append(f"any calibration, so that predictions have no interval ({MIN_IMAGES})")
+    elif n_of_rarer_sex < MIN_IMAGES_OF_GROUP:
+        lacks.append(f"a bias of each sex ({MIN_IMAGES_OF_GROUP} of each)")
+    if n < MIN_IMAGES_SPREAD:
         lacks.append(
-            f"intervals whose width depends on the film, and stage probabilities "
-            f"({MIN_FILMS_SPREAD})"
+            f"intervals whose width depends on the image, and stage probabilities "
+            f"({MIN_IMAGES_SPREAD})"
         )
-    if MIN_FILMS <= n < MIN_FILMS_OF_GROUP:
-        lacks.append(f"a warning where the sex entered is wrong ({MIN_FILMS_OF_GROUP})")
+    if MIN_IMAGES <= n < MIN_IMAGES_OF_GROUP:
+        lacks.append(f"a warning where the sex entered is wrong ({MIN_IMAGES_OF_GROUP})")
     return lacks
 
 
-def join_answers(parts: Sequence[Answers]) -> Answers:
-    """Join answers to several films."""
+def join_outputs(parts: Sequence[Outputs]) -> Outputs:
+    """Join answers to several images."""
 
     def join(name: str) -> Any:
         values = [getattr(part, name) for part in parts]
         return None if any(value is None for value in values) else np.concatenate(values)
 
     if not parts:
-        return Answers(np.zeros(0), np.zeros(0))
-    return Answers(join("sex"), join("years"), join("probabilities"), join("p_male"))
+        return Outputs(np.zeros(0), np.zeros(0))
+    return Outputs(join("sex"), join("years"), join("probabilities"), join("p_male"))
 
 
 @dataclass(frozen=True)
@@ -113,24 +113,24 @@ class Spread:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Fitted on labelled films, applied to every answer; saved as TOML or inside the model.
+    """Fitted on labelled images, applied to every answer; saved as TOML or inside the model.
 
     Attributes:
         graph_sha256: The network that it was fitted to.
-        films: Number of films.
+        images: Number of images.
         level: Coverage of the intervals.
-        bias_male_years: Mean error of boys' films, taken off their answers.
+        bias_male_years: Mean error of boys' images, taken off their answers.
         bias_female_years: As `bias_male_years`.
         bias_unknown_years: Mean error where the sex was withheld.
         temperature: Divides the log-probabilities of the stages (Guo et al., ICML 2017).
-        sex_warning_above: Probability of the other sex above which a film contradicts the sex
+        sex_warning_above: Probability of the other sex above which an image contradicts the sex
             entered.
         known: Spread where the sex was given.
         unknown: Spread where it was withheld.
     """
 
     graph_sha256: str
-    films: int
+    images: int
     level: float
     bias_male_years: float
     bias_female_years: float
@@ -140,7 +140,7 @@ class Calibration:
     known: Spread
     unknown: Spread
 
-    def apply(self, raw: Answers) -> tuple[Answers, Array, Array]:
+    def apply(self, raw: Outputs) -> tuple[Outputs, Array, Array]:
         """Correct raw answers and give the ends of their intervals, in years, none below 0."""
         bias = np.select(
             [raw.sex > 0, raw.sex < 0],
@@ -157,7 +157,7 @@ class Calibration:
             probabilities = _temper(probabilities, self.temperature)
         years = years.clip(min=0.0)
         low, high = (years - half).clip(min=0.0), years + half
-        return Answers(raw.sex, years, probabilities, raw.p_male), low, high
+        return Outputs(raw.sex, years, probabilities, raw.p_male), low, high
 
     @property
     def sha256(self) -> str:
@@ -166,7 +166,7 @@ class Calibration:
 
     def save(self, path: Path) -> None:
         """Write the calibration as TOML, whole or not at all."""
-        lines = [f"# Bias and intervals of a bone-age model, fitted on {self.films} films."]
+        lines = [f"# Bias and intervals of a bone-age model, fitted on {self.images} images."]
         values = asdict(self)
         tables = {name: values.pop(name) for name in ("known", "unknown")}
         lines += [f"{name} = {_toml(value)}" for name, value in values.items()]
@@ -229,35 +229,36 @@ def load_calibration(path: Path) -> Calibration:
 
 
 def fit_calibration(
-    told: Answers,
-    withheld: Answers,
+    told: Outputs,
+    withheld: Outputs,
     reference_years: npt.ArrayLike,
     graph_sha256: str,
     *,
     base: Calibration | None = None,
     level: float = LEVEL,
 ) -> Calibration:
-    """Fit bias, intervals and temperature on films that the network has not learned from.
+    """Fit bias, intervals and temperature on images that the network has not learned from.
 
-    With fewer than `MIN_FILMS_SPREAD` films only the bias and the scale of the spread are fitted;
-    the rest comes from `base`: how the spread depends on the film, the temperature, the probability
-    at which a sex is doubted. Without a `base`, the last is fitted to `MIN_FILMS_OF_GROUP` films.
+    With fewer than `MIN_IMAGES_SPREAD` images only the bias and the scale of the spread are fitted;
+    the rest comes from `base`: how the spread depends on the image, the temperature, the
+    probability at which a sex is doubted. Without a `base`, the last is fitted to
+    `MIN_IMAGES_OF_GROUP` images.
 
     Args:
         told: Raw answers with the sex told, where it is known.
-        withheld: Raw answers to the same films with the sex withheld.
-        reference_years: Reference age of each film.
+        withheld: Raw answers to the same images with the sex withheld.
+        reference_years: Reference age of each image.
         graph_sha256: The network's fingerprint.
         base: The calibration that the model came with.
         level: Coverage of the intervals.
 
     Raises:
-        ConfigError: If there are fewer than `MIN_FILMS` films.
+        ConfigError: If there are fewer than `MIN_IMAGES` images.
     """
     truth = np.asarray(reference_years, dtype=np.float64)
-    if len(truth) < MIN_FILMS:
+    if len(truth) < MIN_IMAGES:
         raise ConfigError(
-            f"{len(truth)} labelled films are too few to calibrate on; expected {MIN_FILMS} or "
+            f"{len(truth)} labelled images are too few to calibrate on; expected {MIN_IMAGES} or "
             "more."
         )
     error = told.years - truth
@@ -265,17 +266,17 @@ def fit_calibration(
         sex: float(error[_or_all(told.sex == code)].mean()) for sex, code in (("M", 1), ("F", -1))
     }
     unknown = float((withheld.years - truth).mean())
-    # The interval of a film whose sex is told comes from such films, where there are enough.
+    # The interval of an image whose sex is told comes from such images, where there are enough.
     is_known = _or_all(told.sex != 0)
     in_told = np.select([told.sex > 0, told.sex < 0], [bias["M"], bias["F"]], unknown)
     temperature = base.temperature if base else 1.0
     sex_warning = base.sex_warning_above if base else 1.0
-    if len(truth) >= MIN_FILMS_SPREAD:
+    if len(truth) >= MIN_IMAGES_SPREAD:
         stages = stage_from_years(truth)
         if told.probabilities is not None and len(np.unique(stages)) > 1:
             temperature = _fit_temperature(told.probabilities, stages)
-    # A base that never warns, as of a model that few films had calibrated, is none to keep.
-    enough_for_sex = MIN_FILMS_SPREAD if sex_warning < 1.0 else MIN_FILMS_OF_GROUP
+    # A base that never warns, as of a model that few images had calibrated, is none to keep.
+    enough_for_sex = MIN_IMAGES_SPREAD if sex_warning < 1.0 else MIN_IMAGES_OF_GROUP
     if told.p_male is not None and (told.sex != 0).sum() >= enough_for_sex:
         sex_warning = _fit_sex_warning(told.sex, told.p_male)
     return Calibration(
@@ -303,18 +304,18 @@ def fit_calibration(
 
 
 def find_contradiction(
-    told: Answers, withheld: Answers, reference_years: npt.ArrayLike
+    told: Outputs, withheld: Outputs, reference_years: npt.ArrayLike
 ) -> str | None:
-    """Say how films as a whole contradict the sexes given with them; None if they do not.
+    """Say how images as a whole contradict the sexes given with them; None if they do not.
 
-    Two findings count, each beyond `CONTRADICTED_BEYOND` standard errors and not small: the films
+    Two findings count, each beyond `CONTRADICTED_BEYOND` standard errors and not small: the images
     look like the other sex's, or the ages predicted with the sexes lie further off than those
     without.
 
     Args:
         told: Raw answers with the sex told.
-        withheld: Raw answers to the same films with the sex withheld.
-        reference_years: Reference age of each film.
+        withheld: Raw answers to the same images with the sex withheld.
+        reference_years: Reference age of each image.
     """
     truth = np.asarray(reference_years, dtype=np.float64)
     known = told.sex != 0
@@ -340,27 +341,27 @@ def _is_beyond(evidence: Array, least: float) -> bool:
     return bool(evidence.mean() > max(CONTRADICTED_BEYOND * error, least))
 
 
-def expected_coverage(films: int, level: float = LEVEL) -> tuple[float, float]:
-    """Give the range in which 90% of calibrations on so few films have their coverage.
+def expected_coverage(images: int, level: float = LEVEL) -> tuple[float, float]:
+    """Give the range in which 90% of calibrations on so few images have their coverage.
 
     The coverage of a conformal interval follows a beta distribution. Source: Vovk, ACML 2012.
     """
-    rank = min(films, math.ceil((films + 1) * level))
-    drawn = np.random.default_rng(0).beta(rank, films + 1 - rank, 100_000)
+    rank = min(images, math.ceil((images + 1) * level))
+    drawn = np.random.default_rng(0).beta(rank, images + 1 - rank, 100_000)
     low, high = np.quantile(drawn, [0.05, 0.95])
     return float(low), float(high)
 
 
 def _or_all(rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Give the rows, or all of them where these are too few to tell."""
-    return rows if rows.sum() >= MIN_FILMS_OF_GROUP else np.ones_like(rows)
+    return rows if rows.sum() >= MIN_IMAGES_OF_GROUP else np.ones_like(rows)
 
 
-def _features(raw: Answers) -> Array:
+def _features(raw: Outputs) -> Array:
     """What the spread may depend on, (n, F), all of it known without the reference.
 
     A constant, the age (hat functions between the knots), the sex, the entropy of the stage and
-    how little the film looks like the sex told.
+    how little the image looks like the sex told.
     """
     years = raw.years.clip(KNOTS_YEARS[0], KNOTS_YEARS[-1])
     hats = [np.interp(years, KNOTS_YEARS, row) for row in np.eye(len(KNOTS_YEARS))]
@@ -383,12 +384,12 @@ def _half_width(spread: Spread, features: Array) -> Array:
 def _fit_spread(features: Array, error: Array, level: float, base: Spread | None) -> Spread:
     size = np.abs(error)
     n = len(size)
-    if n < MIN_FILMS_SPREAD:
+    if n < MIN_IMAGES_SPREAD:
         constant = (0.0,) * features.shape[1]
         coefficients = constant if base is None else base.coefficients
         scores = size / np.exp(features @ np.array(coefficients))
     else:
-        # Each film's score comes from a fit without it, else scores of fitted films would be
+        # Each image's score comes from a fit without it, else scores of fitted images would be
         # smaller than those of new ones.
         fold = np.random.default_rng(0).permutation(n) % FOLDS
         scores = np.empty(n)
@@ -425,13 +426,14 @@ def _fit_temperature(probabilities: Array, stages: npt.NDArray[np.int64]) -> flo
 
 
 def _fit_sex_warning(sex: Array, p_male: Array) -> float:
-    """Probability of the other sex that `SEX_WARNING_RATE` of rightly entered films pass.
+    """Probability of the other sex that `SEX_WARNING_RATE` of rightly entered images pass.
 
-    Few films do not show so rare a probability: the two highest of ninety would decide, one of them
-    perhaps of a wrong label. There all films tell it together, their log-odds taken for normal.
+    Few images do not show so rare a probability: the two highest of ninety would decide, one of
+    them perhaps of a wrong label. There all images tell it together, their log-odds taken for
+    normal.
     """
     p_other = np.where(sex > 0, 1.0 - p_male, p_male)[sex != 0].clip(1e-6, 1.0 - 1e-6)
-    if len(p_other) >= MIN_FILMS_SPREAD:
+    if len(p_other) >= MIN_IMAGES_SPREAD:
         return max(_LEAST_SEX_WARNING, float(np.quantile(p_other, 1.0 - SEX_WARNING_RATE)))
     odds = np.log(p_other / (1.0 - p_other))
     highest = odds.mean() + NormalDist().inv_cdf(1.0 - SEX_WARNING_RATE) * odds.std(ddof=1)

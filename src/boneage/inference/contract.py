@@ -21,7 +21,7 @@ class Contract:
     """What an exported model expects and gives; it travels inside the model's file.
 
     Attributes:
-        preprocessing: How a film becomes the network's image.
+        preprocessing: How an image becomes the network's image.
         sex_input: Whether the answer depends on the sex given (+1 male, -1 female, 0 unknown).
         outputs: Names of the file's outputs, in order, out of `OUTPUTS`; ages in years.
         recipe: Settings that the model was trained with.

@@ -1,4 +1,4 @@
-"""`Prediction`: the answer to one film, and its row in a predictions file."""
+"""`Prediction`: the answer to one image, and its row in a predictions file."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ Status = Literal["ok", "warn", "reject", "error"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer to one film. Research use only, not a medical device.
+    """The answer to one image. Research use only, not a medical device.
 
     Attributes:
         image_id: The file's name without its image suffix; in a run over several images, with as
@@ -46,7 +46,7 @@ class Prediction:
         p_child: Probability of each stage; None without a stage head.
         p_adolescent: As `p_child`.
         p_adult: As `p_child`.
-        status: `ok`; `warn`: read the reasons; `reject`: no film to answer; `error`: unreadable.
+        status: `ok`; `warn`: read the reasons; `reject`: no image to answer; `error`: unreadable.
         reasons: Why the status is not `ok`; one that begins with `NOTE` only informs.
         reference_years: Reference age, where a table gave one.
         reference_stage: Its stage.
@@ -54,7 +54,7 @@ class Prediction:
         model_sha256: The network, as `Contract.graph_sha256`.
         calibration_sha256: The calibration applied; None for none.
         boneage_version: The package that made the prediction.
-        age_map: float32 (h, w), the share of each part of the film in the age, in years; None if
+        age_map: float32 (h, w), the share of each part of the image in the age, in years; None if
             the model gives none.
     """
 
@@ -97,5 +97,5 @@ def columns_of_run(*, with_reference: bool) -> tuple[str, ...]:
 
 
 def unreadable(path: Path, error: ImageError) -> Prediction:
-    """Give the row of a film that could not be read."""
+    """Give the row of an image that could not be read."""
     return Prediction(cut_suffix(path.name), path, status="error", reasons=(str(error),))

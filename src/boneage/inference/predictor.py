@@ -13,52 +13,51 @@ from boneage.errors import BoneAgeError, CheckpointError, ConfigError
 from boneage.files import cut_suffix
 from boneage.imaging.orientation import TURNS, UPRIGHT, Orientation, find_orientation
 from boneage.imaging.radiograph import Radiograph, read_radiograph
-from boneage.inference.calibration import Answers, load_calibration
+from boneage.inference.calibration import Outputs, load_calibration
 from boneage.inference.contract import read_contract
 from boneage.inference.prediction import NOTE, Prediction
-from boneage.sex import SEX_CODE, Sex, Told, parse_told
+from boneage.inference.registry import find_model
+from boneage.sex import SEX_CODE, ProvidedSex, Sex, parse_provided_sex
 from boneage.stages import STAGES, stage_from_years
 
-WEIGHTS = Path(__file__).parents[1] / "weights" / "boneage.onnx"
-"""The model in the package."""
-
 PHASES = tuple(((i + 0.5) / 8 - 0.5, ((3 * i + 1) % 8 + 0.5) / 8 - 0.5) for i in range(8))
-"""Samples of a full-size film whose answers are averaged, as shifts in cells; see `sample`.
+"""Samples of a full-size image whose answers are averaged, as shifts in cells; see `sample`.
 
 Each row and each column of an 8 x 8 grid of shifts has one of them, far from its neighbours'.
 """
 
 SURE_UPRIGHT = 0.97
-"""Probability above which a film is taken to lie upright at first sight."""
+"""Probability above which an image is taken to lie upright at first sight."""
 
 SMALLEST_SIDE = 50
-"""Films with a shorter side, in pixels, are rejected: half of what the shipped model samples."""
+"""Images with a shorter side, in pixels, are rejected: half of what the shipped model samples."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """A network's raw answer to one film.
+class RawPrediction:
+    """A network's raw answer to one image.
 
     Attributes:
         answers: Not calibrated; years 0 without an age head.
         age_map: As in `Prediction`.
-        orientation: How the film lay, if it was brought upright, else upright.
+        orientation: How the image lay, if it was brought upright, else upright.
     """
 
-    answers: Answers
+    answers: Outputs
     age_map: npt.NDArray[np.float32] | None
     orientation: Orientation
 
 
 class Predictor:
-    """Answers films with an exported model, one at a time, the same alone or among others.
+    """Answers images with an exported model, one at a time, the same alone or among others.
 
     Safe to call from several threads.
 
     Args:
-        model: File of `boneage export`; by default the model in the package.
+        model: File of `boneage export`, or the name of a model in the package; by default that
+            of `DEFAULT_MODEL`.
         calibration: File of `boneage calibrate` to use instead of the model's own calibration.
-        threads: Threads of ONNX Runtime for one film; 0 takes every core.
+        threads: Threads of ONNX Runtime for one image; 0 takes every core.
 
     Raises:
         CheckpointError: If the file is missing, damaged, or not one of ours.
@@ -79,9 +78,7 @@ class Predictor:
 
         # Where the caller has loaded it before this package, it sends no more from here on.
         onnxruntime.disable_telemetry_events()
-        path = WEIGHTS if model is None else Path(model)
-        if not path.is_file():
-            raise CheckpointError(f"{path} does not exist; expected a file of `boneage export`.")
+        path = find_model(model)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -114,7 +111,7 @@ class Predictor:
         }
 
     def read(self, path: Path | str) -> Radiograph:
-        """Read a film as the model was trained to see it.
+        """Read an image as the model was trained to see it.
 
         Raises:
             ImageError: If it cannot be read.
@@ -122,7 +119,7 @@ class Predictor:
         return read_radiograph(Path(path), self.contract.preprocessing.invert)
 
     def predict(self, path: Path | str, sex: str | None = None) -> Prediction:
-        """Estimate bone age and stage from one film.
+        """Estimate bone age and stage from one image.
 
         Args:
             path: PNG, JPEG, TIFF, BMP or DICOM.
@@ -130,18 +127,18 @@ class Predictor:
                 own word, else unknown.
 
         Raises:
-            BoneAgeError: If the film cannot be read or the sex is none of those.
+            BoneAgeError: If the image cannot be read or the sex is none of those.
         """
-        told = parse_told(sex)
+        told = parse_provided_sex(sex)
         return self.answer(self.read(path), told)
 
     def answer(self, radiograph: Radiograph, sex: str | None = None) -> Prediction:
-        """Estimate bone age and stage from a film that was read already, as `predict` does.
+        """Estimate bone age and stage from an image that was read already, as `predict` does.
 
         Raises:
             BoneAgeError: If the sex is none of those, or the answer is not a number.
         """
-        entered = parse_told(sex)
+        entered = parse_provided_sex(sex)
         told = choose_sex(radiograph, entered)
         made_by: dict[str, Any] = {name: value or None for name, value in self.fingerprint.items()}
         found = Prediction(cut_suffix(radiograph.path.name), radiograph.path, told, **made_by)
@@ -186,21 +183,21 @@ class Predictor:
         radiograph: Radiograph,
         sex: Sex | None,
         phases: Sequence[tuple[float, float]] = PHASES,
-    ) -> Look:
-        """Give the network's raw answer, not calibrated, averaged over samples of the film.
+    ) -> RawPrediction:
+        """Give the network's raw answer, not calibrated, averaged over samples of the image.
 
-        A film that the network does not at once find upright is looked at in all four turns; if it
-        was turned or inverted, the answer is that to the film brought upright.
+        An image that the network does not at once find upright is looked at in all four turns; if
+        it was turned or inverted, the answer is that to the image brought upright.
 
         Args:
-            radiograph: A film.
+            radiograph: An image.
             sex: What to tell the network.
-            phases: Samples of a film that is larger than the network's, see `sample`.
+            phases: Samples of an image that is larger than the network's, see `sample`.
         """
         first, chances = self._look_once(radiograph, sex, phases)
         if chances is None or chances[UPRIGHT.code] >= SURE_UPRIGHT:
             return first
-        looks: list[Look] = [first]
+        looks: list[RawPrediction] = [first]
         seen: list[Any] = [chances]
         for turns in range(1, TURNS):
             turned = _with(radiograph, np.rot90(radiograph.pixels, turns))
@@ -216,23 +213,23 @@ class Predictor:
             upright, _ = self._look_once(righted, sex, phases)
         age_map = upright.age_map
         if age_map is not None:
-            age_map = np.rot90(age_map, found.quarter_turns)  # as the film in the file lies
+            age_map = np.rot90(age_map, found.quarter_turns)  # as the image in the file lies
         return replace(upright, age_map=age_map, orientation=found)
 
     def _look_once(
         self, radiograph: Radiograph, sex: Sex | None, phases: Sequence[tuple[float, float]]
-    ) -> tuple[Look, npt.NDArray[np.float32] | None]:
-        """Answer a film as it lies, and tell how it seems to lie: probabilities (8,)."""
+    ) -> tuple[RawPrediction, npt.NDArray[np.float32] | None]:
+        """Answer an image as it lies, and tell how it seems to lie: probabilities (8,)."""
         preprocessing = self.contract.preprocessing
-        film = radiograph.to_image()
+        reduced = radiograph.to_image()
         size = preprocessing.sampled_size
-        if size is None or film.size == (size, size):
+        if size is None or reduced.size == (size, size):
             phases = ((0.0, 0.0),)  # every sample would be the same
-        images = [preprocessing.to_array(preprocessing.reduce(film, phase)) for phase in phases]
+        images = [preprocessing.to_array(preprocessing.reduce(reduced, phase)) for phase in phases]
         # One at a time: a batch is no faster on one core, and takes memory for each.
         answers = [self.run(image[None], [sex]) for image in images]
         mean = {name: np.mean([a[name] for a in answers], axis=0) for name in answers[0]}
-        raw = Answers(
+        raw = Outputs(
             np.array([SEX_CODE[sex]]),
             mean.get("age_years", np.zeros(1)).astype(np.float64),
             *(
@@ -241,7 +238,7 @@ class Predictor:
             ),
         )
         age_map, chances = (mean[n][0] if n in mean else None for n in ("age_map", "orientation"))
-        return Look(raw, age_map, UPRIGHT), chances
+        return RawPrediction(raw, age_map, UPRIGHT), chances
 
     def run(
         self, images: npt.NDArray[np.float32], sexes: Sequence[str | None]
@@ -268,12 +265,14 @@ class Predictor:
         names = list(self.contract.outputs)
         return dict(zip(names, self._session.run(names, feed), strict=True))
 
-    def _warn(self, radiograph: Radiograph, look: Look, entered: Told | None) -> Iterator[str]:
+    def _warn(
+        self, radiograph: Radiograph, look: RawPrediction, entered: ProvidedSex | None
+    ) -> Iterator[str]:
         raw = look.answers
         if radiograph.was_inverted:
-            yield "bones were dark: the film was inverted before it was read"
+            yield "bones were dark: the image was inverted before it was read"
         if look.orientation != UPRIGHT:
-            yield f"the film lies {look.orientation.describe()}: it was righted before it was read"
+            yield f"the image lies {look.orientation.describe()}: it was righted before it was read"
         if entered in ("M", "F") and radiograph.sex not in (None, entered):
             yield f"sex was entered as {entered}, but the file says {radiograph.sex}"
         if radiograph.sex_not_understood is not None and entered is None:
@@ -286,12 +285,12 @@ class Predictor:
         p_other = float(raw.p_male[0] if raw.sex[0] < 0 else 1.0 - raw.p_male[0])
         if p_other > self.calibration.sex_warning_above:
             told, other = ("F", "boy") if raw.sex[0] < 0 else ("M", "girl")
-            yield f"sex was entered as {told}, but the film looks like a {other}'s ({p_other:.0%})"
+            yield f"sex was entered as {told}, but the image looks like a {other}'s ({p_other:.0%})"
 
 
 def _note(
     radiograph: Radiograph,
-    entered: Told | None,
+    entered: ProvidedSex | None,
     stage: str,
     probability: float | None,
     years: float | None,
@@ -330,13 +329,13 @@ def load(model: Path | str | None = None, *, calibration: Path | str | None = No
 
 
 def find_fault(radiograph: Radiograph) -> str | None:
-    """Say why a film is rejected unanswered; None if it is not."""
+    """Say why an image is rejected unanswered; None if it is not."""
     height, width = radiograph.pixels.shape
     if min(height, width) >= SMALLEST_SIDE:
         return None
-    return f"the film has {height}×{width} pixels; expected {SMALLEST_SIDE} or more a side"
+    return f"the image has {height}×{width} pixels; expected {SMALLEST_SIDE} or more a side"
 
 
-def choose_sex(radiograph: Radiograph, sex: Told | None) -> Sex | None:
+def choose_sex(radiograph: Radiograph, sex: ProvidedSex | None) -> Sex | None:
     """Give the sex to tell the network: the one given, else the file's own; None for unknown."""
     return radiograph.sex if sex is None else None if sex == "unknown" else sex

@@ -11,7 +11,7 @@ from boneage.errors import BoneAgeError
 from boneage.files import hash_file, name_path, save_text
 from boneage.imaging.dicom import read_sex
 from boneage.imaging.discovery import has_dicom_mark
-from boneage.inference.batch import Film
+from boneage.inference.batch import ImageRecord
 from boneage.inference.prediction import Prediction, Status, columns_of_run
 
 _DECIMALS = 4
@@ -28,12 +28,12 @@ class PredictionsFile:
 
     Args:
         path: The CSV; its folder is made if missing.
-        films: The films of this run.
+        images: The images of this run.
         with_reference: Whether it has the columns of the reference.
         fingerprint: `Predictor.fingerprint`, which all rows must share.
 
     Attributes:
-        missing: Those films that it holds no prediction of.
+        missing: Those images that it holds no prediction of.
         n_changed: How many of them it had predicted when their files had another content.
 
     Raises:
@@ -44,7 +44,7 @@ class PredictionsFile:
     def __init__(
         self,
         path: Path,
-        films: Sequence[Film],
+        records: Sequence[ImageRecord],
         *,
         with_reference: bool,
         fingerprint: Mapping[str, str],
@@ -55,24 +55,24 @@ class PredictionsFile:
         rows = {_place(row["path"]): row for row in (self._read() if path.exists() else [])}
         for row in rows.values():
             self._check(row, fingerprint)
-        known = {_place(name_path(film.path)): film for film in films}
-        content = {place: _content(film.path) for place, film in known.items()} if rows else {}
-        # A row whose file is gone is that of a film of the same content that has moved.
+        known = {_place(name_path(record.path)): record for record in records}
+        content = {place: _content(record.path) for place, record in known.items()} if rows else {}
+        # A row whose file is gone is that of an image of the same content that has moved.
         gone = [place for place in rows if place not in known and _is_gone(place)]
         moved = {rows[place]["image_sha256"]: place for place in gone}
         kept = {place: row for place, row in rows.items() if place not in known}
-        self.missing: list[Film] = []
+        self.missing: list[ImageRecord] = []
         self.n_changed = 0
-        for place, film in known.items():
+        for place, record in known.items():
             earlier = rows.get(place)
             if earlier is None and content.get(place) in moved:
                 earlier = kept.pop(moved.pop(content[place]))
             if earlier is not None and earlier["status"] != "error":
                 self.n_changed += earlier["image_sha256"] != content[place]
-            if earlier is not None and _holds(earlier, film, content[place]):
-                kept[place] = {**earlier, "path": name_path(film.path)}
+            if earlier is not None and _holds(earlier, record, content[place]):
+                kept[place] = {**earlier, "path": name_path(record.path)}
             else:
-                self.missing.append(film)
+                self.missing.append(record)
         order = {place: i for i, place in enumerate(rows)}
         lines = [_line(kept[place].values()) for place in
                  sorted(kept, key=lambda place: order.get(place, len(order)))]  # fmt: skip
@@ -124,20 +124,20 @@ def _content(path: Path) -> str:
         return ""
 
 
-def _holds(row: Mapping[str, str], film: Film, content: str) -> bool:
-    """Whether an earlier row is of the film as it is, and its picture is there."""
+def _holds(row: Mapping[str, str], record: ImageRecord, content: str) -> bool:
+    """Whether an earlier row is of the image as it is, and its picture is there."""
     if row["status"] == "error" or row["image_sha256"] != content:
         return False
-    if row["image_id"] != name_path(Path(film.image_id)):
+    if row["image_id"] != name_path(Path(record.image_id)):
         return False
-    years = "" if film.reference_years is None else str(round(film.reference_years, _DECIMALS))
+    years = "" if record.reference_years is None else str(round(record.reference_years, _DECIMALS))
     if row.get("reference_years", "") != years:
         return False
-    if film.heatmap is not None and not film.heatmap.exists() and row["status"] != "reject":
+    if record.heatmap is not None and not record.heatmap.exists() and row["status"] != "reject":
         return False
-    told = film.sex
-    if told is None and has_dicom_mark(film.path):
-        told = read_sex(film.path)
+    told = record.sex
+    if told is None and has_dicom_mark(record.path):
+        told = read_sex(record.path)
     return row["sex"] == (told if told in ("M", "F") else "")
 
 

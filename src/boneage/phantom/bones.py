@@ -17,7 +17,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Exposed:
-    """What one bone does to the rays through a patch of the film.
+    """What one bone does to the rays through a patch of the image.
 
     Attributes:
         thickness: Mineral along the ray, float32, shape of the patch.

@@ -1,6 +1,6 @@
 """A synthetic cohort of hand radiographs, drawn from anatomy: never patient data.
 
-The films stand in for the RSNA set where that may not be shipped: same folders, same CSV,
+The images stand in for the RSNA set where that may not be shipped: same folders, same CSV,
 same ages by sex. The bone age is in the bones, not in the size of the hand or the grey.
 """
 
@@ -49,8 +49,8 @@ _HEAPED_SHARE = 0.85
 
 
 @dataclass(frozen=True)
-class PhantomFilm:
-    """One drawn film.
+class SyntheticImage:
+    """One drawn image.
 
     Attributes:
         image: uint8, shape (height, width), bone bright.
@@ -79,25 +79,25 @@ class PhantomLabel:
 
     @property
     def sex(self) -> str:
-        """Sex as `draw_film` takes it."""
+        """Sex as `draw_image` takes it."""
         return "M" if self.male else "F"
 
 
-def draw_film(
+def draw_image(
     age_months: float,
     sex: str,
     rng: np.random.Generator,
     *,
     height: int = 256,
     masks: bool = False,
-) -> PhantomFilm:
+) -> SyntheticImage:
     """Draw a left-hand radiograph at a bone age.
 
     Args:
         age_months: Bone age, 0..240.
         sex: "M" or "F".
-        rng: Fixes the person, the posture, the exposure and the film.
-        height: Height of the film in pixels, at least 64; the width is drawn.
+        rng: Fixes the person, the posture, the exposure and the image.
+        height: Height of the image in pixels, at least 64; the width is drawn.
         masks: Also return truth masks of every bone and open growth plate.
 
     Raises:
@@ -108,7 +108,7 @@ def draw_film(
     hand = build_hand(age_months, sex, rng)
     frame = exposure.place(hand, height, age_months, rng)
     image, truth = exposure.expose(hand, frame, rng, masks)
-    return PhantomFilm(image, truth)
+    return SyntheticImage(image, truth)
 
 
 def _check_whole(name: str, value: int, least: int, unit: str = "") -> None:
@@ -120,30 +120,30 @@ def _check_whole(name: str, value: int, least: int, unit: str = "") -> None:
 
 
 def sample_labels(n: int, seed: int) -> list[PhantomLabel]:
-    """Sexes and bone ages as in RSNA, but every 25th film is a man over 18 years.
+    """Sexes and bone ages as in RSNA, but every 25th image is a man over 18 years.
 
-    RSNA has 21 such films in 12,611, too few to learn or test the adult stage. A label
+    RSNA has 21 such images in 12,611, too few to learn or test the adult stage. A label
     depends on the seed and its id only, so a longer cohort begins with the shorter one.
 
     Raises:
         BoneAgeError: If n is not positive or the seed is negative.
     """
-    _check_whole("n", n, 1, " of films")
+    _check_whole("n", n, 1, " of images")
     _check_whole("seed", seed, 0)
     return [_sample_label(FIRST_ID + i, seed) for i in range(n)]
 
 
-def _sample_label(film_id: int, seed: int) -> PhantomLabel:
-    rng = np.random.default_rng(np.random.SeedSequence([seed, film_id, 1]))
-    if (film_id - FIRST_ID) % _ADULT_EVERY == 0:
-        return PhantomLabel(film_id, int(rng.integers(ADULT_MONTHS + 1, 229)), True)
+def _sample_label(image_id: int, seed: int) -> PhantomLabel:
+    rng = np.random.default_rng(np.random.SeedSequence([seed, image_id, 1]))
+    if (image_id - FIRST_ID) % _ADULT_EVERY == 0:
+        return PhantomLabel(image_id, int(rng.integers(ADULT_MONTHS + 1, 229)), True)
     adults = 1 / _ADULT_EVERY
     male = bool(rng.random() < (_MALE_SHARE - adults) / (1 - adults))
     sex = "M" if male else "F"
     age = float(np.interp(rng.random(), _SHARES, _AGES[sex]))
     if rng.random() < _HEAPED_SHARE:
         age = min(_PLATE_AGES[sex], key=lambda plate: abs(plate - age))
-    return PhantomLabel(film_id, round(age), male)
+    return PhantomLabel(image_id, round(age), male)
 
 
 def write_cohort(
@@ -165,9 +165,9 @@ def write_cohort(
 
     Args:
         out: A new or empty folder, or an earlier cohort.
-        n: Number of films.
-        seed: Film i depends on the seed and its id, not on n or workers.
-        height: Height of every film in pixels.
+        n: Number of images.
+        seed: Image i depends on the seed and its id, not on n or workers.
+        height: Height of every image in pixels.
         masks: Also write truth masks.
         workers: Processes; by default one a core.
 
@@ -183,14 +183,14 @@ def write_cohort(
     workers = (os.cpu_count() or 1) if workers is None else workers
     _check_whole("workers", workers, 0, " of processes")
     _make_room(
-        out, {"films": int(n), "seed": int(seed), "height": int(height), "masks": bool(masks)}
+        out, {"images": int(n), "seed": int(seed), "height": int(height), "masks": bool(masks)}
     )
-    _film_path(out, FIRST_ID).parent.mkdir(parents=True, exist_ok=True)
+    _image_path(out, FIRST_ID).parent.mkdir(parents=True, exist_ok=True)
     if masks:
         (out / "masks").mkdir(exist_ok=True)
     missing = [label for label in labels if not _is_done(out, label.id, masks)]
-    write = partial(_write_film, out=out, seed=seed, height=height, masks=masks)
-    with tqdm(total=n, initial=n - len(missing), desc="phantom", unit="film") as bar:
+    write = partial(_write_image, out=out, seed=seed, height=height, masks=masks)
+    with tqdm(total=n, initial=n - len(missing), desc="phantom", unit="image") as bar:
         if workers <= 1:
             for label in missing:
                 write(label)
@@ -205,16 +205,16 @@ def write_cohort(
     return csv
 
 
-def _film_path(out: Path, film_id: int) -> Path:
-    return out / _NAME / _NAME / f"{film_id}.png"
+def _image_path(out: Path, image_id: int) -> Path:
+    return out / _NAME / _NAME / f"{image_id}.png"
 
 
-def _mask_path(out: Path, film_id: int) -> Path:
-    return out / "masks" / f"{film_id}.npz"
+def _mask_path(out: Path, image_id: int) -> Path:
+    return out / "masks" / f"{image_id}.npz"
 
 
-def _is_done(out: Path, film_id: int, masks: bool) -> bool:
-    return _film_path(out, film_id).exists() and (not masks or _mask_path(out, film_id).exists())
+def _is_done(out: Path, image_id: int, masks: bool) -> bool:
+    return _image_path(out, image_id).exists() and (not masks or _mask_path(out, image_id).exists())
 
 
 def _notice(settings: dict[str, int]) -> str:
@@ -249,30 +249,30 @@ def _make_room(out: Path, settings: dict[str, int]) -> None:
 
 def _remove_cohort(out: Path, held: str) -> None:
     try:
-        films = int(json.loads(held.splitlines()[-1])["films"])
+        images = int(json.loads(held.splitlines()[-1])["images"])
     except (IndexError, KeyError, TypeError, ValueError):
         raise BoneAgeError(
-            f"{out / _NOTICE} does not end with the settings of a cohort, so its films are not "
-            'known; expected a line such as {"films": 800}. Remove the folder or choose another.'
+            f"{out / _NOTICE} does not end with the settings of a cohort, so its images are not "
+            'known; expected a line such as {"images": 800}. Remove the folder or choose another.'
         ) from None
     (out / f"{_NAME}.csv").unlink(missing_ok=True)
-    for film_id in range(FIRST_ID, FIRST_ID + films):
-        _film_path(out, film_id).unlink(missing_ok=True)
-        _mask_path(out, film_id).unlink(missing_ok=True)
+    for image_id in range(FIRST_ID, FIRST_ID + images):
+        _image_path(out, image_id).unlink(missing_ok=True)
+        _mask_path(out, image_id).unlink(missing_ok=True)
 
 
-def _write_film(label: PhantomLabel, out: Path, seed: int, height: int, masks: bool) -> None:
+def _write_image(label: PhantomLabel, out: Path, seed: int, height: int, masks: bool) -> None:
     rng = np.random.default_rng(np.random.SeedSequence([seed, label.id]))
-    drawn = draw_film(label.boneage, label.sex, rng, height=height, masks=masks)
+    drawn = draw_image(label.boneage, label.sex, rng, height=height, masks=masks)
     if masks:
         with replacing(_mask_path(out, label.id)) as part, part.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **drawn.masks)
-    with replacing(_film_path(out, label.id)) as part:
+    with replacing(_image_path(out, label.id)) as part:
         Image.fromarray(drawn.image).save(part, format="PNG")
 
 
 def contact_sheet(height: int = 224, seed: int = 0) -> Image.Image:
-    """One film a year: boys of 1 to 19 years, then girls of 1 to 18 years, labelled."""
+    """One image a year: boys of 1 to 19 years, then girls of 1 to 18 years, labelled."""
     _check_whole("height", height, MIN_HEIGHT, " of pixels")
     _check_whole("seed", seed, 0)
     columns, width, title = 10, round(0.8 * height), height // 12
@@ -282,7 +282,7 @@ def contact_sheet(height: int = 224, seed: int = 0) -> Image.Image:
     for block, (sex, ages) in enumerate(years.items()):
         for i, age in enumerate(ages):
             rng = np.random.default_rng(np.random.SeedSequence([seed, block, age]))
-            picture = Image.fromarray(draw_film(12 * age, sex, rng, height=height).image)
+            picture = Image.fromarray(draw_image(12 * age, sex, rng, height=height).image)
             picture.thumbnail((width - 2, height))
             left, top = (i % columns) * width, (2 * block + i // columns) * (height + title)
             name = f"{'boy' if sex == 'M' else 'girl'}, {age} y"

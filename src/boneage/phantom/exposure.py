@@ -1,8 +1,8 @@
-"""From a hand to an 8-bit film: beam, attenuation, noise, markers and display window.
+"""From a hand to an 8-bit image: beam, attenuation, noise, markers and display window.
 
 Attenuation adds along the ray and intensity falls with its exponential (Beer-Lambert); the
 display shows the logarithm, bone bright. Everything is drawn on a grid twice as fine as
-the film and averaged.
+the image and averaged.
 
 Source: attenuation coefficients at about 40 keV, NIST XCOM (Hubbell & Seltzer 1995).
 """
@@ -23,10 +23,10 @@ _FINE = 2
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the hand lies on the film.
+    """Where the hand lies on the image.
 
     Attributes:
-        height, width: Size of the film in pixels.
+        height, width: Size of the image in pixels.
         unit: Pixels per PP3.
         centre: (x, y) of the carpal centre in pixels.
         tilt: Clockwise rotation in radians.
@@ -38,7 +38,7 @@ class Frame:
     centre: tuple[float, float]
     tilt: float
 
-    def to_film(self, points: Array) -> Array:
+    def to_image_plane(self, points: Array) -> Array:
         """Hand coordinates (N, 2) to pixels (N, 2)."""
         cos, sin = np.cos(self.tilt), np.sin(self.tilt)
         turned = points @ np.array([[cos, sin], [-sin, cos]])
@@ -57,7 +57,7 @@ class Frame:
     def patch(self, box: tuple[float, float, float, float]) -> tuple[slice, slice]:
         """Rows and columns of the fine grid that hold a box of hand coordinates."""
         x0, y0, x1, y1 = box
-        corners = _FINE * self.to_film(np.array([(x0, y0), (x1, y0), (x0, y1), (x1, y1)]))
+        corners = _FINE * self.to_image_plane(np.array([(x0, y0), (x1, y0), (x0, y1), (x1, y1)]))
         low = np.floor(corners.min(axis=0)).astype(int)
         high = np.ceil(corners.max(axis=0)).astype(int) + 1
         size = (_FINE * self.width, _FINE * self.height)
@@ -66,7 +66,7 @@ class Frame:
 
 
 def place(hand: Hand, height: int, age_months: float, rng: np.random.Generator) -> Frame:
-    """Lay the hand on a film of the given height as RSNA films are cropped.
+    """Lay the hand on an image of the given height as RSNA images are cropped.
 
     Source: geometry over 323 annotated RSNA radiographs: height over width 1.29 (1.00-1.62),
     PP3 16.3% of the height (11.9-19.6) at all ages, carpal centre at x 0.50 and y 0.69, tilt
@@ -77,7 +77,7 @@ def place(hand: Hand, height: int, age_months: float, rng: np.random.Generator) 
     tilt = np.radians(float(np.clip(rng.normal(-1.7, spread), -40, 40)))
     share = float(np.clip(rng.normal(0.163, 0.017), 0.119, 0.196))
     extent = np.array([p for part in hand.flesh[:-1] for p in (part.start, part.end)])
-    extent = Frame(1, 1, 1.0, (0.0, 0.0), tilt).to_film(extent)
+    extent = Frame(1, 1, 1.0, (0.0, 0.0), tilt).to_image_plane(extent)
     low, high = extent.min(axis=0) - 0.18, extent.max(axis=0) + 0.18
     room = rng.uniform(0.95, 1.0)
     unit = min(share * height, room * width / (high - low)[0], room * height / (high[1] - low[1]))
@@ -113,7 +113,7 @@ def soft_tissue(hand: Hand, frame: Frame, x: Array, y: Array) -> Array:
 def bone_tissue(
     hand: Hand, frame: Frame, x: Array, y: Array, masks: bool
 ) -> tuple[Array, dict[str, Array]]:
-    """Mineral along the ray in units of PP3 on the fine grid, and truth masks on the film."""
+    """Mineral along the ray in units of PP3 on the fine grid, and truth masks on the image."""
     total = np.zeros_like(x)
     truth: dict[str, Array] = {}
     pixel = 1 / (_FINE * frame.unit)
@@ -134,7 +134,7 @@ def bone_tissue(
 
 
 def coarse(fine: Array) -> Array:
-    """Fine grid to film by averaging."""
+    """Fine grid to image by averaging."""
     height, width = fine.shape[0] // _FINE, fine.shape[1] // _FINE
     blocks = fine.reshape(height, _FINE, width, _FINE)
     mean: Array = blocks.mean(axis=(1, 3), dtype=np.float32)
@@ -226,7 +226,7 @@ def _stamp(size: int, letters: str, turn: float) -> tuple[Array, Array]:
 def expose(
     hand: Hand, frame: Frame, rng: np.random.Generator, masks: bool
 ) -> tuple[Array, dict[str, Array]]:
-    """The film, uint8 (H, W), and its truth masks."""
+    """The image, uint8 (H, W), and its truth masks."""
     x, y = frame.grid()
     flesh = soft_tissue(hand, frame, x, y)
     mineral, truth = bone_tissue(hand, frame, x, y, masks)
@@ -259,7 +259,7 @@ def _window(density: Array, flesh: Array, open_part: Array, rng: np.random.Gener
 
 
 def _display(rng: np.random.Generator) -> tuple[float, float]:
-    """Grey of air and of the densest bone: mostly dark films, some grey, some very flat."""
+    """Grey of air and of the densest bone: mostly dark images, some grey, some very flat."""
     kind = rng.random()
     if kind < 0.76:
         return rng.uniform(1, 14), rng.uniform(150, 262)

@@ -35,10 +35,10 @@ MAX_PROBABILITY = 0.001
 
 @dataclass(frozen=True)
 class Parity:
-    """How far ONNX Runtime's answers are from torch's on the same films.
+    """How far ONNX Runtime's answers are from torch's on the same images.
 
     Attributes:
-        n: Number of films; each was answered as a boy's, a girl's and with the sex unknown.
+        n: Number of images; each was answered as a boy's, a girl's and with the sex unknown.
         months: Largest difference of the age or of a cell's share in it, in months; 0 without
             an age head.
         probability: Largest difference of a probability of stage, sex or orientation; 0 without
@@ -86,8 +86,8 @@ class _Graph(nn.Module):
     def forward(
         self, image: torch.Tensor, sex: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
-        film = (image - self.imagenet_mean) / self.imagenet_std
-        views = self.model.views(film)
+        path = (image - self.imagenet_mean) / self.imagenet_std
+        views = self.model.views(path)
         looks = [self._look(view) for view, _ in views]
         features = torch.stack([f for f, _ in looks]).mean(dim=0)
         cells = None
@@ -111,15 +111,15 @@ class _Graph(nn.Module):
         }
         return tuple(answer for name in self.outputs if (answer := answers[name]) is not None)
 
-    def _look(self, film: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _look(self, path: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Features (B, F) and, where they are its means, the map (B, F, h, w) behind them."""
         (layer,) = self._layer
         if layer is None:
-            return self.model.backbone(film), None
+            return self.model.backbone(path), None
         maps: list[torch.Tensor] = []
         hook = layer.register_forward_hook(lambda module, inputs, output: maps.append(output))
         try:
-            return self.model.backbone(film), maps[0]
+            return self.model.backbone(path), maps[0]
         finally:
             hook.remove()
 
@@ -157,11 +157,11 @@ def _find_averaged_map(model: BoneAgePredictor, size: int) -> nn.Module | None:
 def export_onnx(
     checkpoint: Checkpoint,
     out: Path,
-    films: Sequence[Path],
+    paths: Sequence[Path],
     calibration: Calibration | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Parity:
-    """Write a checkpoint as ONNX, and hold the two against each other on films.
+    """Write a checkpoint as ONNX, and hold the two against each other on images.
 
     The file takes `image` float32 (B, 1, S, S), grey in [0, 1], and, if the model has sex input,
     `sex` float32 (B,), +1 male, -1 female, 0 unknown. It gives `age_years` (B,),
@@ -172,25 +172,25 @@ def export_onnx(
     Args:
         checkpoint: A trained model.
         out: File to write.
-        films: Films to compare on, at least one.
-        calibration: Fitted to this model on films of its own, or None.
+        paths: Images to compare on, at least one.
+        calibration: Fitted to this model on images of its own, or None.
         facts: What the contract is to say besides, such as terms and figures.
 
     Raises:
-        BoneAgeError: If there is no film, or the answers differ by more than 0.01 month or 0.001
+        BoneAgeError: If there is no image, or the answers differ by more than 0.01 month or 0.001
             in probability.
     """
-    if not films:
-        raise BoneAgeError("there is no film to compare torch and ONNX Runtime on.")
+    if not paths:
+        raise BoneAgeError("there is no image to compare torch and ONNX Runtime on.")
     with replacing(out) as part:
         logger.info("translating the network to ONNX")
         _write(checkpoint, part, calibration, facts or {})
-        logger.info("comparing it with the checkpoint on %d films", len(films))
-        parity = measure_parity(checkpoint, Predictor(part, threads=1), films)
+        logger.info("comparing it with the checkpoint on %d images", len(paths))
+        parity = measure_parity(checkpoint, Predictor(part, threads=1), paths)
         if not (parity.months <= MAX_MONTHS and parity.probability <= MAX_PROBABILITY):
             raise BoneAgeError(
                 f"the exported model differs from its checkpoint by {parity.months:.3g} months "
-                f"and {parity.probability:.3g} in probability on {parity.n} films; at most "
+                f"and {parity.probability:.3g} in probability on {parity.n} images; at most "
                 f"{MAX_MONTHS} and {MAX_PROBABILITY} are allowed. {out} was not written."
             )
     return parity
@@ -222,13 +222,13 @@ def load_exported(model: BoneAgePredictor, path: Path) -> None:
     model.load_state_dict(state)
 
 
-def measure_parity(checkpoint: Checkpoint, predictor: Predictor, films: Sequence[Path]) -> Parity:
-    """Compare torch's and ONNX Runtime's answers to the same films, whatever the sex given."""
+def measure_parity(checkpoint: Checkpoint, predictor: Predictor, paths: Sequence[Path]) -> Parity:
+    """Compare torch's and ONNX Runtime's answers to the same images, whatever the sex given."""
     graph = _Graph(checkpoint)
     names = predictor.contract.outputs
     gaps: dict[str, list[float]] = {name: [0.0] for name in OUTPUTS}
-    for film in tqdm(films, desc="compare", unit="film"):
-        image = checkpoint.preprocessing.read(film)
+    for path in tqdm(paths, desc="compare", unit="image"):
+        image = checkpoint.preprocessing.read(path)
         grey = checkpoint.preprocessing.to_array(image)
         for sex, code in SEX_CODE.items():
             with torch.inference_mode():
@@ -238,7 +238,7 @@ def measure_parity(checkpoint: Checkpoint, predictor: Predictor, films: Sequence
                 gaps[name].append(float(np.abs(tensor.numpy() - answers[name]).max()))
     # numpy's max, unlike Python's, lets a NaN through, which then fails the comparison.
     return Parity(
-        len(films),
+        len(paths),
         12.0 * float(np.max([*gaps["age_years"], *gaps["age_map"]])),
         float(np.max([*gaps["stage_probabilities"], *gaps["p_male"], *gaps["orientation"]])),
     )

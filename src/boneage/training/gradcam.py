@@ -1,4 +1,4 @@
-"""Grad-CAM: where on the film the evidence for an answer lies."""
+"""Grad-CAM: where on the image the evidence for an answer lies."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -18,7 +18,7 @@ Target = Callable[[Outputs], torch.Tensor]
 
 
 def predicted_age(outputs: Outputs) -> torch.Tensor:
-    """Target: the predicted age, one number a film."""
+    """Target: the predicted age, one number an image."""
     age, _ = outputs
     if age is None:
         raise ConfigError("this model has no age head to explain; explain the stage head.")
@@ -26,7 +26,7 @@ def predicted_age(outputs: Outputs) -> torch.Tensor:
 
 
 def predicted_stage(outputs: Outputs) -> torch.Tensor:
-    """Target: the logit of the stage that was answered, one number a film."""
+    """Target: the logit of the stage that was answered, one number an image."""
     _, logits = outputs
     if logits is None:
         raise ConfigError("this model has no stage head to explain; explain the age head.")

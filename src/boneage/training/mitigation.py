@@ -42,7 +42,7 @@ _EXTRACTED_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Features:
-    """Films as a frozen network sees them.
+    """Images as a frozen network sees them.
 
     Attributes:
         vectors: (n, F).
@@ -63,16 +63,16 @@ class Features:
 
 
 @torch.no_grad()
-def extract_features(model: BoneAgePredictor, films: Dataset[dict[str, Any]]) -> Features:
-    """See films through a network, without the head; on the network's device, kept on the CPU."""
+def extract_features(model: BoneAgePredictor, images: Dataset[dict[str, Any]]) -> Features:
+    """See images through a network, without the head; on the network's device, kept on the CPU."""
     device = next(model.parameters()).device
     model.eval()
-    n = len(films)  # type: ignore[arg-type]
+    n = len(images)  # type: ignore[arg-type]
     vectors, rest = [], []
     for start in tqdm(range(0, n, _EXTRACTED_AT_ONCE), desc="features", unit="batch"):
-        batch = [films[i] for i in range(start, min(start + _EXTRACTED_AT_ONCE, n))]
-        images = torch.stack([item["image"] for item in batch]).to(device)
-        vectors.append(model.features(images.contiguous(memory_format=torch.channels_last)).cpu())
+        batch = [images[i] for i in range(start, min(start + _EXTRACTED_AT_ONCE, n))]
+        pixels = torch.stack([item["image"] for item in batch]).to(device)
+        vectors.append(model.features(pixels.contiguous(memory_format=torch.channels_last)).cpu())
         rest += [(float(i["sex"]), float(i["age_years"]), int(i["stage"])) for i in batch]
     sex, years, stage = zip(*rest, strict=True)
     return Features(
@@ -104,7 +104,7 @@ def fit_heads(
     """Fit both heads further to L1 on the age and cross-entropy on the stage, in one of `METHODS`.
 
     - balanced sampling: every group of sex and stage is drawn equally often;
-    - loss reweighting: films of rarer groups weigh more, by the inverse of the group's size,
+    - loss reweighting: images of rarer groups weigh more, by the inverse of the group's size,
       at most ten times the mean weight;
     - group regularisation: the variance of the groups' mean losses is added (V-REx; Krueger et
       al., ICML 2021);
@@ -113,10 +113,10 @@ def fit_heads(
 
     Args:
         model: Whose heads to start from; it is left as it is.
-        train: Its training films.
+        train: Its training images.
         method: Which.
         seed: Of the shuffling.
-        epochs: Passes over the films.
+        epochs: Passes over the images.
 
     Raises:
         ConfigError: If the method is none of those, or the model lacks a head or the sex.
@@ -145,7 +145,7 @@ def fit_heads(
 
 
 def _inverse_sizes(group: torch.Tensor) -> torch.Tensor:
-    """Weights (n,) of mean 1, inverse to the size of each film's group, at most 10."""
+    """Weights (n,) of mean 1, inverse to the size of each image's group, at most 10."""
     sizes = torch.bincount(group)[group].float()
     weights = 1.0 / sizes
     return (weights / weights.mean()).clamp_max(10.0)
@@ -171,9 +171,9 @@ def _loss(
 
 
 @torch.no_grad()
-def answer(heads: Heads, films: Features) -> tuple[Array, npt.NDArray[np.int64]]:
+def answer(heads: Heads, images: Features) -> tuple[Array, npt.NDArray[np.int64]]:
     """Answer years (n,) and stages (n,)."""
-    years, logits = heads(films.vectors, films.sex)
+    years, logits = heads(images.vectors, images.sex)
     return years.double().numpy(), logits.argmax(dim=1).numpy()
 
 
@@ -181,7 +181,7 @@ def correct_by_sex(known: Array, answered: Array, sex: Array) -> dict[int, tuple
     """Fit `known = slope * answered + intercept` for each sex, by least squares.
 
     Args:
-        known: Reference ages of films that the heads have not seen, (n,).
+        known: Reference ages of images that the heads have not seen, (n,).
         answered: Answers to them.
         sex: +1 or -1.
 

@@ -22,7 +22,7 @@ TIMM_PREFIX = "timm:"
 class SexConditionedLinear(nn.Linear):
     """A linear layer whose weights depend on sex: `(W + s V) x + (b + s c)`.
 
-    s is +1 for male, -1 for female, between them for a film that tells its sex in part, and 0 for
+    s is +1 for male, -1 for female, between them for an image that tells its sex in part, and 0 for
     unknown, where `U x + d` is added if there are such weights: features that tell the sex let an
     answer without it be better than the mean of both. V, c, U and d start at zero. For a given s
     the output stays linear in the features.
@@ -51,7 +51,7 @@ class SexConditionedLinear(nn.Linear):
 
 
 class BoneAgePredictor(nn.Module):
-    """Multi-task network: bone age in years and developmental stage from one film.
+    """Multi-task network: bone age in years and developmental stage from one image.
 
     The backbone's classification layer is replaced by the identity; a `Linear(F, 1)` reads the
     age and a `Linear(F, 3)` the stage off its features.
@@ -61,12 +61,12 @@ class BoneAgePredictor(nn.Module):
             `timm:NAME` for one of timm's.
         tasks: "age,stage", "age" or "stage"; the head of a task left out does not exist.
         sex_input: Whether the heads' weights depend on sex (`SexConditionedLinear`).
-        sex_head: Whether a `Linear(F, 1)` reads the sex off the film, which then stands for it
+        sex_head: Whether a `Linear(F, 1)` reads the sex off the image, which then stands for it
             where it is withheld.
-        orientation_head: Whether a `Linear(F, 8)` tells how the film lies (`ORIENTATIONS`).
-        mirror_average: Whether, outside training, the features are the mean of those of a film
+        orientation_head: Whether a `Linear(F, 8)` tells how the image lies (`ORIENTATIONS`).
+        tta_mirror: Whether, outside training, the features are the mean of those of an image
             and of its mirror image, and so are the answers, which are linear in them.
-        zoom_average: Likewise the mean of a film reduced and magnified by this share.
+        tta_zoom: Likewise the mean of an image reduced and magnified by this share.
         image_size: Side of the input in pixels; some backbones are built for one size.
         init: Initial weights, see `load_backbone`.
 
@@ -90,17 +90,17 @@ class BoneAgePredictor(nn.Module):
         sex_input: bool = False,
         sex_head: bool = False,
         orientation_head: bool = False,
-        mirror_average: bool = False,
-        zoom_average: float = 0.0,
+        tta_mirror: bool = False,
+        tta_zoom: float = 0.0,
         image_size: int = 256,
         init: str = "none",
     ) -> None:
         super().__init__()
         self.sex_input = sex_input
-        self.mirror_average = mirror_average
+        self.tta_mirror = tta_mirror
         black = -torch.tensor(IMAGENET_MEAN) / torch.tensor(IMAGENET_STD)
         self.register_buffer("_black", black[:, None, None], persistent=False)
-        factors = (1.0 - zoom_average, 1.0 + zoom_average) if zoom_average else ()
+        factors = (1.0 - tta_zoom, 1.0 + tta_zoom) if tta_zoom else ()
         self._zooms = [f"_zoom_{i}" for i in range(len(factors))]
         for name, factor in zip(self._zooms, factors, strict=True):
             self.register_buffer(name, _make_zoom(factor, image_size), persistent=False)
@@ -128,8 +128,8 @@ class BoneAgePredictor(nn.Module):
             sex_input=recipe.sex_input,
             sex_head=recipe.sex_weight > 0,
             orientation_head=recipe.orientation_head,
-            mirror_average=recipe.mirror_average,
-            zoom_average=recipe.zoom_average,
+            tta_mirror=recipe.tta_mirror,
+            tta_zoom=recipe.tta_zoom,
             image_size=recipe.image_size,
             init=init,
         )
@@ -159,15 +159,15 @@ class BoneAgePredictor(nn.Module):
         """
         seen = [image]
         if self._zooms:
-            # Zero is black once black is taken off, so what lies beside the film stays black.
-            film = image - self._black
+            # Zero is black once black is taken off, so what lies beside the image stays black.
+            shifted = image - self._black
             grids = [getattr(self, name).expand(image.shape[0], -1, -1, -1) for name in self._zooms]
             seen = [
-                nn.functional.grid_sample(film, grid, align_corners=False) + self._black
+                nn.functional.grid_sample(shifted, grid, align_corners=False) + self._black
                 for grid in grids
             ]
         views = [(view, False) for view in seen]
-        return views + [(view.flip(3), True) for view in seen] if self.mirror_average else views
+        return views + [(view.flip(3), True) for view in seen] if self.tta_mirror else views
 
     def answer(
         self, features: torch.Tensor, sex: torch.Tensor | None = None
@@ -180,7 +180,7 @@ class BoneAgePredictor(nn.Module):
         return age, logits
 
     def resolve_sex(self, features: torch.Tensor, sex: torch.Tensor | None) -> torch.Tensor | None:
-        """Put the film's own evidence in the place of a sex that is withheld (0).
+        """Put the image's own evidence in the place of a sex that is withheld (0).
 
         The evidence is tanh of the head's log-odds, from -1 to 1: nearer to the likelier sex than
         the chances themselves, as the answer of the smallest absolute error is.
@@ -199,7 +199,7 @@ class BoneAgePredictor(nn.Module):
 
 
 def _make_zoom(factor: float, size: int) -> torch.Tensor:
-    """Sampling grid (1, S, S, 2) that magnifies a film about its middle."""
+    """Sampling grid (1, S, S, 2) that magnifies an image about its middle."""
     theta = torch.tensor([[[1.0 / factor, 0.0, 0.0], [0.0, 1.0 / factor, 0.0]]])
     return nn.functional.affine_grid(theta, [1, 1, size, size], align_corners=False)
 

@@ -1,4 +1,4 @@
-"""Fit the head that tells turned and inverted films, on the features of a trained network."""
+"""Fit the head that tells turned and inverted images, on the features of a trained network."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from boneage.imaging.orientation import ORIENTATIONS
 from boneage.imaging.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from boneage.training.model import BoneAgePredictor
 
-FILMS = 3000
-"""Films that it is fitted on, each laid in all eight ways."""
+IMAGES = 3000
+"""Images that it is fitted on, each laid in all eight ways."""
 
 _BATCH = 16
 _STEPS = 400
@@ -22,20 +22,20 @@ _WEIGHT_DECAY = 0.01
 
 
 def fit_orientation_head(
-    model: BoneAgePredictor, films: Dataset[dict[str, Any]], seed: int = 0
+    model: BoneAgePredictor, images: Dataset[dict[str, Any]], seed: int = 0
 ) -> float:
     """Fit `model.orientation_head` by logistic regression; nothing else is changed.
 
-    The network itself has seen upright films alone, so its features of others are unlike any of
-    those: a linear head tells them apart, and the answers to upright films stay what they were.
+    The network itself has seen upright images alone, so its features of others are unlike any of
+    those: a linear head tells them apart, and the answers to upright images stay what they were.
 
     Args:
         model: Trained, with an orientation head.
-        films: Training films as validation shows them, not augmented.
-        seed: Which films are taken, where there are more than `FILMS`.
+        images: Training images as validation shows them, not augmented.
+        seed: Which images are taken, where there are more than `IMAGES`.
 
     Returns:
-        Share of the fitted films in all orientations that it tells right.
+        Share of the fitted images in all orientations that it tells right.
 
     Raises:
         BoneAgeError: If the model has no such head.
@@ -43,9 +43,9 @@ def fit_orientation_head(
     if model.orientation_head is None:
         raise BoneAgeError("this model was built without an orientation head.")
     generator = torch.Generator().manual_seed(seed)
-    n = len(films)  # type: ignore[arg-type]
-    chosen = torch.randperm(n, generator=generator)[:FILMS].tolist()
-    features, codes = _collect(model, films, chosen, generator)
+    n = len(images)  # type: ignore[arg-type]
+    chosen = torch.randperm(n, generator=generator)[:IMAGES].tolist()
+    features, codes = _collect(model, images, chosen, generator)
     mean, spread = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
     scaled = (features - mean) / spread
     head = nn.Linear(features.shape[1], len(ORIENTATIONS)).to(features.device)
@@ -67,14 +67,14 @@ def fit_orientation_head(
 @torch.no_grad()
 def _collect(
     model: BoneAgePredictor,
-    films: Dataset[dict[str, Any]],
+    images: Dataset[dict[str, Any]],
     chosen: list[int],
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of the chosen films in every orientation, and which one each shows.
+    """Features of the chosen images in every orientation, and which one each shows.
 
     Each batch is seen in one of the views whose features the network averages: the head is linear
-    in their mean, and more films can be seen in the same time.
+    in their mean, and more images can be seen in the same time.
     """
     device = next(model.parameters()).device
     mean, std = (torch.tensor(v)[:, None, None].to(device) for v in (IMAGENET_MEAN, IMAGENET_STD))
@@ -82,7 +82,7 @@ def _collect(
     features, codes = [], []
     for start in tqdm(range(0, len(chosen), _BATCH), desc="orientation", unit="batch"):
         rows = chosen[start : start + _BATCH]
-        batch = torch.stack([films[i]["image"] for i in rows]).to(device)
+        batch = torch.stack([images[i]["image"] for i in rows]).to(device)
         for orientation in ORIENTATIONS:
             laid = torch.rot90(batch, orientation.quarter_turns, dims=(2, 3))
             if orientation.is_inverted:

@@ -37,7 +37,7 @@ COMPILERS = ("g++", "clang++", "cl")
 LOSSES = ("loss", "age_loss", "stage_loss")
 
 Batch = dict[str, Any]
-Answers = tuple[torch.Tensor | None, torch.Tensor | None]
+Outputs = tuple[torch.Tensor | None, torch.Tensor | None]
 
 
 def is_better(new: float, best: float) -> bool:
@@ -138,7 +138,7 @@ class Trainer:
         self._tensorboard = tensorboard
         # Only the backbone: it is nearly all of the work, and evaluation has batches of any size.
         self._train_backbone = torch.compile(model.backbone) if runtime.compile else model.backbone
-        self._average = _make_average(self.model, recipe.averaging)
+        self._average = _make_average(self.model, recipe.ema_decay)
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
         self._optimizer = optimizer(
             model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -177,7 +177,7 @@ class Trainer:
             started = time.monotonic()
             row: dict[str, float] = {"epoch": epoch}
             row |= {f"train_{name}": v for name, v in self._train_epoch(epoch).items()}
-            report = self.evaluate("val", draws=0)
+            report = self.evaluate("val", resamples=0)
             row |= {f"val_{name}": v for name, v in report["losses"].items()}
             row["val_mae_years"] = report.get("regression", {}).get("mae_years", math.nan)
             row["val_accuracy"] = report["classification"]["accuracy"]
@@ -217,7 +217,7 @@ class Trainer:
             if last.provenance.get(name) != self.provenance.get(name):
                 raise CheckpointError(
                     f"{path} was trained on other data ({name} differs). Resume with the same "
-                    "films, labels and split, or start afresh without --resume."
+                    "images, labels and split, or start afresh without --resume."
                 )
         self.kept_model.load_state_dict(last.model.state_dict())
         if self._average is not None:
@@ -231,12 +231,12 @@ class Trainer:
         self._save_history()
         return self
 
-    def evaluate(self, split: str, *, draws: int = 2000) -> Report:
+    def evaluate(self, split: str, *, resamples: int = 2000) -> Report:
         """Predict a split once and compute every figure from that table.
 
         Args:
-            split: A key of `loaders`; its films are not augmented and nothing is learned.
-            draws: Bootstrap draws for the intervals; 0 leaves them out.
+            split: A key of `loaders`; its images are not augmented and nothing is learned.
+            resamples: Bootstrap resamples for the intervals; 0 leaves them out.
 
         Returns:
             The report of `evaluate_table`, with `losses`: `mae_years`, `rmse_years` and `r2` in
@@ -251,16 +251,16 @@ class Trainer:
         table, losses = self._predict(split)
         self.tables[split] = table
         report = evaluate_table(
-            table, baseline_years=self.provenance.get("train_median_years"), draws=draws
+            table, baseline_years=self.provenance.get("train_median_years"), resamples=resamples
         )
         return {**report, "losses": losses}
 
     def _fit_orientation(self) -> None:
         """Fit the orientation head to the kept weights, and keep them with it."""
         training = loaded_data(self.loaders["train"])
-        films = training.with_transform(get_transforms("val", self.recipe))
-        share = fit_orientation_head(self.kept_model, films, self.recipe.seed)
-        logger.info("orientation head: %.2f%% of the fitted films told right", 100 * share)
+        images = training.with_transform(get_transforms("val", self.recipe))
+        share = fit_orientation_head(self.kept_model, images, self.recipe.seed)
+        logger.info("orientation head: %.2f%% of the fitted images told right", 100 * share)
         facts = (self.kept_model, self.recipe, self.preprocessing, self.provenance)
         save_checkpoint(self.output / BEST, *facts)
 
@@ -302,9 +302,9 @@ class Trainer:
     @torch.inference_mode()
     def _predict(self, split: str) -> tuple[pd.DataFrame, dict[str, float]]:
         loader = self.loaders[split]
-        if split == "train":  # every film once, in order, and none varied
-            films = loaded_data(loader).with_transform(get_transforms("val", self.recipe))
-            loader = make_loader(films, self.recipe)
+        if split == "train":  # every image once, in order, and none varied
+            images = loaded_data(loader).with_transform(get_transforms("val", self.recipe))
+            loader = make_loader(images, self.recipe)
         model = self.kept_model.eval()
         parts, sums = [], torch.zeros(len(LOSSES), device=self.device)
         for batch in tqdm(loader, desc=split, unit="batch", leave=False):
@@ -314,7 +314,7 @@ class Trainer:
             sums += self._losses(answers, batch).sum(dim=1)
             if not all(a is None or a.isfinite().all() for a in (age, logits)):
                 raise BoneAgeError(
-                    f"the answer to a {split} film is not a number; training has diverged. Lower "
+                    f"the answer to a {split} image is not a number; training has diverged. Lower "
                     f"--learning-rate, now {self.recipe.learning_rate:g}."
                 )
             parts.append(_answers(batch["image_id"], age, logits))
@@ -339,15 +339,15 @@ class Trainer:
             loss = self.recipe.unknown_sex_weight * self._losses(withheld, batch)[0].mean()
         if self.model.sex_head is not None:
             logits = self.model.sex_head(features).squeeze(1)
-            # A film of unknown sex, coded 0, weighs nothing.
-            of_film = nn.functional.binary_cross_entropy_with_logits(
+            # An image of unknown sex, coded 0, weighs nothing.
+            of_image = nn.functional.binary_cross_entropy_with_logits(
                 logits, (sex > 0).float(), weight=sex.abs()
             )
-            loss = loss + self.recipe.sex_weight * of_film
+            loss = loss + self.recipe.sex_weight * of_image
         return loss
 
-    def _losses(self, answers: Answers, batch: Batch) -> torch.Tensor:
-        """Total, age and stage loss of each film, shape (3, B); 0 for a task left out."""
+    def _losses(self, answers: Outputs, batch: Batch) -> torch.Tensor:
+        """Total, age and stage loss of each image, shape (3, B); 0 for a task left out."""
         age, logits = answers
         zero = torch.zeros(len(batch["stage"]), device=self.device)
         age_loss = stage_loss = zero
@@ -374,7 +374,7 @@ class Trainer:
         is_best = is_better(row["val_loss"], self._best_loss)
         if is_best:
             self._best_loss = row["val_loss"]
-        if is_best or self.recipe.keep == "last":
+        if is_best or self.recipe.checkpoint_selection == "last":
             save_checkpoint(self.output / BEST, *facts)
         state = {
             "optimizer": self._optimizer.state_dict(),
@@ -432,7 +432,7 @@ def _named(losses: torch.Tensor) -> dict[str, float]:
 def _answers(
     image_ids: list[str], age: torch.Tensor | None, logits: torch.Tensor | None
 ) -> pd.DataFrame:
-    """One row a film: predicted age, stage and stage probabilities; NaN for a task left out."""
+    """One row an image: predicted age, stage and stage probabilities; NaN for a task left out."""
     part = pd.DataFrame({"image_id": image_ids})
     part["predicted_years"] = math.nan if age is None else age.cpu().double().numpy()
     part[list(PROBABILITIES)] = math.nan

@@ -37,7 +37,8 @@ from boneage.evaluation.plots import (
 from boneage.files import save_text
 from boneage.imaging.preprocess import Preprocessing, find_processed, preprocess_folder
 from boneage.inference.calibration import describe_lacks, load_calibration
-from boneage.inference.predictor import WEIGHTS, Predictor
+from boneage.inference.predictor import Predictor
+from boneage.inference.registry import MODELS
 from boneage.phantom.cohort import write_cohort
 from boneage.training.checkpoint import Checkpoint, load_checkpoint
 from boneage.training.export import Parity, export_onnx, load_exported
@@ -47,20 +48,17 @@ from boneage.training.train import BEST, LAST, Batch, Trainer, loaded_data, pick
 
 logger = logging.getLogger(__name__)
 
-PACKAGED = "boneage"
-"""Word for the model in the package as initial weights."""
-
 TAKEN_OVER = (
     "backbone", "tasks", "sex_input", "unknown_sex_weight", "sex_weight", "orientation_head",
-    "mirror_average", "zoom_average", "image_size", "sampled_size", "stretch_grey",
+    "tta_mirror", "tta_zoom", "image_size", "sampled_size", "stretch_grey",
 )  # fmt: skip
 """Settings that follow from the weights started from."""
 
 HELD_OUT = ("val", "test")
 """The parts of a split that a model never learns from."""
 
-PARITY_FILMS = 32
-"""Films on which an exported model is compared with its checkpoint."""
+PARITY_IMAGES = 32
+"""Images on which an exported model is compared with its checkpoint."""
 
 _RUN_FILES = ("models", "plots", "tensorboard", "split.csv", "history.csv",
               "predictions_val.csv", "predictions_test.csv",
@@ -77,19 +75,19 @@ def train_model(
     tensorboard: bool = False,
     evaluated: Sequence[str] = HELD_OUT,
 ) -> dict[str, Report]:
-    """Train on the raw or processed films, then evaluate the best checkpoint on val and test.
+    """Train on the raw or processed images, then evaluate the best checkpoint on val and test.
 
     Writes split, history, models, predictions, metrics and plots to `paths.output`; an earlier
     run there is moved to `paths.output/previous/` first, unless it is resumed.
 
     Args:
-        paths: Where films, labels and results lie.
+        paths: Where images, labels and results lie.
         recipe: What to train.
         runtime: How to compute.
         split: CSV of `image_id` and `split` to use instead of a split by the seed.
         resume: Whether to go on with the run in the output folder.
         tensorboard: Whether to write the history for TensorBoard too.
-        evaluated: Parts to evaluate at the end; ("val",) leaves the test films unseen.
+        evaluated: Parts to evaluate at the end; ("val",) leaves the test images unseen.
 
     Returns:
         Their reports.
@@ -97,7 +95,7 @@ def train_model(
     Raises:
         BoneAgeError: If data, settings or a checkpoint do not fit; nothing is moved then.
     """
-    if recipe.init == PACKAGED:
+    if recipe.init in MODELS:
         recipe = take_over(recipe)
     samples, stored_size = load_samples(paths, recipe)
     samples["split"] = (
@@ -106,9 +104,9 @@ def train_model(
     fingerprint = split_sha256(samples["image_id"], samples["split"])
     if recipe.split_sha256 not in (None, fingerprint):
         raise BoneAgeError(
-            f"the split of these {len(samples)} films has sha256 {fingerprint}; the recipe "
-            f"expects {recipe.split_sha256}. Use the same films, labels and seed or split file, or "
-            "leave split_sha256 out."
+            f"the split of these {len(samples)} images has sha256 {fingerprint}; the recipe "
+            f"expects {recipe.split_sha256}. Use the same images, labels and seed or split file, "
+            "or leave split_sha256 out."
         )
     for phrase in (*_describe_small_validation(samples), *describe_small_parts(samples)):
         logger.warning("%s", phrase)
@@ -120,15 +118,13 @@ def train_model(
         "held_out_sha256": data_sha256(samples[samples["split"] != "train"]),
         "train_median_years": float(training["age_years"].median()),
     }
-    preprocessing = Preprocessing(
-        recipe.image_size, stored_size, recipe.invert, recipe.sampled_size, recipe.stretch_grey
-    )
+    preprocessing = Preprocessing.of(recipe, stored_size)
     mean_age = float(training["age_years"].mean())
     model = _build_model(recipe, "none" if resume else recipe.init, mean_age)
-    if recipe.drawn_films:
+    if recipe.synthetic_images:
         training = pd.concat([training, _draw_training(paths, recipe)], ignore_index=True)
-    films = pd.concat([training, samples[samples["split"] != "train"]], ignore_index=True)
-    loaders = _make_loaders(films, SPLITS, recipe, runtime, _reader(paths, preprocessing))
+    used = pd.concat([training, samples[samples["split"] != "train"]], ignore_index=True)
+    loaders = _make_loaders(used, SPLITS, recipe, runtime, _reader(paths, preprocessing))
     trainer = Trainer(
         model, loaders, recipe, preprocessing, paths.output,
         runtime=runtime, provenance=provenance, tensorboard=tensorboard,
@@ -148,7 +144,7 @@ def train_model(
 def evaluate_model(
     paths: Paths, runtime: Runtime = Runtime(), *, checkpoint: Path | None = None
 ) -> dict[str, Report]:
-    """Evaluate a trained model on the val and test films of its own split.
+    """Evaluate a trained model on the val and test images of its own split.
 
     Settings come from the checkpoint. The split is read from `paths.output/split.csv` and must
     be, by its fingerprint, the one that the model was trained with.
@@ -157,7 +153,7 @@ def evaluate_model(
         The reports of "val" and "test".
 
     Raises:
-        BoneAgeError: If checkpoint, split and films do not belong together.
+        BoneAgeError: If checkpoint, split and images do not belong together.
     """
     trained, samples = load_trained(paths, checkpoint)
     reader = _reader(paths, trained.preprocessing)
@@ -177,19 +173,19 @@ def explain_model(
     head: Literal["stage", "age"] = "stage",
     cases: int = 6,
 ) -> list[Path]:
-    """Draw Grad-CAM maps of test films, half of them answered right and half wrong.
+    """Draw Grad-CAM maps of test images, half of them answered right and half wrong.
 
-    With the stage head, wrong is a wrong stage; with the age head, the films are those with the
+    With the stage head, wrong is a wrong stage; with the age head, the images are those with the
     smallest and the largest error. Writes `plots/gradcam_example_<i>.png`.
 
     Returns:
         The files written.
 
     Raises:
-        BoneAgeError: If checkpoint, split and films do not belong together, or `cases` is below 1.
+        BoneAgeError: If checkpoint, split and images do not belong together, or `cases` is below 1.
     """
     if cases < 1:
-        raise BoneAgeError(f"cases is {cases}; expected 1 film or more.")
+        raise BoneAgeError(f"cases is {cases}; expected 1 image or more.")
     trained, samples = load_trained(paths, checkpoint)
     reader = _reader(paths, trained.preprocessing)
     loaders = _make_loaders(samples, ("test",), trained.recipe, runtime, reader)
@@ -201,7 +197,7 @@ def explain_model(
     saved = paths.output / "predictions_test.csv"
     table = load_table(saved) if checkpoint is None and saved.is_file() else None
     if table is None or list(table["image_id"]) != list(data.samples["image_id"]):
-        trainer.evaluate("test", draws=0)
+        trainer.evaluate("test", resamples=0)
         table = trainer.tables["test"]
     written: list[Path] = []
     target = predicted_stage if head == "stage" else predicted_age
@@ -229,14 +225,14 @@ def export_model(
     calibration: Path | None = None,
     images: Path | None = None,
 ) -> Parity:
-    """Write a trained model as ONNX and compare the two on films.
+    """Write a trained model as ONNX and compare the two on images.
 
     Args:
         paths: Where the checkpoint is, if it is not given.
         out: File to write.
         checkpoint: A trained model; by default the best one in the output folder.
         calibration: Fitted to an earlier export of that checkpoint, to put inside.
-        images: Folder of films to compare on, the first `PARITY_FILMS` of them by id; by default
+        images: Folder of images to compare on, the first `PARITY_IMAGES` of them by id; by default
             they are drawn, of every age.
 
     Returns:
@@ -251,13 +247,13 @@ def export_model(
     with TemporaryDirectory() as folder:
         if images is None:
             images = Path(folder)
-            write_cohort(images, n=PARITY_FILMS, workers=1)
-        films = list(find_images(images).values())[:PARITY_FILMS]
-        return export_onnx(trained, out, films, fitted)
+            write_cohort(images, n=PARITY_IMAGES, workers=1)
+        used = list(find_images(images).values())[:PARITY_IMAGES]
+        return export_onnx(trained, out, used, fitted)
 
 
 def _choose_cases(table: pd.DataFrame, head: str, n: int) -> list[int]:
-    """Row numbers of n films: right and wrong ones by turns, spread over the ages."""
+    """Row numbers of n images: right and wrong ones by turns, spread over the ages."""
     if head == "stage":
         is_right = table["predicted_stage"] == table["reference_stage"]
         order = table["reference_years"].rank(method="first").astype(int)
@@ -278,42 +274,42 @@ def take_over(recipe: Recipe) -> Recipe:
     Raises:
         ConfigError: If the recipe asks for others, beyond what the defaults are.
     """
-    packaged = Recipe(**Predictor(WEIGHTS, threads=1).contract.recipe)
+    packaged = Recipe(**Predictor(recipe.init, threads=1).contract.recipe)
     for name in TAKEN_OVER:
         asked, default, there = (getattr(r, name) for r in (recipe, Recipe(), packaged))
         if asked not in (default, there):
             raise ConfigError(
-                f"{name} is {asked}, but init {PACKAGED} has {there}. Leave {name} out, or start "
-                "from other weights."
+                f"{name} is {asked}, but init {recipe.init} has {there}. Leave {name} out, or "
+                "start from other weights."
             )
     taken = {name: getattr(packaged, name) for name in TAKEN_OVER}
     logger.info(
-        "init %s: %s. It has learned RSNA's films: test figures on those would flatter.",
-        PACKAGED,
+        "init %s: %s. It has learned RSNA's images: test figures on those would flatter.",
+        recipe.init,
         ", ".join(f"{name} {value}" for name, value in taken.items()),
     )
     return replace(recipe, **taken)
 
 
 def _describe_small_validation(samples: pd.DataFrame) -> list[str]:
-    """Say for what the validation part, which calibrates the model, holds too few films."""
+    """Say for what the validation part, which calibrates the model, holds too few images."""
     val = samples[samples["split"] == "val"]
     n_of_sex = [int((val["sex"] == sex).sum()) for sex in ("M", "F")]
     lacks = describe_lacks(len(val), min(n_of_sex))
-    text = f"the validation part, {len(val)} films, is too few for {'; for '.join(lacks)}"
+    text = f"the validation part, {len(val)} images, is too few for {'; for '.join(lacks)}"
     return [text] if lacks else []
 
 
 def choose_training(samples: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
-    """Give the training part of a split without the films that are held out of it.
+    """Give the training part of a split without the images that are held out of it.
 
     Raises:
-        BoneAgeError: If `hold_out` names a film that is not there.
+        BoneAgeError: If `hold_out` names an image that is not there.
     """
     unknown = set(recipe.hold_out) - set(samples["image_id"])
     if unknown:
         raise BoneAgeError(
-            f"hold_out names {', '.join(sorted(unknown))}, which no film has as its id. Correct "
+            f"hold_out names {', '.join(sorted(unknown))}, which no image has as its id. Correct "
             "the ids, or leave them out."
         )
     is_training = (samples["split"] == "train") & ~samples["image_id"].isin(recipe.hold_out)
@@ -321,9 +317,9 @@ def choose_training(samples: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
 
 
 def _draw_training(paths: Paths, recipe: Recipe) -> pd.DataFrame:
-    """Draw the recipe's synthetic films into the output folder, ready for training."""
+    """Draw the recipe's synthetic images into the output folder, ready for training."""
     folder = paths.output / "drawn" / "raw"
-    write_cohort(folder, n=recipe.drawn_films, seed=recipe.seed)
+    write_cohort(folder, n=recipe.synthetic_images, seed=recipe.seed)
     images = find_images(folder)
     if paths.use_processed:
         processed = paths.output / "drawn" / "processed"
@@ -334,10 +330,10 @@ def _draw_training(paths: Paths, recipe: Recipe) -> pd.DataFrame:
 
 
 def load_samples(paths: Paths, recipe: Recipe) -> tuple[pd.DataFrame, int | None]:
-    """Read the labels and match each row with its film.
+    """Read the labels and match each row with its image.
 
     Returns:
-        One row a film, sorted by id, and the side of the processed films or None if raw.
+        One row an image, sorted by id, and the side of the processed images or None if raw.
     """
     labels = read_labels(
         paths.labels or find_labels(paths.data),
@@ -347,18 +343,18 @@ def load_samples(paths: Paths, recipe: Recipe) -> tuple[pd.DataFrame, int | None
     if not paths.use_processed:
         return match_images(labels, find_images(paths.data)), None
     raw = find_images(paths.data, required=False)
-    # A processed film has the name of its raw one, which the table may know by another end of it.
+    # A processed image has the name of its raw one, which the table may know by another end of it.
     file_of = {path: name for name, path in raw.items()}
     names = {i: file_of[path] for i, path in pair_images(labels, raw).items()}
     sources = {name: raw.get(name) for name in (names.get(i, i) for i in labels["image_id"])}
     images, stored_size = find_processed(paths.processed, sources, recipe)
     images = {i: images[name] for i in labels["image_id"] if (name := names.get(i, i)) in images}
-    # Sampled films are what they would be without the folder: nothing more was done to them.
+    # Sampled images are what they would be without the folder: nothing more was done to them.
     return join_images(labels, images), None if recipe.sampled_size else stored_size
 
 
 def load_trained(paths: Paths, checkpoint: Path | None) -> tuple[Checkpoint, pd.DataFrame]:
-    """Load a checkpoint with the films of the split it was trained with, `split` among them."""
+    """Load a checkpoint with the images of the split it was trained with, `split` among them."""
     path = checkpoint or paths.output / BEST
     trained = load_checkpoint(path)
     samples, stored_size = load_samples(paths, trained.recipe)
@@ -366,10 +362,10 @@ def load_trained(paths: Paths, checkpoint: Path | None) -> tuple[Checkpoint, pd.
         remedy = (
             f"Run `boneage preprocess --image-size {trained.preprocessing.stored_size}`, or leave"
             if trained.preprocessing.stored_size
-            else "It was trained on raw films: leave"
+            else "It was trained on raw images: leave"
         )
         raise CheckpointError(
-            f"{paths.processed} holds {stored_size}-px films; {path} was trained from "
+            f"{paths.processed} holds {stored_size}-px images; {path} was trained from "
             f"{trained.preprocessing.stored_size or 'raw'} ones. {remedy} --use-processed out."
         )
     return trained, _recall_split(paths, path, samples, trained.provenance)
@@ -378,11 +374,11 @@ def load_trained(paths: Paths, checkpoint: Path | None) -> tuple[Checkpoint, pd.
 def _recall_split(
     paths: Paths, checkpoint: Path, samples: pd.DataFrame, provenance: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """Give each film the part it had in training, and hold split and labels to what they were."""
+    """Give each image the part it had in training, and hold split and labels to what they were."""
     split_file = paths.output / "split.csv"
     if not split_file.is_file():
         raise CheckpointError(
-            f"{split_file} does not exist; without it the test films are not known to be unseen. "
+            f"{split_file} does not exist; without it the test images are not known to be unseen. "
             "Restore the file, or train again."
         )
     split = pd.read_csv(split_file, dtype=str, keep_default_na=False)
@@ -395,15 +391,15 @@ def _recall_split(
     for part in HELD_OUT:
         wanted, found = (int((table["split"] == part).sum()) for table in (split, known))
         if found == 0:
-            raise CheckpointError(f"none of the {part} films of {checkpoint} is in {paths.data}.")
+            raise CheckpointError(f"none of the {part} images of {checkpoint} is in {paths.data}.")
         if found < wanted:
-            logger.warning("only %d of the %d %s films are here", found, wanted, part)
+            logger.warning("only %d of the %d %s images are here", found, wanted, part)
     held_out = known[known["split"] != "train"]
     if len(held_out) == (split["split"] != "train").sum():
         expected = provenance.get("held_out_sha256")
         if expected not in (None, data_sha256(held_out)):
             raise CheckpointError(
-                f"the ages or sexes of the held-out films are not those that {checkpoint} was "
+                f"the ages or sexes of the held-out images are not those that {checkpoint} was "
                 "trained beside. Restore the labels, or train again."
             )
     return known
@@ -411,10 +407,10 @@ def _recall_split(
 
 def _build_model(recipe: Recipe, init: str, mean_age_years: float) -> BoneAgePredictor:
     torch.manual_seed(recipe.seed)
-    if init == PACKAGED:
+    if init in MODELS:
         model = BoneAgePredictor.from_recipe(recipe)
-        load_exported(model, WEIGHTS)
-        model.init_used = PACKAGED
+        load_exported(model, MODELS[init])
+        model.init_used = init
         return model
     model = BoneAgePredictor.from_recipe(recipe, init=init)
     if recipe.age_bias == "mean" and model.age_head is not None:
