@@ -1,4 +1,4 @@
-# `make demo`: from a fresh clone to a trained model, its metrics and its pictures.
+# `make demo`: predict an example image, then train, evaluate and explain a model on a synthetic cohort.
 # `make test`: everything that continuous integration checks.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -15,6 +15,7 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 demo: $(INSTALLED)
+	$(BIN)/boneage predict --example --heatmap output/example
 	$(BIN)/boneage phantom data/raw --n 2000 --seed 0
 	$(BIN)/python preprocess.py
 	$(BIN)/boneage train --config configs/demo.toml > /dev/null
@@ -30,6 +31,7 @@ test: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_api.py
 	$(BIN)/python docs/make_card.py
 
 format: $(INSTALLED)

@@ -18,11 +18,13 @@ from pydicom.uid import RLELossless
 
 from boneage.audit.stress import STRESSES
 from boneage.cli.app import app, main, option_names
+from boneage.cli.use_commands import EXAMPLE, EXAMPLE_YEARS
 from boneage.config import Paths
 from boneage.data.labels import find_labels
 from boneage.inference.contract import CONTRACT_KEY, Contract
 from boneage.inference.prediction import COLUMNS, columns_of_run
 from boneage.inference.predictor import Predictor
+from boneage.phantom.cohort import draw_image
 from builders import ROOT, make_calibration, save_dicom
 
 ENV = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -46,7 +48,7 @@ def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> Non
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
-def test_help_loads_nothing_heavy_and_answers_at_once() -> None:
+def test_help_loads_nothing_heavy_and_appears_at_once() -> None:
     code = "import sys, boneage.cli.app; boneage.cli.app.main(['--help']); print(*sys.modules)"
     loaded = python("-c", code).stdout.split()
     for heavy in ("torch", "pandas", "numpy", "matplotlib", "sklearn", "PIL"):
@@ -89,7 +91,7 @@ def test_a_user_s_error_is_one_line_and_exits_with_1(
     assert "epochs is 0; expected 1 or more" in capsys.readouterr().err
 
 
-def test_a_fault_of_the_disk_is_one_line(
+def test_an_error_of_the_disk_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -99,7 +101,7 @@ def test_a_fault_of_the_disk_is_one_line(
     assert "Not a directory" in error
 
 
-def test_an_install_without_the_training_extra_is_told_what_it_lacks(
+def test_an_install_without_the_training_extra_names_it(
     paths: Paths, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "boneage.training.workflows", None)
@@ -227,7 +229,7 @@ def test_phantom_draws_the_rsna_layout(tmp_path: Path, capsys: pytest.CaptureFix
     assert len(list((out / "boneage-training-dataset/boneage-training-dataset").iterdir())) == 3
 
 
-def test_an_interrupted_training_says_how_to_go_on(raw: Path, tmp_path: Path) -> None:
+def test_an_interrupted_training_says_how_to_continue(raw: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "boneage", "train", "--data", str(raw), "--output",
                str(tmp_path / "output"), *TINY]  # fmt: skip
     command[command.index("--epochs") + 1] = "500"
@@ -272,7 +274,7 @@ def predict(exported: Path, *arguments: object) -> int:
     return main(["predict", *map(str, arguments), "--model", str(exported), "--workers", "1"])
 
 
-def test_one_image_is_answered_for_a_person(
+def test_one_image_is_described_in_full(
     exported: Path, radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_calibration(Predictor(exported).contract.graph_sha256).save(tmp_path / "site.toml")
@@ -284,6 +286,48 @@ def test_one_image_is_answered_for_a_person(
     assert re.search(r"\d+ years? \d+ months? to \d+ years? \d+ months? \(90%", lines[2])
     assert lines[4].endswith("female")
     assert lines[-1].strip() == "Research use only, not a medical device."
+
+
+def test_the_example_is_predicted_in_full_without_any_image_at_hand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", "--example"]) == 0
+    out, note = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()[1:6]] == [
+        "bone", "interval", "stage", "sex", "reference",
+    ]  # fmt: skip
+    assert "  sex        male\n  reference  11 years 0 months, Child\n" in out
+    assert "computer drawing" in note
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_prediction_of_the_example_agrees_with_its_age_and_its_map_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "--example", "--json", "--heatmap", str(tmp_path / "maps")]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["status"], row["reference_years"]) == ("ok", EXAMPLE_YEARS)
+    assert row["predicted_low_years"] < EXAMPLE_YEARS < row["predicted_high_years"]
+    assert (tmp_path / "maps" / EXAMPLE.name).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("word", "sex"), [("girl", "F"), ("unknown", None)])
+def test_the_sex_of_the_example_can_be_changed(
+    capsys: pytest.CaptureFixture[str], word: str, sex: str | None
+) -> None:
+    assert main(["predict", "--example", "--sex", word, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["sex"] == sex
+
+
+def test_the_example_is_the_drawing_that_its_notice_describes() -> None:
+    notice = (EXAMPLE.parent / "SYNTHETIC.txt").read_text()
+    assert "NOT patient data" in notice
+    assert 'draw_image(132, "M", numpy.random.default_rng(3), height=512)' in notice
+    drawn = draw_image(132, "M", np.random.default_rng(3), height=512).image
+    shown = np.asarray(Image.open(EXAMPLE))
+    assert shown.shape == drawn.shape
+    assert np.abs(shown.astype(int) - drawn.astype(int)).max() <= 2  # rounding of other machines
 
 
 def test_several_images_are_a_line_each_and_a_count(
@@ -335,7 +379,7 @@ def test_json_is_an_array_of_rows_and_nothing_else_on_stdout(
     assert (row["status"], row["predicted_years"]) == ("error", None)
 
 
-def test_out_holds_a_row_an_image_in_the_agreed_columns_and_is_taken_up(
+def test_out_holds_one_row_per_image_and_an_interrupted_run_continues_it(
     exported: Path, radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.csv"
@@ -345,15 +389,15 @@ def test_out_holds_a_row_an_image_in_the_agreed_columns_and_is_taken_up(
     assert whole.splitlines()[0] == ",".join(columns_of_run(with_reference=False))
     out.write_text(whole[:-30])
     assert predict(exported, radiographs, "--out", out) == 0
-    assert "1 image: 1 ok; 2 answered before;" in capsys.readouterr().out
+    assert "1 image: 1 ok; 2 predicted before;" in capsys.readouterr().out
     assert out.read_text() == whole
     assert predict(exported, radiographs, "--out", out) == 0
-    assert "0 images: none left to answer; 3 answered before" in capsys.readouterr().out
+    assert "0 images: none left to predict; 3 predicted before" in capsys.readouterr().out
     assert predict(exported, radiographs, "--json", "--out", out) == 0
     assert json.loads(capsys.readouterr().out) == []
 
 
-def test_the_answers_of_another_model_are_not_mixed_in(
+def test_predictions_of_another_model_are_not_mixed_in(
     exported: Path, radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, site = tmp_path / "out.csv", tmp_path / "site.toml"
@@ -389,7 +433,7 @@ def test_a_table_gives_the_sex_and_the_age_where_it_has_them(
         assert [row["reference_years"] for row in rows] == years
 
 
-def test_a_table_goes_before_the_sex_of_all_and_both_before_the_file_s(
+def test_the_table_overrides_the_sex_option_and_both_override_the_file(
     exported: Path, radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pixels = np.asarray(Image.open(radiographs / "1.png").convert("L"))
@@ -424,9 +468,7 @@ def test_heat_maps_are_written_on_request(
     assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["1.png", "2.png", "3.png"]
 
 
-def test_answers_are_printed_beside_the_progress_and_not_into_it(
-    exported: Path, radiographs: Path
-) -> None:
+def test_predictions_are_printed_above_the_progress_bar(exported: Path, radiographs: Path) -> None:
     command = [
         sys.executable,
         "-u",
@@ -446,7 +488,7 @@ def test_answers_are_printed_beside_the_progress_and_not_into_it(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes there say nothing of their reader")
-def test_a_reader_that_has_seen_enough_is_no_fault(exported: Path, radiographs: Path) -> None:
+def test_a_closed_pipe_is_not_reported_as_an_error(exported: Path, radiographs: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -468,7 +510,7 @@ def test_a_reader_that_has_seen_enough_is_no_fault(exported: Path, radiographs: 
     assert "Exception" not in said
 
 
-def test_a_model_without_a_map_draws_none(
+def test_a_model_without_a_map_is_refused_for_heat_maps(
     tmp_path: Path, exported: Path, radiographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mute = Path(shutil.copy(exported, tmp_path / "mute.onnx"))
@@ -485,11 +527,13 @@ def test_a_model_without_a_map_draws_none(
     assert not (tmp_path / "maps").exists()
 
 
-def test_what_cannot_be_predicted_is_one_line(
+def test_an_error_before_the_prediction_is_one_line(
     exported: Path, radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, status, message in (
-        ((), 1, "there is nothing to predict"),
+        ((), 1, "there is nothing to predict; pass images or folders, or --example."),
+        (("--example", radiographs), 1, "--example brings its own image."),
+        (("--example", "--table", "table.csv"), 1, "--example brings its own image."),
         (
             (radiographs / "below", "--out", radiographs),
             1,
@@ -507,7 +551,7 @@ def test_what_cannot_be_predicted_is_one_line(
     assert "gone.onnx does not exist; expected a file of" in capsys.readouterr().err
 
 
-def test_a_name_that_is_no_text_and_a_damaged_dicom_image_leave_no_trace_but_a_line(
+def test_an_invalid_file_name_and_a_damaged_dicom_image_print_one_line_each(
     exported: Path, radiographs: Path
 ) -> None:
     if sys.platform == "linux":
@@ -581,7 +625,7 @@ TABLE = "image_id,sex,site,reference_months,predicted_years\n" + "".join(
 @pytest.fixture
 def tables(tmp_path: Path) -> tuple[str, str]:
     """Two tables of one name."""
-    paths = [tmp_path / folder / "answers.csv" for folder in ("ours", "theirs")]
+    paths = [tmp_path / folder / "table.csv" for folder in ("ours", "theirs")]
     for path in paths:
         path.parent.mkdir()
         path.write_text(TABLE)
@@ -596,7 +640,7 @@ def test_predictions_are_audited_into_a_page_and_its_figures(
     command += ["--resamples", "50"]
     assert main(command) == 0
     printed, error = capsys.readouterr()
-    assert printed.startswith("ours/answers.csv, n = 70\n  MAE   3.00 [")
+    assert printed.startswith("ours/table.csv, n = 70\n  MAE   3.00 [")
     assert printed.endswith(f"report in {out / 'report.html'}\n")
     assert error == ""
     result = json.loads((out / "audit.json").read_text())
@@ -604,7 +648,7 @@ def test_predictions_are_audited_into_a_page_and_its_figures(
     assert result["accuracy"]["bias_months"]["value"] == pytest.approx(3.0, abs=0.01)
     assert {"a", "b"} < {group["group"] for group in result["groups"]}
     (row,) = result["comparison"]
-    assert (row["first"], row["second"]) == ("ours/answers.csv", "theirs/answers.csv")
+    assert (row["first"], row["second"]) == ("ours/table.csv", "theirs/table.csv")
 
 
 def test_one_case_is_audited_without_an_interval(
@@ -616,7 +660,7 @@ def test_one_case_is_audited_without_an_interval(
     assert "  MAE   1.00 months\n" in capsys.readouterr().out
 
 
-def test_images_are_answered_and_audited_in_one_command(
+def test_images_are_predicted_and_audited_in_one_command(
     exported: Path, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels, images, out = find_labels(raw), tmp_path / "images", tmp_path / "out"
@@ -634,10 +678,10 @@ def test_images_are_answered_and_audited_in_one_command(
     assert main(command) == 0
     assert f"report in {out / 'report.html'}" in capsys.readouterr().out
     result = json.loads((out / "audit.json").read_text())
-    answers = pd.read_csv(out / "predictions.csv").dropna(subset=["reference_years"])
-    answers = answers[answers["status"].isin(["ok", "warn"])]
+    rows = pd.read_csv(out / "predictions.csv").dropna(subset=["reference_years"])
+    rows = rows[rows["status"].isin(["ok", "warn"])]
     assert (result["n"], result["n_unanswered"], result["n_without_reference"]) == (5, 1, 1)
-    error = 12 * (answers["predicted_years"] - answers["reference_years"]).abs()
+    error = 12 * (rows["predicted_years"] - rows["reference_years"]).abs()
     assert result["accuracy"]["mae_months"]["value"] == pytest.approx(error.mean())
     assert result["calibration"] is not None
     assert result["accuracy"]["coverage"]["value"] is not None
@@ -668,7 +712,7 @@ def test_images_are_stressed_and_their_regions_measured_in_one_command(
     assert {"robustness.csv", "regions.csv"} <= {path.name for path in out.iterdir()}
 
 
-def test_an_audit_of_nothing_or_of_two_things_is_one_line(
+def test_an_audit_without_inputs_or_of_contradicting_inputs_is_one_line(
     tables: tuple[str, str], exported: Path, raw: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -682,7 +726,7 @@ def test_an_audit_of_nothing_or_of_two_things_is_one_line(
         ([tables[0], *labels], 1, either),
         ([tables[0], *images, *labels], 1, either),
         ([*images, "--labels", str(tmp_path / "sexes.csv")], 1, "sexes.csv has no bone age"),
-        ([tables[0], tables[0]], 1, "answers.csv is given twice"),
+        ([tables[0], tables[0]], 1, "table.csv is given twice"),
         ([tables[0], "--by", "race"], 1, "has no column 'race'"),
         ([tables[0], "--stress"], 1, "--stress and --regions need the images; pass --images with"),
         ([tables[0], "--regions", "boxes.csv"], 1, "--stress and --regions need the images"),
@@ -697,7 +741,7 @@ def test_an_audit_of_nothing_or_of_two_things_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_audit_does_not_write_over_what_it_reads(
+def test_an_audit_does_not_overwrite_its_inputs(
     tables: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = Path(shutil.copy(tables[0], tmp_path / "groups.csv"))
@@ -731,7 +775,7 @@ def test_every_word_for_a_sex_is_taken_as_an_option(
     assert json.loads(capsys.readouterr().out)[0]["sex"] == "M"
 
 
-def test_a_word_that_is_no_sex_is_refused_with_those_that_are(
+def test_an_unknown_word_for_a_sex_is_refused_with_the_accepted_words(
     exported: Path, radiographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert predict(exported, radiographs / "1.png", "--sex", "diverse") == 2
@@ -740,7 +784,7 @@ def test_a_word_that_is_no_sex_is_refused_with_those_that_are(
     assert error.count("\n") == 1
 
 
-def test_images_of_one_name_need_rows_with_folders(
+def test_images_of_the_same_name_need_ids_with_folders(
     exported: Path, radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, number in (("patientA", 1), ("patientB", 2)):
@@ -756,7 +800,7 @@ def test_images_of_one_name_need_rows_with_folders(
     assert [(row["image_id"], row["sex"]) for row in json.loads(printed.out)] == [
         ("patientA/00001", "M"), ("patientB/00001", None),
     ]  # fmt: skip
-    assert "; 1 not in the table; 1 of the table's rows without an image." in printed.err
+    assert "; 1 not in the table; 1 row of the table without an image." in printed.err
 
 
 def test_a_file_replaced_since_the_last_run_is_predicted_again_and_counted(
@@ -768,7 +812,7 @@ def test_a_file_replaced_since_the_last_run_is_predicted_again_and_counted(
     capsys.readouterr()
     assert predict(exported, radiographs, "--out", out) == 0
     said = capsys.readouterr().out
-    assert "2 answered before; 1 predicted again, since the file has changed;" in said
+    assert "2 predicted before; 1 predicted again, because the file has changed;" in said
     rows = pd.read_csv(out)
     assert len(rows) == 3
     assert rows["image_sha256"].nunique() == rows["predicted_years"].nunique() == 2
@@ -838,7 +882,7 @@ def test_a_part_of_another_split_is_refused(
     assert "pass a table of labels, or --images with a folder" in capsys.readouterr().err
 
 
-def test_export_tells_its_steps_and_nothing_of_the_exporter_s(
+def test_export_logs_its_own_steps_and_not_the_exporter_s(
     run_and_export: tuple[Path, Path], tmp_path: Path
 ) -> None:
     run, _ = run_and_export

@@ -1,11 +1,23 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
-from boneage.cli.text import Counts, describe_calibration, describe_prediction, format_age
+from boneage.cli.text import (
+    Counts,
+    describe_calibration,
+    describe_prediction,
+    format_age,
+    summarise,
+)
+from boneage.evaluation.evaluate import Report, evaluate_table
 from boneage.inference.prediction import Prediction
+from boneage.stages import PROBABILITIES, STAGES, stage_from_years
 from builders import make_calibration
+
+NAN = float("nan")
 
 WHOLE = Prediction(
     "7", Path("images/7.png"), "F", 10.46, 9.0, 12.04, 125.52, "Child", 0.75, 0.24, 0.01
@@ -22,11 +34,11 @@ BARE = Prediction("7", Path("images/7.png"), predicted_stage="Adult")
         (10.999, "11 years 0 months"),
     ],
 )
-def test_an_age_is_told_in_whole_years_and_months(years: float, text: str) -> None:
+def test_an_age_is_given_in_whole_years_and_months(years: float, text: str) -> None:
     assert format_age(years) == text
 
 
-def test_one_image_is_told_in_full() -> None:
+def test_one_image_is_described_in_full() -> None:
     image = replace(WHOLE, status="warn", reasons=("one", "two")).with_reference(12.0)
     assert describe_prediction(image, in_full=True).splitlines() == [
         "images/7.png",
@@ -41,7 +53,7 @@ def test_one_image_is_told_in_full() -> None:
     ]
 
 
-def test_what_the_model_does_not_say_is_left_out() -> None:
+def test_values_that_the_model_does_not_give_are_left_out() -> None:
     assert describe_prediction(BARE, in_full=True).splitlines() == [
         "images/7.png",
         "  stage      Adult",
@@ -59,16 +71,16 @@ def test_an_image_among_others_is_one_line() -> None:
 
 
 @pytest.mark.parametrize("in_full", [True, False])
-def test_an_image_without_an_answer_says_why(in_full: bool) -> None:
+def test_an_image_without_a_prediction_says_why(in_full: bool) -> None:
     tiny = Prediction("7", Path("7.png"), status="reject", reasons=("it is tiny",))
     assert describe_prediction(tiny, in_full=in_full) == "7.png: reject: it is tiny"
     gone = Prediction("7", Path("7.png"), status="error", reasons=("7.png does not exist.",))
     assert describe_prediction(gone, in_full=in_full) == "error: 7.png does not exist."
 
 
-def test_images_are_counted_by_what_became_of_them() -> None:
+def test_images_are_counted_by_status() -> None:
     counts = Counts()
-    assert counts.summarise(None).startswith("0 images: none left to answer. Research use only")
+    assert counts.summarise(None).startswith("0 images: none left to predict. Research use only")
     for status in ("error", "ok", "ok", "warn"):
         counts.add(replace(WHOLE, status=status))
     assert counts.has_errors
@@ -76,18 +88,18 @@ def test_images_are_counted_by_what_became_of_them() -> None:
     counts.kept, counts.changed, counts.rest = 3, 2, ["1 other file left out"]
     text = counts.summarise(Path("out.csv"))
     assert (
-        "; 3 answered before; 2 predicted again, since the file has changed; 1 other file left "
+        "; 3 predicted before; 2 predicted again, because the file has changed; 1 other file left "
         "out; in out.csv. Research"
     ) in text
     one = Counts(not_in_table=1, without_image=2)
     one.add(WHOLE)
     assert not one.has_errors
     assert one.summarise(None).startswith(
-        "1 image: 1 ok; 1 not in the table; 2 of the table's rows without an"
+        "1 image: 1 ok; 1 not in the table; 2 rows of the table without an"
     )
 
 
-def test_a_calibration_is_told_beside_the_model_s_own() -> None:
+def test_a_calibration_is_described_beside_the_model_s_own() -> None:
     fitted = make_calibration("abc", bias_male_years=0.25, images=40)
     alone = describe_calibration(fitted, None)
     assert alone.splitlines()[:2] == ["40 images", "  bias, male         +3.00 months"]
@@ -100,10 +112,131 @@ def test_a_calibration_is_told_beside_the_model_s_own() -> None:
     )
 
 
-def test_a_note_is_no_warning_in_words() -> None:
+def test_a_note_is_not_called_a_warning() -> None:
     noted = replace(WHOLE, status="ok", reasons=("note: age and stage differ",))
     assert "\n  note       age and stage differ\n" in describe_prediction(noted, in_full=True)
     assert describe_prediction(noted, in_full=False).endswith("[note: age and stage differ]")
     both = replace(noted, status="warn", reasons=("bones were dark", "note: age and stage differ"))
     text = describe_prediction(both, in_full=True)
     assert "\n  warn       bones were dark\n  note       age and stage differ\n" in text
+
+
+def _report(
+    *,
+    has_age: bool = True,
+    has_stage: bool = True,
+    sex: tuple[str | None, ...] = ("M", "F", "M", "F"),
+    resamples: int = 20,
+    **options: Any,
+) -> Report:
+    """Four children: one error of +2 years (24 months), one of -1; one stage wrong by age."""
+    reference, predicted = [5.0, 11.0, 12.0, 17.0], [5.0, 13.0, 12.0, 16.0]
+    table = pd.DataFrame(
+        {
+            "image_id": ["a", "b", "c", "d"],
+            "split": "test",
+            "sex": pd.Series(sex, dtype=object),
+            "reference_years": reference,
+            "predicted_years": predicted if has_age else NAN,
+            "reference_stage": [STAGES[s] for s in stage_from_years(reference)],
+            "predicted_stage": ["Child", "Child", "Child", "Adolescent"],
+            **dict.fromkeys(PROBABILITIES, 0.5 if has_stage else NAN),
+        }
+    )
+    return evaluate_table(table, resamples=resamples, **options)
+
+
+def test_the_first_line_names_split_and_number_of_cases() -> None:
+    first = summarise(_report()).splitlines()[0]
+    assert first == "test split, n = 4 (intervals: 95%, bootstrap)"
+
+
+def test_a_summary_without_intervals_reads_like_this() -> None:
+    text = summarise(_report(resamples=0, baseline_years=11.0))
+    assert text.splitlines()[1:] == [
+        "  MAE            0.750 years = 9.00 months",
+        "  RMSE           1.118 years = 13.42 months",
+        "  signed error   0.250 years = 3.00 months",
+        "  R²             0.931",
+        "  baseline       MAE 39.00 months, R² -0.003 by always predicting 11.00 years, the "
+        "training median",
+        "  accuracy       0.7500",
+        "  precision      0.8333 (weighted)",
+        "  recall         0.7500 (weighted)",
+        "  F1             0.7333 (weighted)",
+        "  QWK            0.5000",
+        "  n by stage     Child 2, Adolescent 2, Adult 0",
+        "  note           no case of: Adult",
+        "  note           never predicted: Adult",
+        "  stage accuracy 0.7500 by the stage head",
+        "                 0.7500 by thresholds on the age",
+        "                 without labels of exactly 12 years (n = 3): 1.0000 and 0.6667",
+        "  male           n = 2, accuracy 0.5000, MAE 0.00, signed error +0.00 months",
+        "  female         n = 2, accuracy 1.0000, MAE 18.00, signed error +6.00 months",
+    ]
+
+
+def test_intervals_stand_behind_their_figures_in_the_same_unit() -> None:
+    report = _report()
+    report["regression"] |= {"mae_years_ci": [0.5, 1.25], "mae_months_ci": [6.0, 15.0]}
+    text = summarise(report)
+    assert "MAE            0.750 [0.500, 1.250] years = 9.00 [6.00, 15.00] months" in text
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "line"),
+    [
+        ("regression", "r2", "  R²             undefined"),
+        ("classification", "qwk", "  QWK            undefined"),
+    ],
+)
+def test_an_undefined_figure_is_called_so(section: str, name: str, line: str) -> None:
+    report = _report()
+    report[section] |= {name: None, f"{name}_ci": [None, None]}
+    assert line in summarise(report).splitlines()
+
+
+def test_an_undefined_interval_is_left_out() -> None:
+    report = _report()
+    report["regression"]["r2_ci"] = [None, None]
+    assert "  R²             0.931" in summarise(report).splitlines()
+
+
+def test_a_model_without_age_head_has_no_line_on_ages() -> None:
+    text = summarise(_report(has_age=False, baseline_years=11.0))
+    assert "months" not in text
+    assert "thresholds" not in text
+    assert "  male           n = 2, accuracy 0.5000" in text.splitlines()
+
+
+def test_a_model_without_stage_head_is_not_compared_with_one() -> None:
+    text = summarise(_report(has_stage=False))
+    assert "stage head" not in text
+    assert "MAE" in text
+
+
+def test_no_baseline_no_line_about_it() -> None:
+    assert "baseline" not in summarise(_report())
+
+
+def test_labels_of_exactly_12_years_alone_give_no_line_about_the_others() -> None:
+    report = _report()
+    report["approaches"]["without_boundary"] = {"n": 0}
+    assert "without labels" not in summarise(report)
+
+
+def test_a_sex_without_cases_has_no_line() -> None:
+    text = summarise(_report(sex=("M", "M", None, "M")))
+    assert "female" not in text
+    assert "male           n = 3" in text
+
+
+def test_cases_of_unknown_sex_are_counted() -> None:
+    lines = summarise(_report(sex=("M", None, "F", None))).splitlines()
+    assert any("unknown" in line and "2" in line for line in lines)
+
+
+def test_no_note_where_every_stage_occurs_and_is_predicted() -> None:
+    report = _report()
+    report["classification"] |= {"absent_stages": [], "never_predicted_stages": []}
+    assert "note" not in summarise(report)

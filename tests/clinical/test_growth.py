@@ -10,14 +10,14 @@ from boneage.clinical.growth import BRUSH_MONTHS, classify, classify_both, look_
     [("M", 3, 3.01, 0.69), ("M", 204, 206.21, 13.05), ("F", 3, 3.02, 0.72),
      ("F", 192, 189.44, 7.31), ("M", 120, 125.68, 9.79), ("F", 60, 66.21, 11.65)],
 )  # fmt: skip
-def test_the_tables_are_met_at_their_rows_and_ends(
+def test_at_its_rows_and_ends_the_table_is_reproduced(
     sex: str, age: float, mean: float, sd: float
 ) -> None:
     found = look_up([age], [sex])
     assert (found.mean_months[0], found.sd_months[0]) == pytest.approx((mean, sd))
 
 
-def test_between_rows_the_tables_are_a_line() -> None:
+def test_between_rows_the_table_is_interpolated_linearly() -> None:
     found = look_up([126.0, 63.0], ["M", "F"])
     assert found.mean_months == pytest.approx([(125.68 + 137.32) / 2, 0.75 * 66.21 + 0.25 * 78.50])
     assert found.sd_months == pytest.approx([(9.79 + 10.09) / 2, 0.75 * 11.65 + 0.25 * 10.23])
@@ -44,7 +44,7 @@ def test_beyond_two_standard_deviations_maturation_is_delayed_or_advanced() -> N
     assert classify(scores).tolist() == ["delayed", "normal", "normal", "normal", "advanced", ""]
 
 
-def test_reader_and_model_are_classed_at_the_same_chronological_age() -> None:
+def test_reader_and_model_are_classified_at_the_same_chronological_age() -> None:
     # Boys of 120 months: 125.68 (9.79), so normal is 106.1 to 145.26; girls of 60: 66.21 (11.65),
     # so 42.91 to 89.51.
     table = pd.DataFrame(

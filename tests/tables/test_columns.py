@@ -44,13 +44,13 @@ def test_a_table_is_read_as_spreadsheets_around_the_world_write_it(
     }
 
 
-def test_lines_are_counted_as_they_stand_in_the_file(path: Path) -> None:
+def test_errors_name_the_line_of_the_file(path: Path) -> None:
     path.write_text("sep=;\nid;boneage;sex\n1;94;M\n2;old;F\n")
     with pytest.raises(LabelError, match="line 4: boneage is 'old'"):
         read_known(path)
 
 
-def test_a_ragged_row_is_refused_with_the_separator_taken_and_those_accepted(path: Path) -> None:
+def test_a_ragged_row_is_refused_and_the_message_names_the_separators(path: Path) -> None:
     path.write_text("id,boneage,sex\n1,132,5,M\n")
     with pytest.raises(
         LabelError, match=r"saw 4 \(fields separated by comma; accepted: comma, semicolon, tab;"
@@ -58,7 +58,7 @@ def test_a_ragged_row_is_refused_with_the_separator_taken_and_those_accepted(pat
         read_csv(path)
 
 
-def test_a_workbook_is_refused_by_its_kind(path: Path) -> None:
+def test_a_workbook_is_refused_and_called_one(path: Path) -> None:
     path.write_bytes(b"PK\x03\x04rest")
     with pytest.raises(LabelError, match="is a workbook or an archive; save the sheet as CSV"):
         read_csv(path)
@@ -78,7 +78,7 @@ def test_a_workbook_is_refused_by_its_kind(path: Path) -> None:
         ("007", "007"),
     ],
 )
-def test_an_id_is_compared_without_what_programs_add(written: str, clean: str) -> None:
+def test_an_id_is_compared_without_suffix_blanks_and_decimal_zero(written: str, clean: str) -> None:
     assert clean_id(written) == clean
 
 
@@ -143,7 +143,7 @@ def test_a_column_that_is_not_there_is_empty(path: Path) -> None:
     assert read_ages(path, raw, months=None, years=None).isna().all()
 
 
-def test_what_is_no_number_is_named(path: Path) -> None:
+def test_a_value_that_is_no_number_is_named_with_its_line(path: Path) -> None:
     path.write_text("id,x\n1,3\n2,1.2.3\n")
     with pytest.raises(LabelError, match=r"line 3: x is '1\.2\.3'; expected a number or nothing"):
         read_numbers(path, read_csv(path), "x")

@@ -1,8 +1,8 @@
-"""argv -> workflow -> printed result and exit status. Only this room and its verbs print.
+"""argv -> workflow -> printed result and exit status. Only this package prints.
 
 Exit status: 0 done, 1 a `BoneAgeError` in one line, 2 wrong usage, 130 interrupted. Results go
 to stdout, progress and messages to stderr. Heavy imports happen inside the command that needs
-them, so that `boneage --help` answers at once.
+them, so that `boneage --help` appears at once.
 """
 
 import logging
@@ -42,22 +42,22 @@ for verb in (
 def main(argv: list[str] | None = None) -> int:
     """Run one command and give its exit status."""
     environment.keep_caches_temporary()
-    # Of other packages, such as an exporter that tells of each step, warnings alone are shown.
+    # Other packages, such as the ONNX exporter, log each step; only their warnings are shown.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("boneage").setLevel(logging.INFO)
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be valid text
-    # What the DICOM reader says of an odd file would drown the one line that the command prints.
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may not be valid text
+    # pydicom's messages about an odd file would hide the one line that the command prints.
     reader = logging.getLogger("pydicom")
     reader.disabled, reader.propagate = True, False
-    reader.addHandler(logging.NullHandler())  # for the loggers of its modules
+    reader.addHandler(logging.NullHandler())  # also stops the loggers of its modules
     warnings.filterwarnings("ignore", module="pydicom")
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
         tokens, settings = _take_config(tokens)
         app.config = (Dict(settings, use_commands_as_keys=False, allow_unknown=True),)
         status = app(tokens, exit_on_error=False, print_error=False)
-        sys.stdout.flush()  # here, where a reader that has gone can be told from a fault
+        sys.stdout.flush()  # here, so that a closed pipe is caught below
     except CycloptsError as error:
         print(f"boneage: {error} See boneage --help.", file=sys.stderr)
         return 2
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    except BrokenPipeError:  # whoever read the results has had enough, such as `head`
+    except BrokenPipeError:  # the reader of the results, such as `head`, has stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"boneage: {where}{error.strerror or error}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("boneage: interrupted. What was finished is kept; --resume continues a training, the "
+        print("boneage: interrupted. Finished work is kept: --resume continues a training, the "
               "same --out a prediction.", file=sys.stderr)  # fmt: skip
         return 130
     return status if isinstance(status, int) else 0

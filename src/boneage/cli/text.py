@@ -1,19 +1,23 @@
-"""Predictions and calibrations in words: what the commands print."""
+"""Predictions, calibrations and evaluation reports in words: what the commands print."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from boneage.inference.calibration import MIN_IMAGES_SPREAD, Calibration, expected_coverage
 from boneage.inference.prediction import NOTE, Prediction
 from boneage.stages import STAGES
+
+if TYPE_CHECKING:  # which loads pandas, and a prediction needs none
+    from boneage.evaluation.evaluate import Report
 
 RESEARCH = "Research use only, not a medical device."
 _SEXES = {"M": "male", "F": "female", None: "unknown"}
 
 
 def describe_prediction(prediction: Prediction, *, in_full: bool) -> str:
-    """Tell one answer: in full, or in one line."""
+    """Describe one prediction: in full, or in one line."""
     reasons = "; ".join(prediction.reasons)
     if prediction.status == "error":  # whose reason names the file
         return f"error: {reasons}"
@@ -31,9 +35,9 @@ def _in_full(prediction: Prediction) -> str:
         lines.append(
             f"  interval   {format_age(low)} to {format_age(high)} (90% prediction interval)"
         )
-    chance = _chance(prediction)
-    probability = "" if chance is None else f" (probability {chance:.0%})"
-    lines.append(f"  stage      {prediction.predicted_stage}{probability}")
+    probability = _stage_probability(prediction)
+    note = "" if probability is None else f" (probability {probability:.0%})"
+    lines.append(f"  stage      {prediction.predicted_stage}{note}")
     lines.append(f"  sex        {_SEXES[prediction.sex]}")
     if prediction.reference_years is not None:
         reference = format_age(prediction.reference_years)
@@ -59,9 +63,10 @@ def _in_a_line(prediction: Prediction) -> str:
     return " ".join(parts)
 
 
-def _chance(prediction: Prediction) -> float | None:
-    chances = (prediction.p_child, prediction.p_adolescent, prediction.p_adult)
-    return chances[STAGES.index(str(prediction.predicted_stage))]
+def _stage_probability(prediction: Prediction) -> float | None:
+    """Probability of the predicted stage; None without a stage head."""
+    probabilities = (prediction.p_child, prediction.p_adolescent, prediction.p_adult)
+    return probabilities[STAGES.index(str(prediction.predicted_stage))]
 
 
 def format_age(years: float) -> str:
@@ -77,13 +82,13 @@ def format_age(years: float) -> str:
 
 @dataclass
 class Counts:
-    """How many images came out how.
+    """Counts of a run of `boneage predict`.
 
     Attributes:
-        rest: What else lies in the folders, a phrase a kind.
-        kept: Images that an earlier run had answered.
-        changed: Images whose file is another since an earlier run, and are predicted again.
-        not_in_table: Images that the table, if there is one, does not name.
+        rest: Other contents of the folders, one phrase for each kind.
+        kept: Images that an earlier run predicted already.
+        changed: Images predicted again because their file changed since an earlier run.
+        not_in_table: Images without a row in the table, if there is a table.
         without_image: Rows of the table without an image.
         by_status: Images of this run by their status.
     """
@@ -96,7 +101,7 @@ class Counts:
     by_status: dict[str, int] = field(default_factory=dict)
 
     def add(self, prediction: Prediction) -> None:
-        """Count one answer."""
+        """Count one prediction."""
         self.by_status[prediction.status] = self.by_status.get(prediction.status, 0) + 1
 
     @property
@@ -105,26 +110,27 @@ class Counts:
         return "error" in self.by_status
 
     def summarise(self, out: Path | None) -> str:
-        """Tell the counts in one line."""
+        """Give the counts in one line."""
         n = sum(self.by_status.values())
         parts = [f"{self.by_status[s]} {s}" for s in ("ok", "warn", "reject", "error")
                  if s in self.by_status]  # fmt: skip
-        text = f"{n} image{'s' * (n != 1)}: {', '.join(parts) or 'none left to answer'}"
+        text = f"{n} image{'s' * (n != 1)}: {', '.join(parts) or 'none left to predict'}"
         if self.kept:
-            text += f"; {self.kept} answered before"
+            text += f"; {self.kept} predicted before"
         if self.changed:
-            text += f"; {self.changed} predicted again, since the file has changed"
+            text += f"; {self.changed} predicted again, because the file has changed"
         if self.not_in_table:
             text += f"; {self.not_in_table} not in the table"
         if self.without_image:
-            text += f"; {self.without_image} of the table's rows without an image"
+            rows = f"{self.without_image} row{'s' * (self.without_image != 1)}"
+            text += f"; {rows} of the table without an image"
         for phrase in self.rest:
             text += f"; {phrase}"
         return f"{text}; in {out}. {RESEARCH}" if out else f"{text}. {RESEARCH}"
 
 
 def describe_calibration(fitted: Calibration, before: Calibration | None) -> str:
-    """Tell what a calibration found, beside the model's own."""
+    """Describe a calibration, beside the model's own where it has one."""
     lines = [f"{fitted.images} images"]
     for name, label in (
         ("bias_male_years", "bias, male"),
@@ -143,3 +149,87 @@ def describe_calibration(fitted: Calibration, before: Calibration | None) -> str
             f"references may hold {low:.0%} to {high:.0%}"
         )
     return "\n".join(lines)
+
+
+def summarise(report: "Report") -> str:
+    """Give the main figures of one split as text, with n and 95% intervals."""
+    has_intervals = "accuracy_ci" in report["classification"]
+    note = " (intervals: 95%, bootstrap)" if has_intervals else ""
+    lines = [f"{report['split']} split, n = {report['n']}{note}"]
+    if "regression" in report:
+        figures = report["regression"]
+        for name, label in (("mae", "MAE"), ("rmse", "RMSE"), ("signed_error", "signed error")):
+            years = _figure(figures, f"{name}_years", ".3f")
+            months = _figure(figures, f"{name}_months", ".2f")
+            lines.append(f"  {label:14} {years} years = {months} months")
+        lines.append(f"  {'R²':14} {_figure(figures, 'r2', '.3f')}")
+    if "baseline" in report:
+        base = report["baseline"]
+        lines.append(
+            f"  {'baseline':14} MAE {base['mae_months']:.2f} months, R² "
+            f"{_figure(base, 'r2', '.3f')} by always predicting {base['constant_years']:.2f} "
+            "years, the training median"
+        )
+    figures = report["classification"]
+    for name, label in (
+        ("accuracy", "accuracy"), ("precision_weighted", "precision"),
+        ("recall_weighted", "recall"), ("f1_weighted", "F1"), ("qwk", "QWK"),
+    ):  # fmt: skip
+        note = " (weighted)" if name.endswith("_weighted") else ""
+        lines.append(f"  {label:14} {_figure(figures, name, '.4f')}{note}")
+    counts = ", ".join(f"{stage} {n}" for stage, n in figures["n_by_stage"].items())
+    lines.append(f"  {'n by stage':14} {counts}")
+    notes = {"absent_stages": "no case of", "never_predicted_stages": "never predicted"}
+    for key, note in notes.items():
+        if figures[key]:
+            lines.append(f"  {'note':14} {note}: {', '.join(figures[key])}")
+    lines += _approaches(report) + _by_sex(report)
+    return "\n".join(lines)
+
+
+def _approaches(report: "Report") -> list[str]:
+    figures = report["approaches"]
+    if figures["direct_accuracy"] is None or figures["threshold_accuracy"] is None:
+        return []
+    rest = figures["without_boundary"]
+    direct = _figure(figures, "direct_accuracy", ".4f")
+    threshold = _figure(figures, "threshold_accuracy", ".4f")
+    lines = [
+        f"  {'stage accuracy':14} {direct} by the stage head",
+        f"  {'':14} {threshold} by thresholds on the age",
+    ]
+    if rest["n"]:
+        lines.append(
+            f"  {'':14} without labels of exactly 12 years (n = {rest['n']}): "
+            f"{rest['direct_accuracy']:.4f} and {rest['threshold_accuracy']:.4f}"
+        )
+    return lines
+
+
+def _by_sex(report: "Report") -> list[str]:
+    bias = report["gender_bias"]
+    lines = []
+    for sex in ("male", "female"):
+        by_stage, by_age = bias["classification"][sex], bias.get("regression", {}).get(sex, {})
+        if not by_stage["n"]:
+            continue
+        text = f"  {sex:14} n = {by_stage['n']}, accuracy {by_stage['accuracy']:.4f}"
+        if by_age:
+            mae, signed = by_age["mae_months"], by_age["signed_error_months"]
+            text += f", MAE {mae:.2f}, signed error {signed:+.2f} months"
+        lines.append(text)
+    unknown = bias["classification"]["n_unknown"]
+    if unknown:
+        lines.append(f"  {'sex unknown':14} n = {unknown}, in neither line above")
+    return lines
+
+
+def _figure(figures: "Report", name: str, style: str) -> str:
+    """Format a figure with its interval, or say that it is undefined."""
+    if figures[name] is None:
+        return "undefined"
+    text = f"{figures[name]:{style}}"
+    interval = figures.get(f"{name}_ci")
+    if interval and None not in interval:
+        text += f" [{interval[0]:{style}}, {interval[1]:{style}}]"
+    return text

@@ -172,7 +172,7 @@ def download(out: Path = Paths.data, *, accept_terms: bool = False) -> None:
 
 
 def _print_reports(reports: "dict[str, Report]", paths: Paths) -> None:
-    from boneage.cli.summary import summarise
+    from boneage.cli.text import summarise
 
     for report in reports.values():
         print(summarise(report), end="\n\n")

@@ -1,4 +1,4 @@
-"""The verbs of those who use a model: predict, calibrate, audit. They need no PyTorch."""
+"""The commands for using a model: predict, calibrate, audit. They need no PyTorch."""
 
 import sys
 from pathlib import Path
@@ -25,12 +25,18 @@ def _convert_sex(_: object, tokens: "Sequence[Token]") -> ProvidedSex | None:
     try:
         return parse_provided_sex(tokens[0].value)
     except BoneAgeError as error:
-        raise ValueError(str(error)) from None  # which makes it wrong usage
+        raise ValueError(str(error)) from None  # cyclopts reports this as wrong usage
 
 
 SexOption = Annotated[ProvidedSex | None, Parameter(converter=_convert_sex)]
 Part = Literal["val", "test"]
 Workers = Annotated[int | None, Parameter(validator=Number(gte=1))]
+
+EXAMPLE = Path(__file__).parent / "example" / "synthetic_boy_11_years.png"
+"""Synthetic radiograph for `predict --example`; SYNTHETIC.txt beside it says how it was drawn."""
+
+EXAMPLE_SEX: ProvidedSex = "M"
+EXAMPLE_YEARS = 11.0
 
 
 def audit(
@@ -46,21 +52,23 @@ def audit(
     resamples: Annotated[int, Parameter(validator=Number(gte=0))] = 2000,
     workers: Workers = None,
 ) -> None:
-    """Turn predictions with references, ours or anyone's, into the evidence a reviewer asks for.
+    """Report how accurate, calibrated, fair and robust predictions are, of any model.
 
     Args:
-        predictions: CSV files; the first is audited, further ones are compared with it.
+        predictions: CSV files of predictions with reference ages. The first is audited, each
+            further one is compared with it.
         out: Folder for report.html, audit.json and the tables as CSV.
-        by: Columns that name further groups, such as site.
-        images: Folder of images to answer first, instead of a CSV.
-        labels: Their CSV with id, bone age in months and sex.
-        model: File of `boneage export`, if not the model in the package.
-        calibration: File of `boneage calibrate`, if not the model's own.
-        stress: Answer the images again turned, mirrored, inverted, darkened, blurred and so on.
-        regions: CSV of boxes drawn on the images, or a folder of masks, to measure where the model
-            looks.
-        resamples: Bootstrap resamples for the intervals, and permutations; 0 leaves both out.
-        workers: Threads; by default one a core.
+        by: Columns whose values form further groups, such as site.
+        images: Folder of images to predict first, instead of a CSV of predictions.
+        labels: CSV of these images with id, bone age in months and sex.
+        model: Name of a model in the package, or a file of `boneage export`; by default boneage.
+        calibration: File of `boneage calibrate` to use instead of the model's own calibration.
+        stress: Predict the images again after rotation, mirroring, inversion, blur and so on.
+        regions: CSV of boxes that readers marked on the images, or a folder of masks; the audit
+            measures how much of each saliency map lies in them.
+        resamples: Bootstrap resamples for the intervals and permutations for the tests; 0 omits
+            both.
+        workers: Threads; by default one per core.
     """
     from boneage.audit.charts import describe_differences, format_figure
     from boneage.audit.figures import audit as compute
@@ -93,6 +101,7 @@ def audit(
 
 def predict(
     *path: Path,
+    example: Annotated[bool, Parameter(negative="")] = False,
     sex: SexOption = None,
     table: Path | None = None,
     out: Path | None = None,
@@ -102,19 +111,20 @@ def predict(
     calibration: Path | None = None,
     workers: Workers = None,
 ) -> int:
-    """Estimate bone age from images: files, or folders and all below them.
+    """Estimate bone age from hand radiographs: files, or folders and all folders below them.
 
     Args:
         path: PNG, JPEG, TIFF, BMP or DICOM files, or folders of them.
-        sex: Sex of every image that the table does not name, M, F or unknown (male, female, boy,
-            girl, 1 and 0 will do); by default a DICOM file's own word, else unknown.
+        example: Predict the synthetic radiograph in the package instead, a boy of 11 years.
+        sex: Sex of every image that the table does not name: M, F or unknown (also male, female,
+            boy, girl, 1, 0). By default the sex in a DICOM file, else unknown.
         table: CSV with the sex and, where known, the reference age of each image id.
-        out: CSV to write, a row as soon as it is there; an interrupted run is taken up.
-        json: Print the rows as JSON; with --out, those that are answered now.
-        heatmap: Folder for pictures of where the evidence lies.
-        model: File of `boneage export`, if not the model in the package.
-        calibration: File of `boneage calibrate`, if not the model's own.
-        workers: Threads; by default one a core.
+        out: CSV to write, row by row. An interrupted run continues in the same file.
+        json: Print the rows as JSON; with --out, the rows that this run adds.
+        heatmap: Folder for saliency maps, one picture per image.
+        model: Name of a model in the package, or a file of `boneage export`; by default boneage.
+        calibration: File of `boneage calibrate` to use instead of the model's own calibration.
+        workers: Threads; by default one per core.
     """
     from contextlib import nullcontext
 
@@ -125,16 +135,21 @@ def predict(
     from boneage.inference.predictor import Predictor
     from boneage.inference.results_file import PredictionsFile
 
+    known: Known = {}
+    if example:
+        if path or table is not None:
+            raise BoneAgeError("--example brings its own image. Pass no images and no --table.")
+        path, known = (EXAMPLE,), _describe_example(sex)
+    elif not path:
+        raise BoneAgeError("there is nothing to predict; pass images or folders, or --example.")
+    elif table is not None:
+        # Loads pandas, which a single image does not need.
+        from boneage.data.labels import read_known
+
+        known = read_known(table)
     if heatmap is not None:
         check_heatmaps(heatmap, path)
     found = discover(path)
-    known = {}
-    if table is not None:
-        from boneage.data.labels import (
-            read_known,
-        )  # and with it pandas, which one image does not need
-
-        known = read_known(table)
     records = make_records(found.images, sex, known, heatmap)
     predictor = Predictor(model, calibration=calibration, threads=int(len(records) > 1))
     if heatmap is not None and "age_map" not in predictor.contract.outputs:
@@ -143,10 +158,8 @@ def predict(
     counts = Counts(found.describe_rest())
     if known:
         n_with_row = sum(record.image_id in known for record in records)
-        counts.not_in_table, counts.without_image = (
-            len(records) - n_with_row,
-            len(known) - n_with_row,
-        )
+        counts.not_in_table = len(records) - n_with_row
+        counts.without_image = len(known) - n_with_row
     is_single = len(records) == 1
     with nullcontext() if out is None else locked(out):
         file = None
@@ -167,7 +180,19 @@ def predict(
                 _print_beside_bar(describe_prediction(prediction, in_full=is_single), len(records))
     if file is not None or json or not is_single:
         print(counts.summarise(out), file=sys.stderr if json else sys.stdout)
+    if heatmap is not None:
+        print(f"saliency maps in {heatmap}", file=sys.stderr)
     return 1 if counts.has_errors else 0
+
+
+def _describe_example(sex: ProvidedSex | None) -> "Known":
+    """Say what the example is, and give its row as `read_known` would."""
+    print(
+        "This example is a computer drawing of a boy's hand at 11 years. It shows no person.",
+        file=sys.stderr,
+    )
+    provided = sex or EXAMPLE_SEX
+    return {EXAMPLE.stem: (None if provided == "unknown" else provided, EXAMPLE_YEARS)}
 
 
 def calibrate(
@@ -180,17 +205,16 @@ def calibrate(
     model: Path | None = None,
     workers: Workers = None,
 ) -> None:
-    """Refit a model's bias and intervals to your own labelled images.
+    """Fit a model's bias and intervals to labelled images of your own.
 
     Args:
         table: CSV with id, bone age in months and sex; by default the one in the folder of images.
-        images: Folder of the images, if they are not beside the table.
-        part: Take only the images in this part of the training run in --output: val for the
-            validation part.
-        output: Folder of the training run, for --part.
+        images: Folder of the images; by default the folder of the table.
+        part: Take only the images of this part of a training run: val for validation.
+        output: Folder of that training run, for --part.
         out: TOML file to write, for `boneage predict --calibration`.
-        model: File of `boneage export`, if not the model in the package.
-        workers: Threads; by default one a core.
+        model: Name of a model in the package, or a file of `boneage export`; by default boneage.
+        workers: Threads; by default one per core.
     """
     from boneage.cli.text import describe_calibration
     from boneage.data.labels import find_labels, read_known
@@ -265,7 +289,7 @@ def _print_beside_bar(text: str, total: int) -> None:
 def _print_json(
     predictions: "Iterator[Prediction]", *, with_reference: bool
 ) -> "Iterator[Prediction]":
-    """Print predictions as one JSON array while they pass."""
+    """Pass predictions on, and print them as one JSON array on the way."""
     import json
 
     from boneage.inference.results_file import to_plain_row

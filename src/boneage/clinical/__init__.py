@@ -1,1 +1,1 @@
-"""What a bone age means: reference tables of skeletal maturation. No torch."""
+"""Clinical meaning of a bone age: reference tables of skeletal maturation. No torch."""

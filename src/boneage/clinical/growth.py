@@ -50,11 +50,11 @@ class Reference:
 
 
 def look_up(chronological_months: npt.ArrayLike, sexes: npt.ArrayLike) -> Reference:
-    """Interpolate the Brush table linearly.
+    """Interpolate the Brush table linearly between its rows.
 
     Args:
         chronological_months: Ages, (n,).
-        sexes: "M" or "F" each; any other has no reference.
+        sexes: "M" or "F" for each age; any other value has no reference.
     """
     ages, names = np.asarray(chronological_months, float), np.asarray(sexes)
     mean, sd = np.full(ages.shape, np.nan), np.full(ages.shape, np.nan)
@@ -69,7 +69,8 @@ def look_up(chronological_months: npt.ArrayLike, sexes: npt.ArrayLike) -> Refere
 def sd_score(bone_age_months: npt.ArrayLike, reference: Reference) -> Array:
     """Standard deviation score: (bone age - mean at the chronological age) / SD.
 
-    Not (bone age - chronological age) / SD, which differs by up to 6.5 months of mean.
+    The Brush mean differs from the chronological age by up to 6.5 months, so this is not
+    (bone age - chronological age) / SD.
     """
     return (np.asarray(bone_age_months, float) - reference.mean_months) / reference.sd_months
 

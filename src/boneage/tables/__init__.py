@@ -1,1 +1,1 @@
-"""The one reader of CSVs, and of the ids, ages and sexes in them."""
+"""Reads CSV files and the ids, ages and sexes in them, for every other package."""

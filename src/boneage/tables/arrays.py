@@ -1,4 +1,4 @@
-"""What a notebook holds (lists, arrays, Series, tensors) as checked arrays, a value a case."""
+"""Lists, arrays, Series or tensors of a notebook -> checked arrays of one value per case."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -13,14 +13,14 @@ from boneage.stages import STAGES
 
 
 def read_cases(**columns: tuple[Any, Callable[[Any], Any]]) -> list[np.ndarray]:
-    """Read columns of one value a case, paired by position; a Series' index plays no part.
+    """Read columns of one value per case, paired by position; a Series' index is ignored.
 
     Args:
-        columns: By the name that errors give it, a list, array, Series or tensor, and what reads
-            one value of it: `read_years`, `read_stage` or `parse_sex`.
+        columns: For each name (used in errors) a list, array, Series or tensor, and the function
+            that reads one of its values: `read_years`, `read_stage` or `parse_sex`.
 
     Returns:
-        An array (n,) of each column.
+        One array (n,) per column.
 
     Raises:
         BoneAgeError: If they are empty or differ in length, or a value cannot be read.
@@ -28,18 +28,18 @@ def read_cases(**columns: tuple[Any, Callable[[Any], Any]]) -> list[np.ndarray]:
     found = {name: _read_column(name, *column) for name, column in columns.items()}
     if len({len(values) for values in found.values()}) > 1:
         lengths = ", ".join(f"{name} has {len(values)}" for name, values in found.items())
-        raise BoneAgeError(f"{lengths} values; expected as many in each.")
+        raise BoneAgeError(f"{lengths} values; expected the same number in each.")
     if not all(len(values) for values in found.values()):
         raise BoneAgeError(f"{', '.join(found)} are empty; expected at least one case.")
     return list(found.values())
 
 
 def _read_column(name: str, column: Any, read: Callable[[Any], Any]) -> np.ndarray:
-    # As plain Python values, numpy, pandas and torch are all alike.
+    # Plain Python values make numpy, pandas and torch all alike.
     values = column.tolist() if hasattr(column, "tolist") else column
     if isinstance(values, str | Mapping | pd.DataFrame) or not isinstance(values, Iterable):
         kind = type(column).__name__
-        raise BoneAgeError(f"{name} is a {kind}; expected one value a case: a list or an array.")
+        raise BoneAgeError(f"{name} is a {kind}; expected one value per case: a list or an array.")
     found = []
     for position, value in enumerate(values):
         try:

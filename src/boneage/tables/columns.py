@@ -1,7 +1,7 @@
 """The one reader of CSV files, and of the ids, ages and sexes in their columns.
 
-Whatever table a user brings, labels, predictions, a split or regions, is read here, as text under
-its line numbers, and each kind of value by the one function that knows its spellings.
+Every table that a user brings (labels, predictions, a split, regions) is read here: as text under
+its line numbers, then each kind of value by the one function that knows its spellings.
 """
 
 import io
@@ -17,16 +17,16 @@ from boneage.files import clean_id
 from boneage.sex import ACCEPTED, parse_sex
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
-"""What may separate fields; the one most frequent in the header does."""
+"""Accepted separators of fields; the most frequent one in the header is used."""
 
 OLDEST_YEARS = 25.0
-"""A larger age in years is taken for months; bone age ends at 19 years."""
+"""A larger age in a column of years is taken for months; bone age ends at 19 years."""
 
 YOUNGEST_YEARS = 21.0
-"""A column of months that mostly lies below this is taken for years."""
+"""A column of months whose values are mostly below this is taken for years."""
 
 MOSTLY = 0.9
-"""Proportion of its rows beyond which it does."""
+"""Proportion of rows that counts as "mostly" for `YOUNGEST_YEARS`."""
 
 COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "image_id": ("imageid", "id", "caseid", "filename"),
@@ -59,12 +59,12 @@ def read_csv(path: Path, expected: str = "a label CSV") -> pd.DataFrame:
     lines = text.splitlines(keepends=True)
     before = next((i for i, line in enumerate(lines) if line.strip()), 0)
     directive = re.fullmatch(r"sep=(.)\s*", lines[before], re.IGNORECASE) if lines else None
-    before += bool(directive)  # a spreadsheet's own word on the separator is no header
+    before += bool(directive)  # `sep=;`, which spreadsheets write above the header
     header = lines[before] if len(lines) > before else ""
     separator = directive[1] if directive else _find_separator(header)
     try:
-        # Without a header, pandas neither renames a doubled column nor takes the first for an
-        # index when rows have more fields than the header.
+        # With header=None, pandas does not rename a doubled column, and does not take the first
+        # column as an index when rows have more fields than the header.
         table = pd.read_csv(
             io.StringIO("".join(lines[before:])),
             sep=separator,
@@ -106,7 +106,7 @@ def _read_text(path: Path, expected: str) -> str:
 
 
 def _find_separator(header: str) -> str:
-    """Find what separates a header's fields; a comma where nothing does."""
+    """Find the separator of a header's fields; a comma if there is only one field."""
     unquoted = re.sub(r'"[^"]*"', "", header)
     return max(SEPARATORS, key=unquoted.count)
 
@@ -117,8 +117,8 @@ def find_columns(path: Path, header: Sequence[str], *, names_win: bool = False) 
     Args:
         path: The table, for the message.
         header: Its headers.
-        names_win: Whether a column under our own name (`image_id`, `sex`, `reference_months`,
-            `reference_years`) is taken where others could be meant too.
+        names_win: Whether a column with our own name (`image_id`, `sex`, `reference_months`,
+            `reference_years`) is taken even if other columns have an accepted name too.
 
     Raises:
         LabelError: If several columns could be one of ours.
@@ -142,7 +142,11 @@ def find_columns(path: Path, header: Sequence[str], *, names_win: bool = False) 
 
 
 def read_ids(path: Path, values: pd.Series) -> pd.Series:
-    """Give the ids of a column as `clean_id` does; raises where one is empty or doubled."""
+    """Give the ids of a column as `clean_id` does.
+
+    Raises:
+        LabelError: Naming the line, if an id is empty or given twice.
+    """
     ids = values.map(clean_id)
     for line in ids.index[ids == ""]:
         raise LabelError(f"{path} line {line}: the image id is empty; expected a file's stem.")
@@ -162,11 +166,11 @@ def read_sexes(
     Args:
         path: The table, for the message.
         raw: Its rows, as text.
-        columns: Of `find_columns`: `sex`, `male` or both, which must agree.
+        columns: As `find_columns` gives them: `sex`, `male`, or both, which must agree.
         refuse_unknown: Whether an unknown sex is an error.
 
     Raises:
-        LabelError: Naming the line and the word, if it is no sex or two columns contradict.
+        LabelError: Naming the line and the word, if it is no sex or the two columns differ.
     """
     found = []
     for name in (columns[ours] for ours in ("sex", "male") if ours in columns):
@@ -198,7 +202,7 @@ def read_sexes(
 
 
 def read_numbers(path: Path, raw: pd.DataFrame, column: str | None) -> pd.Series:
-    """Read a column of numbers, NaN where a field is blank; all NaN if it is not there.
+    """Read a column of numbers; NaN where a field is blank, all NaN if the column is missing.
 
     A decimal comma is read as a decimal point.
 
@@ -222,7 +226,7 @@ def _is_blank(text: pd.Series) -> pd.Series:
 
 
 def to_numbers(text: pd.Series) -> pd.Series:
-    """Turn text into numbers, NaN where it is none; a comma may stand for the decimal point."""
+    """Turn text into numbers, NaN where it is no number; a decimal comma is accepted."""
     with_points = text.str.strip().str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True)
     return pd.to_numeric(with_points, errors="coerce").astype(float)
 
@@ -238,21 +242,24 @@ def read_ages(
     is_required: bool = False,
     may_be_small: bool = False,
 ) -> pd.Series:
-    """Read an age in whichever unit is there, in months; NaN where there is neither.
+    """Read a column of ages in months or in years; NaN where a row has no age.
 
     Args:
         path: The table, for the message.
         raw: Its rows, as text.
         months: Column of the age in months, if there is one.
         years: Column of the age in years, if there is one.
-        above: Ages must lie above this, in months.
-        at_most: And not above that.
+        above: Lower limit of an age, in months, itself excluded.
+        at_most: Upper limit, in months, itself included.
         is_required: Whether a row without an age is an error.
-        may_be_small: Whether all months may be so few that they look like years.
+        may_be_small: Whether to accept a column of months whose values look like years.
+
+    Returns:
+        Ages in months.
 
     Raises:
-        LabelError: Naming the line and the value, if it is no such age, if the two columns
-            differ, or if a column is not in the unit that it says.
+        LabelError: Naming the line and the value, if it is no age within the limits, if the two
+            columns differ, or if a column seems to be in the other unit.
     """
     in_years = _read_unit(path, raw, years, "years", above / 12.0, at_most / 12.0)
     in_months = _read_unit(path, raw, months, "months", above, at_most)
@@ -265,7 +272,7 @@ def read_ages(
     found = (12.0 * in_years).fillna(in_months)
     for line in found.index[found.isna() & is_required]:
         raise LabelError(_no_age(path, line, months or str(years), "", "months", above, at_most))
-    # Infants apart, such a column holds years; infants' ages are taken in years.
+    # Only a column of infants could have such months, and infants' ages can be given in years.
     is_low = in_months[in_years.isna()].dropna() < YOUNGEST_YEARS
     if is_low.mean() > MOSTLY and not may_be_small:
         n = f"{is_low.sum()} of {len(is_low)} rows"
@@ -279,7 +286,7 @@ def read_ages(
 def _read_unit(
     path: Path, raw: pd.DataFrame, column: str | None, unit: str, above: float, at_most: float
 ) -> pd.Series:
-    """Read ages in one unit, NaN where a field is blank or the column is not there."""
+    """Read ages in one unit; NaN where a field is blank or the column is missing."""
     if column is None or column not in raw:
         return pd.Series(np.nan, index=raw.index)
     values = to_numbers(raw[column])
@@ -312,7 +319,7 @@ def _rename(column: str | None, then: str, now: str) -> str:
 
 
 def count_ids(ids: Iterable[str], lacking: str) -> str:
-    """Say how many rows lack something, and which are the first of them."""
+    """Say how many rows lack something, and name the first five."""
     found = list(ids)
     shown = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
     return f"{len(found)} rows without {lacking}: {shown}"
