@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import boneage
 from boneage.cli.app import app, option_names
 from boneage.config import load_config
 from boneage.phantom.cohort import contact_sheet
@@ -22,24 +23,60 @@ def test_the_model_card_is_what_the_results_say() -> None:
     assert module.CARD.read_text() == module.make_card(), "stale: run `make docs`"
 
 
+def test_the_model_card_begins_with_the_limits() -> None:
+    headings = re.findall(r"^## (.+)$", (ROOT / "docs/model_card.md").read_text(), re.MULTILINE)
+    assert headings[0] == "Limits"
+
+
+def test_the_python_page_is_what_the_docstrings_say() -> None:
+    module = load_script("docs/make_api.py")
+    assert module.PAGE.read_text() == module.make_page(), "stale: run `make docs`"
+
+
+def test_the_python_page_has_every_public_name() -> None:
+    page = (ROOT / "docs/python.md").read_text()
+    missing = [name for name in boneage.__all__ if f"\n### {name}\n" not in page]
+    assert missing == []
+
+
+def test_the_architecture_page_names_every_module_and_no_other() -> None:
+    folder = ROOT / "src/boneage"
+    modules = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py")}
+    modules = {name for name in modules if Path(name).stem not in ("__init__", "__main__")}
+    text = (ROOT / "docs/architecture.md").read_text()
+    assert set(re.findall(r"^\| `([\w/]+\.py)` \|", text, re.MULTILINE)) == modules
+
+
 def test_every_command_has_its_place_on_the_page() -> None:
     commands = {name for name in app if not name.startswith("-")}
     assert commands == set(load_script("docs/make_cli.py").COMMANDS) - {""}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_local_link_leads_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-        if not target.startswith(("http://", "https://")):
-            assert (page.parent / target).exists(), target
+def test_every_local_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for target, heading in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text()):
+        if target.startswith(("http://", "https://")):
+            continue
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        if heading:
+            assert heading in find_anchors(file), f"{target}#{heading}"
+
+
+def find_anchors(page: Path) -> list[str]:
+    """Give the anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings]
 
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 130
 
 
-def test_the_readme_says_that_this_is_no_medical_device() -> None:
-    assert "not a medical device" in " ".join((ROOT / "README.md").read_text().split())
+def test_the_readme_says_at_the_top_that_this_is_no_medical_device() -> None:
+    top = (ROOT / "README.md").read_text().partition("\n## ")[0]
+    assert "not a medical device" in " ".join(top.split())
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.name)
