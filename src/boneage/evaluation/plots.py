@@ -12,13 +12,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from boneage.errors import BoneAgeError
-from boneage.evaluation.evaluate import AGE_BIN_YEARS, MONTHS, Report
+from boneage.evaluation.cases import MONTHS
+from boneage.evaluation.evaluate import Report
 from boneage.evaluation.metrics import (
     accuracy_score,
     confusion_matrix,
     mean_absolute_error,
     r2_score,
 )
+from boneage.evaluation.prediction_table import AGE_BANDS_YEARS, name_age_band
 from boneage.files import replacing
 from boneage.imaging.overlay import stretch_map
 from boneage.sex import parse_sex
@@ -209,8 +211,8 @@ def plot_error_by_age(table: pd.DataFrame, report: Report) -> Figure:
     figure = Figure(figsize=(7.6, 6.4))
     upper, lower = figure.subplots(2, 1, sharex=True)
     error = MONTHS * (table["predicted_years"] - table["reference_years"])
-    lower_end = table["reference_years"] // AGE_BIN_YEARS * AGE_BIN_YEARS
-    age = (lower_end + AGE_BIN_YEARS / 2).rename("age")  # middle of the bin
+    bands = [name_age_band(years) for years in AGE_BANDS_YEARS[:-1]]
+    age = table["reference_years"].map(lambda years: bands.index(name_age_band(years)))
     for offset, (sex, (name, colour, marker)) in zip((-0.12, 0.12), SEX_STYLE.items(), strict=True):
         mine = table["sex"] == sex
         by_age = error[mine].groupby(age[mine])
@@ -228,7 +230,8 @@ def plot_error_by_age(table: pd.DataFrame, report: Report) -> Figure:
     lower.axhline(0, color=GREY, lw=0.8)
     upper.set_ylabel("mean absolute error (months)")
     lower.set_ylabel("mean signed error (months)\npredicted − reference")
-    lower.set_xlabel("reference bone age (years), two-year bins; small numbers are n")
+    lower.set_xticks(range(len(bands)), [band.removesuffix(" years") for band in bands])
+    lower.set_xlabel("reference bone age (years); small numbers are n")
     upper.set_title(
         f"{report['split']} split, n = {report['n']}: error by age and sex; bars are 95% intervals",
         fontsize=10,
@@ -251,14 +254,14 @@ def plot_calibration(table: pd.DataFrame, report: Report) -> Figure:
     figures = report["stage_calibration"]
     bins = pd.DataFrame(figures["bins"])
     axes = panels[0]
-    axes.plot([0, 1], [0, 1], "--", color=RED, lw=1.2, label="as it says")
-    axes.plot(bins["confidence"], bins["accuracy"], color=BLUE, marker="o", label="stage answered")
+    axes.plot([0, 1], [0, 1], "--", color=RED, lw=1.2, label="perfect calibration")
+    axes.plot(bins["confidence"], bins["accuracy"], color=BLUE, marker="o", label="predicted stage")
     for row in bins.itertuples():
         axes.annotate(f"{row.n}", (row.confidence, row.accuracy), fontsize=8, color=GREY,
                       textcoords="offset points", xytext=(6, -10))  # fmt: skip
     axes.set(
-        xlim=(0.3, 1.02), ylim=(0.0, 1.02), xlabel="probability of the stage answered",
-        ylabel="share of right answers",
+        xlim=(0.3, 1.02), ylim=(0.0, 1.02), xlabel="probability of the predicted stage",
+        ylabel="proportion of right predictions",
     )  # fmt: skip
     axes.set_title(f"{report['split']}, n = {report['n']}: expected calibration error "
                    f"{figures['ece']:.3f}", fontsize=10)  # fmt: skip
@@ -270,7 +273,7 @@ def plot_calibration(table: pd.DataFrame, report: Report) -> Figure:
 
 
 def _plot_intervals(axes: Axes, table: pd.DataFrame, figures: Report) -> None:
-    """Half widths against the age answered; images whose reference lies outside stand out."""
+    """Half widths against the predicted age; images whose reference lies outside stand out."""
     half = MONTHS * (table["predicted_high_years"] - table["predicted_low_years"]) / 2
     is_outside = (table["reference_years"] < table["predicted_low_years"]) | (
         table["reference_years"] > table["predicted_high_years"]

@@ -26,7 +26,8 @@ from boneage.data.labels import (
 )
 from boneage.data.split import SPLITS, describe_small_parts, read_split, split_samples, split_sha256
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
-from boneage.evaluation.evaluate import Report, load_table, save_evaluation
+from boneage.evaluation.evaluate import Report, save_evaluation
+from boneage.evaluation.prediction_table import load_table
 from boneage.evaluation.plots import (
     plot_heatmap,
     save_figure,
