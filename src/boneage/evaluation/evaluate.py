@@ -124,12 +124,13 @@ class _Groups:
 
     def list(self, kind: str, names: Sequence[str]) -> list[Report]:
         """Give the groups of a kind in order, one without cases as its number alone."""
-        return [
-            {"group": name, "n": n, **(self.show(self.of(kind, name), names) if n else {})}
-            for of_kind, name in self._keys
-            if of_kind == kind
-            for n in [self.count(kind, name)]
-        ]
+        rows = []
+        for name in (name for of_kind, name in self._keys if of_kind == kind):
+            n = self.count(kind, name)
+            rows.append(
+                {"group": name, "n": n, **(self.show(self.of(kind, name), names) if n else {})}
+            )
+        return rows
 
     def compare_sexes(self, names: Sequence[str]) -> Report:
         """Give each sex's figures and the differences of their values, male - female."""
@@ -238,31 +239,26 @@ def _approaches(groups: _Groups, *, has_age: bool, has_stage: bool) -> Report:
 def _intervals(cases: Cases, groups: _Groups) -> Report:
     """Coverage and width of the prediction intervals, overall and where it might fail."""
 
-    def show(figures: Figures) -> Report:
-        shown = groups.show(figures, _INTERVALS)
+    def in_months(row: Report) -> Report:
         return {
             name.replace("interval_width", "mean_width"): value
-            for name, value in shown.items()
+            for name, value in row.items()
             if "_years" not in name
         }
 
     width = MONTHS * cases.columns[:, cases.kinds["intervals"]][:, 1]
     by_width = _by_width(cases)
     tenth = max(1, len(width) // 10)
-    kinds = [key for key in groups._keys if key[0] in ("width", "sex and stage")]
-    rows = {key: {"n": groups.count(*key), **show(groups.of(*key))} for key in kinds}
+    by_sex_and_stage = []
+    for row in groups.list("sex and stage", _INTERVALS):
+        sex, stage = row.pop("group").split()
+        by_sex_and_stage.append({"sex": sex, "stage": stage, **in_months(row)})
     return {
-        **show(groups.of("all")),
+        **in_months(groups.show(groups.of("all"), _INTERVALS)),
         "narrowest_tenth_months": width[by_width[:tenth]].mean(),
         "widest_tenth_months": width[by_width[-tenth:]].mean(),
-        "by_width": [
-            {"group": name, **row} for (kind, name), row in rows.items() if kind == "width"
-        ],
-        "by_sex_and_stage": [
-            {"sex": name.split()[0], "stage": name.split()[1], **row}
-            for (kind, name), row in rows.items()
-            if kind == "sex and stage"
-        ],
+        "by_width": [in_months(row) for row in groups.list("width", _INTERVALS)],
+        "by_sex_and_stage": by_sex_and_stage,
     }
 
 
