@@ -1,6 +1,7 @@
 # `make demo`: from a fresh clone to a trained model, its metrics and its pictures.
 # `make test`: format, lint, import contract, types, and the tests but the slow ones.
 # `make test-slow`: the tests that train for long, or measure time and memory.
+# `make coverage`: all tests, and whether they reach 90% of the lines.
 # `make wheel`: build the wheel, install it into an environment of its own, and predict.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +9,7 @@ INSTALLED := .venv/.installed
 # One thread a process: torch's threads would wait for each other on shared cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
-.PHONY: demo test test-slow wheel docs format clean
+.PHONY: demo test test-slow coverage wheel docs format clean
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): pyproject.toml
@@ -34,6 +35,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(PYTEST) -m 'slow or performance'
+
+coverage: $(INSTALLED)
+	$(PYTEST) --cov --cov-report=term --cov-fail-under=90
 
 wheel:
 	rm -rf build/wheel
