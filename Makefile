@@ -1,10 +1,15 @@
-# `make demo`: predict an example image, then train, evaluate and explain a model on a synthetic cohort.
-# `make test`: everything that continuous integration checks.
+# `make demo`: predict an example image, then train, evaluate and explain on a synthetic cohort.
+# `make test`: format, lint, import contract, types, and the tests but the slow ones.
+# `make test-slow`: the tests that train for long, or measure time and memory.
+# `make coverage`: all tests, and whether they reach 90% of the lines.
+# `make wheel`: build the wheel, install it into an environment of its own, and predict.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# One thread a process: torch's threads would wait for each other on shared cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
-.PHONY: demo test docs format clean
+.PHONY: demo test test-slow coverage wheel docs format clean
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): pyproject.toml
@@ -27,7 +32,20 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --cov --cov-report=term --cov-fail-under=90
+	$(PYTEST) -m 'not slow and not performance'
+
+test-slow: $(INSTALLED)
+	$(PYTEST) -m 'slow or performance'
+
+coverage: $(INSTALLED)
+	$(PYTEST) --cov --cov-report=term --cov-fail-under=90
+
+wheel:
+	rm -rf build/wheel
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	build/wheel/bin/python -m pip install --quiet build/wheel/boneage-*.whl
+	cd build/wheel && bin/boneage predict --example && bin/boneage predict --example --json
 
 docs: $(INSTALLED)
 	$(BIN)/python docs/make_cli.py

@@ -1,4 +1,3 @@
-import doctest
 import hashlib
 import subprocess
 import sys
@@ -6,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-import boneage.files
 from boneage.errors import BoneAgeError
 from boneage.files import (
     LONGEST_NAME,
@@ -49,11 +47,6 @@ def test_a_name_as_long_as_the_system_takes_can_be_written(tmp_path: Path) -> No
     path = tmp_path / ("x" * (LONGEST_NAME - 4) + ".csv")
     save_text(path, "a")
     assert path.read_text() == "a"
-
-
-def test_docstring_examples_hold() -> None:
-    result = doctest.testmod(boneage.files)
-    assert (result.attempted, result.failed) == (2, 0)
 
 
 def test_a_name_too_long_is_cut_and_marked() -> None:

@@ -13,16 +13,16 @@ import statsmodels.stats.multitest
 import statsmodels.stats.proportion
 
 from boneage.evaluation.error_analysis import (
-    DIFFICULT,
-    find_potential_label_errors,
+    LONGEST_LIST,
     find_shared,
-    find_uncertain,
-    find_worst,
     half_widths,
+    list_potential_label_errors,
+    list_uncertain,
+    list_worst,
 )
-from boneage.stages import stage_from_years
+from boneage.stages import STAGES, stage_from_years
 
-CHANCES = ["p_child", "p_adolescent", "p_adult"]
+PROBABILITIES = ["p_child", "p_adolescent", "p_adult"]
 
 
 @pytest.fixture(autouse=True)
@@ -33,22 +33,22 @@ def _no_warnings() -> Iterator[None]:
 
 
 def make_table(errors: Any, **columns: Any) -> pd.DataFrame:
-    """Cases of given errors, as `read_predictions` gives them."""
+    """Cases of given errors in months, as `read_predictions` gives them."""
     n = len(errors)
     reference = np.linspace(60.0, 200.0, n)
     return pd.DataFrame(
         {"image_id": [f"c{i}" for i in range(n)],
          "sex": pd.Series((["M", "F", None] * n)[:n], dtype=object),
-         "reference_months": reference, "predicted_months": reference + np.asarray(errors, float),
-         "reference_stage": stage_from_years(reference / 12), **columns}
+         "reference_years": reference / 12,
+         "predicted_years": (reference + np.asarray(errors, float)) / 12,
+         "reference_stage": np.array(STAGES)[stage_from_years(reference / 12)], **columns}
     )  # fmt: skip
 
 
 def with_intervals(table: pd.DataFrame, half_width: Any) -> pd.DataFrame:
-    predicted, half = table["predicted_months"], np.asarray(half_width, float)
-    return table.assign(
-        predicted_low_months=predicted - half, predicted_high_months=predicted + half
-    )
+    """Add intervals of given half-widths in months."""
+    predicted, half = table["predicted_years"], np.asarray(half_width, float) / 12
+    return table.assign(predicted_low_years=predicted - half, predicted_high_years=predicted + half)
 
 
 def ids(rows: list[dict[str, Any]]) -> list[str]:
@@ -57,69 +57,71 @@ def ids(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def test_the_worst_come_first_and_of_equal_errors_the_first() -> None:
-    rows = find_worst(make_table([1, -7, 3, 7, 0]))
+    rows = list_worst(make_table([1, -7, 3, 7, 0]))
     assert ids(rows) == ["c1", "c3", "c2", "c0", "c4"]
-    assert rows[0] == {"image_id": "c1", "sex": "F", "reference_months": 95.0,
-                       "predicted_months": 88.0, "error_months": -7.0}  # fmt: skip
+    assert rows[0] == pytest.approx(
+        {"image_id": "c1", "sex": "F", "reference_months": 95.0, "predicted_months": 88.0,
+         "error_months": -7.0}
+    )  # fmt: skip
     assert rows[2]["sex"] is None
-    assert len(find_worst(make_table(np.arange(50)))) == DIFFICULT
+    assert len(list_worst(make_table(np.arange(50)))) == LONGEST_LIST
 
 
 def test_the_most_uncertain_have_the_widest_intervals_whatever_their_error() -> None:
     table = with_intervals(make_table([9, 0, 1, 2]), [3, 8, 8, 20])
-    rows = find_uncertain(table)
+    rows = list_uncertain(table)
     assert ids(rows) == ["c3", "c1", "c2", "c0"]
     assert rows[0]["interval_width_months"] == pytest.approx(40)
     assert rows[0]["error_months"] == pytest.approx(2)
-    assert find_uncertain(make_table([1, 2])) == []
+    assert list_uncertain(make_table([1, 2])) == []
     many = with_intervals(make_table(np.zeros(50)), np.arange(50))
-    assert len(find_uncertain(many)) == DIFFICULT
+    assert len(list_uncertain(many)) == LONGEST_LIST
 
 
-def test_a_label_is_suspect_beyond_one_and_a_half_half_widths_of_its_interval() -> None:
+def test_a_label_is_listed_beyond_one_and_a_half_half_widths_of_its_interval() -> None:
     table = with_intervals(make_table([14.9, 15.1, -40, 0]), [10, 10, 20, 1])
-    rows = find_potential_label_errors(table)
+    rows = list_potential_label_errors(table)
     assert ids(rows) == ["c2", "c1"]
     assert [row["error_in_half_widths"] for row in rows] == pytest.approx([2.0, 1.51])
 
 
 def test_without_intervals_a_label_is_judged_by_the_spread_of_all_errors() -> None:
     errors = [*np.tile([-1.0, 1.0], 30), 20.0]
-    rows = find_potential_label_errors(make_table(errors))
+    rows = list_potential_label_errors(make_table(errors))
     assert ids(rows) == ["c60"]
     expected = 20.0 / (scipy.stats.norm.ppf(0.95) * np.std(errors, ddof=1))
     assert rows[0]["error_in_half_widths"] == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_label_that_was_given_next_to_no_probability_is_suspect_whatever_its_error() -> None:
+def test_a_label_that_was_given_next_to_no_probability_is_listed_whatever_its_error() -> None:
     table = with_intervals(make_table([0, 0, 0]), 10.0)  # Child, Child, Adolescent
-    table[CHANCES] = [[0.9, 0.1, 0.0], [0.01, 0.99, 0.0], [0.5, 0.02, 0.48]]
-    rows = find_potential_label_errors(table)
+    table[PROBABILITIES] = [[0.9, 0.1, 0.0], [0.01, 0.99, 0.0], [0.5, 0.02, 0.48]]
+    rows = list_potential_label_errors(table)
     assert ids(rows) == ["c1"]
     assert rows[0]["p_of_reference_stage"] == pytest.approx(0.01)
 
 
-def test_at_most_twenty_suspects_are_listed_the_strongest_first() -> None:
-    rows = find_potential_label_errors(with_intervals(make_table(np.arange(100, 140)), 10.0))
-    assert len(ids(rows)) == DIFFICULT
+def test_at_most_twenty_potential_label_errors_are_listed_the_strongest_first() -> None:
+    rows = list_potential_label_errors(with_intervals(make_table(np.arange(100, 140)), 10.0))
+    assert len(ids(rows)) == LONGEST_LIST
     assert rows[0]["error_in_half_widths"] == pytest.approx(13.9)
 
 
 @pytest.mark.parametrize("errors", [[5.0], [3.1] * 30, [0.0] * 30, [0.1 + 0.2, 0.3] * 15])
-def test_errors_that_do_not_vary_make_no_label_suspect(errors: list[float]) -> None:
+def test_errors_that_do_not_vary_list_no_label(errors: list[float]) -> None:
     table = make_table(errors)
     assert np.isinf(half_widths(table)).all()
-    assert find_potential_label_errors(table) == []
-    table[CHANCES] = [1.0, 0.0, 0.0]
-    for row in find_potential_label_errors(table):  # by their probability then, and never with NaN
+    assert list_potential_label_errors(table) == []
+    table[PROBABILITIES] = [1.0, 0.0, 0.0]
+    for row in list_potential_label_errors(table):  # by their probability then, and never with NaN
         assert row["error_in_half_widths"] == row["p_of_reference_stage"] == 0.0
-    assert len(ids(find_potential_label_errors(table))) == min(
-        DIFFICULT, (table["reference_stage"] > 0).sum()
+    assert len(ids(list_potential_label_errors(table))) == min(
+        LONGEST_LIST, (table["reference_stage"] != "Child").sum()
     )
 
 
 def test_an_interval_of_no_width_is_no_division_by_zero() -> None:
-    rows = find_potential_label_errors(with_intervals(make_table([0.0, 1.0]), 0.0))
+    rows = list_potential_label_errors(with_intervals(make_table([0.0, 1.0]), 0.0))
     assert ids(rows) == ["c1"]
 
 
@@ -154,7 +156,7 @@ def test_p_values_of_shared_groups_are_scipys_exact_test() -> None:
     table = make_table(rng.normal(size=200))
     masks = [rng.random(200) < share for share in (0.1, 0.4, 0.8)]
     rows = find_shared(table, [("kind", str(i)) for i in range(3)], masks)
-    sizes = (table["predicted_months"] - table["reference_months"]).abs()
+    sizes = (table["predicted_years"] - table["reference_years"]).abs()
     failed = (sizes.rank(ascending=False) <= 20).to_numpy()
     for row in rows:
         mask = masks[int(row["group"])]

@@ -265,3 +265,14 @@ def test_a_scatter_of_what_are_no_ages_is_refused() -> None:
         plot_scatter([10.0, 12.0], [11.0])
     with pytest.raises(BoneAgeError, match="position 0 of genders is 'X'; expected M or F"):
         plot_scatter([10.0], [11.0], genders=["X"])
+
+
+def test_one_case_has_plots_without_intervals() -> None:
+    table = pd.DataFrame(
+        {"image_id": ["1"], "split": "test", "sex": "M", "reference_years": 5.0,
+         "predicted_years": 6.0, "reference_stage": "Child", "predicted_stage": "Child",
+         "p_child": 0.8, "p_adolescent": 0.1, "p_adult": 0.1}
+    )  # fmt: skip
+    report = evaluate_table(table, resamples=20)
+    for figure in (plot_scatter(table, report), plot_confusion_matrix(report)):
+        assert "95% interval" not in figure.axes[0].get_title()

@@ -33,15 +33,15 @@ def refuse(path: Path, text: str, message: str, *by: str) -> None:
     assert str(path) in str(caught.value)
 
 
-def test_a_plain_table_is_read_in_months_with_stages_from_the_age(path: Path) -> None:
+def test_a_plain_table_is_read_in_years_with_stages_from_the_age(path: Path) -> None:
     found = read(path, PLAIN)
     assert found.name == "table"
     assert found.table["image_id"].tolist() == ["1", "2", "3"]
     assert found.table["sex"].tolist() == ["M", "F", None]
-    assert found.table["reference_months"].tolist() == [120.0, 144.0, 60.0]
-    assert found.table["predicted_months"].tolist() == [132.0, 138.0, 66.0]
-    assert found.table["reference_stage"].tolist() == [0, 1, 0]
-    assert found.table["predicted_stage"].tolist() == [0, 0, 0]
+    assert found.table["reference_years"].tolist() == [10.0, 12.0, 5.0]
+    assert found.table["predicted_years"].tolist() == [11.0, 11.5, 5.5]
+    assert found.table["reference_stage"].tolist() == ["Child", "Adolescent", "Child"]
+    assert found.table["predicted_stage"].tolist() == ["Child"] * 3
     assert not found.has_stage
     assert (found.n_unanswered, found.n_without_reference) == (0, 0)
 
@@ -50,8 +50,8 @@ def test_a_plain_table_is_read_in_months_with_stages_from_the_age(path: Path) ->
 def test_each_age_has_its_own_unit(path: Path, unit: str) -> None:
     rows = {"reference": "1,M,120,11\n", "predicted": "1,M,10,132\n"}[unit]
     found = read(path, HEADER.replace(f"{unit}_years", f"{unit}_months") + "\n" + rows)
-    assert found.table.loc[0, "reference_months"] == 120.0
-    assert found.table.loc[0, "predicted_months"] == 132.0
+    assert found.table.loc[0, "reference_years"] == 10.0
+    assert found.table.loc[0, "predicted_years"] == 11.0
 
 
 def test_our_own_predictions_go_in_as_they_are_and_what_is_unanswered_is_counted(
@@ -64,9 +64,9 @@ def test_our_own_predictions_go_in_as_they_are_and_what_is_unanswered_is_counted
     text += "4,a/4.png,,9,8,10,108,Child,1,0,0,ok,,,\n"
     found = read(path, text)
     assert found.table["image_id"].tolist() == ["1", "2"]
-    assert found.table["predicted_low_months"].tolist() == [6.0, 204.0]
+    assert found.table["predicted_low_years"].tolist() == [0.5, 17.0]
     assert found.table["p_adolescent"].tolist() == [0.1, 0.6]
-    assert found.table["predicted_stage"].tolist() == [0, 1]
+    assert found.table["predicted_stage"].tolist() == ["Child", "Adolescent"]
     assert found.has_stage
     assert (found.n_unanswered, found.n_without_reference) == (1, 1)
 
@@ -74,7 +74,7 @@ def test_our_own_predictions_go_in_as_they_are_and_what_is_unanswered_is_counted
 def test_our_own_predictions_without_intervals_and_stages_go_in_as_well(path: Path) -> None:
     text = ",".join(COLUMNS) + "\n1,a/1.png,M,1.04,,,12.48,Child,,,,ok,,1.0,Child\n"
     found = read(path, text)
-    assert "predicted_low_months" not in found.table
+    assert "predicted_low_years" not in found.table
     assert "p_child" not in found.table
 
 
@@ -85,12 +85,12 @@ def test_the_table_of_an_evaluation_goes_in_as_it_is(path: Path) -> None:
     )
     found = read(path, text, "split")
     assert found.groups["split"].tolist() == ["test"]
-    assert found.table.loc[0, "predicted_stage"] == 1
+    assert found.table.loc[0, "predicted_stage"] == "Adolescent"
 
 
 def test_without_a_stage_the_likeliest_is_the_model_s(path: Path) -> None:
     found = read(path, HEADER + ",p_child,p_adolescent,p_adult\n1,M,10,10,0.2,0.7,0.1\n")
-    assert found.table.loc[0, "predicted_stage"] == 1
+    assert found.table.loc[0, "predicted_stage"] == "Adolescent"
     assert found.has_stage
 
 
@@ -104,18 +104,18 @@ def test_groups_are_text_that_no_column_of_the_audit_is_mixed_with(path: Path) -
 
 def test_the_chronological_age_may_be_missing_for_some(path: Path) -> None:
     found = read(path, f"{HEADER},chronological_age_years\n1,M,10,11,9.5\n2,M,10,11,\n")
-    assert found.table["chronological_months"].isna().tolist() == [False, True]
+    assert found.table["chronological_age_years"].isna().tolist() == [False, True]
 
 
 def test_both_units_of_one_age_may_be_there_if_they_agree(path: Path) -> None:
     found = read(path, f"{HEADER},predicted_months\n1,M,1,1.04,12.5\n")
-    assert found.table.loc[0, "predicted_months"] == pytest.approx(12.48)
+    assert found.table.loc[0, "predicted_years"] == 1.04
 
 
 def test_the_lower_end_of_an_infants_interval_may_be_few_months(path: Path) -> None:
     header = f"{HEADER},predicted_low_months,predicted_high_months"
     found = read(path, f"{header}\n1,M,2,2.1,12,36\n2,F,2,1.9,-2,30\n")
-    assert found.table["predicted_low_months"].tolist() == [12.0, -2.0]
+    assert found.table["predicted_low_years"].tolist() == [1.0, -2.0 / 12.0]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_the_lower_end_of_an_infants_interval_may_be_few_months(path: Path) -> N
         (f"{HEADER}\n1,M,10,11\n2,M,10,NaN\n", "line 3 has no prediction. Fill it"),
         (f"{HEADER},status\n1,M,10,11,ok\n2,M,10,,ok\n", "line 3 has no prediction"),
         (f"{HEADER},status\n1,M,10,11,final\n", "status is 'final'; expected ok, warn, reject"),
-        (f"{HEADER},status\n1,M,10,11,reject\n2,M,,11,ok\n", "no row with both an answer and a"),
+        (f"{HEADER},status\n1,M,10,11,reject\n2,M,,11,ok\n", "no row with both a prediction and a"),
         (
             f"{HEADER}\n1,M,0,11\n",
             "line 2: reference_years is '0'; expected years, a number above 0",
@@ -194,17 +194,17 @@ P = ",p_child,p_adolescent,p_adult"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"{HEADER},predicted_low_years\n1,M,10,11,9\n", "predicted_high_months is empty, where"),
+        (f"{HEADER},predicted_low_years\n1,M,10,11,9\n", "predicted_high_years is empty, where"),
         (
             f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,11,9,12\n2,M,9,9,,\n",
-            "line 3: predicted_low_months is empty",
+            "line 3: predicted_low_years is empty",
         ),
         (
             f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,11,12,9\n",
-            "from 144 to 108 months ends before it starts",
+            "from 12 to 9 years ends before it starts",
         ),
-        (f"{HEADER}{P}\n1,M,10,11,90,10,0\n", "are 90, 10, 0; expected shares that add up to 1"),
-        (f"{HEADER}{P}\n1,M,10,11,1.5,-0.5,0\n", "are 1.5, -0.5, 0; expected shares"),
+        (f"{HEADER}{P}\n1,M,10,11,90,10,0\n", "are 90, 10, 0; expected probabilities, sum 1"),
+        (f"{HEADER}{P}\n1,M,10,11,1.5,-0.5,0\n", "are 1.5, -0.5, 0; expected probabilities"),
         (f"{HEADER}{P}\n1,M,10,11,1,0,0\n2,M,10,11,,,\n", "line 3: p_child is empty"),
         (f"{HEADER},predicted_stage\n1,M,10,11,Teen\n", "predicted_stage is 'Teen'; expected Chi"),
         (f"{HEADER},reference_stage\n1,M,10,11,Adult\n", "reference_stage is Adult, but the age 1"),
@@ -218,7 +218,7 @@ def test_intervals_probabilities_and_stages_that_cannot_be_true_are_refused(
 
 def test_a_reference_stage_may_stand_where_rounding_moved_the_age(path: Path) -> None:
     found = read(path, f"{HEADER},reference_stage\n1,M,12.0,11,Child\n")
-    assert found.table.loc[0, "reference_stage"] == 0
+    assert found.table.loc[0, "reference_stage"] == "Child"
 
 
 def test_groups_that_are_none_are_refused(path: Path) -> None:

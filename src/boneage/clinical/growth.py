@@ -89,16 +89,17 @@ def classify_both(table: pd.DataFrame) -> Classes | None:
     """Classify each case by its reference and by its prediction.
 
     Args:
-        table: `sex`, `reference_months`, `predicted_months` and, where known,
-            `chronological_months`.
+        table: `sex`, `reference_years`, `predicted_years` and, where known,
+            `chronological_age_years`.
 
     Returns:
         Two arrays (n,), empty text where there is no score; None without chronological ages.
     """
-    if "chronological_months" not in table:
+    if "chronological_age_years" not in table:
         return None
-    at = look_up(table["chronological_months"], table["sex"].to_numpy(dtype=object))
+    months = 12.0 * table["chronological_age_years"]
+    at = look_up(months, table["sex"].to_numpy(dtype=object))
     reader, model = (
-        classify(sd_score(table[f"{name}_months"], at)) for name in ("reference", "predicted")
+        classify(sd_score(12.0 * table[f"{name}_years"], at)) for name in ("reference", "predicted")
     )
     return reader, model

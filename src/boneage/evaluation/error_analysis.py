@@ -1,4 +1,7 @@
-"""The cases that go wrong: the worst, the doubtful labels, and what failures share."""
+"""The cases that go wrong: the largest errors, potential label errors, and what failures share.
+
+Every table here is a checked prediction table, ages in years. Lists for JSON give them in months.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,15 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from boneage.evaluation.prediction_table import INTERVAL
-from boneage.evaluation.statistics import Mask, holm, wilson
-from boneage.stages import PROBABILITIES
+from boneage.evaluation.bootstrap import Mask
+from boneage.evaluation.prediction_table import INTERVAL, has_intervals, has_probabilities
+from boneage.evaluation.statistics import holm, wilson
+from boneage.stages import PROBABILITIES, STAGES
 
-DIFFICULT = 20
+LONGEST_LIST = 20
 """Most cases in a list."""
 
-WORST_SHARE = 0.1
-"""Largest share of the cases, those with the largest errors, that count as failures."""
+WORST_PROPORTION = 0.1
+"""Largest proportion of the cases, those with the largest errors, that count as failures."""
 
 LABEL_ERROR_ABOVE = 1.5
 """Error in half-widths of the interval beyond which a label is worth a second look."""
@@ -23,28 +27,32 @@ LABEL_ERROR_ABOVE = 1.5
 IMPLAUSIBLE_BELOW = 0.02
 """Probability of the reference stage below which a label is worth a second look."""
 
-_COLUMNS = ["image_id", "sex", "reference_months", "predicted_months", "error_months"]
+_COLUMNS = ["image_id", "sex", "reference_years", "predicted_years", "error_years"]
 _HALF_WIDTH_SDS = 1.645
 """Half-width of a 90% interval of normal errors, for tables without intervals."""
 
 
-def find_worst(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """List the largest errors, largest first, as plain values."""
+def find_worst(table: pd.DataFrame, n: int = LONGEST_LIST) -> pd.DataFrame:
+    """Give the n largest errors, largest first, with `error_years`."""
     rows = _with_error(table)
-    worst = np.argsort(-rows["error_months"].abs().to_numpy(), kind="stable")[:DIFFICULT]
-    return _plain_rows(rows.iloc[worst][_COLUMNS])
+    return rows.iloc[np.argsort(-rows["error_years"].abs().to_numpy(), kind="stable")[:n]]
 
 
-def find_uncertain(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """List the widest intervals, widest first; none without intervals."""
-    if not _has_intervals(table):
+def list_worst(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """List the largest errors, largest first, in months."""
+    return _in_months(find_worst(table)[_COLUMNS])
+
+
+def list_uncertain(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """List the widest intervals, widest first, in months; none without intervals."""
+    if not has_intervals(table):
         return []
-    rows = _with_error(table).assign(interval_width_months=2.0 * half_widths(table))
-    widest = np.argsort(-rows["interval_width_months"].to_numpy(), kind="stable")[:DIFFICULT]
-    return _plain_rows(rows.iloc[widest][[*_COLUMNS, "interval_width_months"]])
+    rows = _with_error(table).assign(interval_width_years=2.0 * half_widths(table))
+    widest = np.argsort(-rows["interval_width_years"].to_numpy(), kind="stable")[:LONGEST_LIST]
+    return _in_months(rows.iloc[widest][[*_COLUMNS, "interval_width_years"]])
 
 
-def find_potential_label_errors(table: pd.DataFrame) -> list[dict[str, Any]]:
+def list_potential_label_errors(table: pd.DataFrame) -> list[dict[str, Any]]:
     """List the references that the predictions contradict most: labels to look at again.
 
     A case is listed if its error passes `LABEL_ERROR_ABOVE` half-widths of its own interval (of
@@ -53,30 +61,30 @@ def find_potential_label_errors(table: pd.DataFrame) -> list[dict[str, Any]]:
     That is evidence about a label only from a model that has not been trained on it.
     """
     rows = _with_error(table)
-    rows["error_in_half_widths"] = rows["error_months"].abs() / half_widths(table)
-    is_suspect = rows["error_in_half_widths"] > LABEL_ERROR_ABOVE
+    rows["error_in_half_widths"] = rows["error_years"].abs() / half_widths(table)
+    is_listed = rows["error_in_half_widths"] > LABEL_ERROR_ABOVE
     columns = [*_COLUMNS, "error_in_half_widths"]
-    if all(name in table for name in PROBABILITIES):
-        chances = table[list(PROBABILITIES)].to_numpy(float)
-        given = chances[np.arange(len(table)), table["reference_stage"].to_numpy(int)]
-        rows["p_of_reference_stage"] = given
-        is_suspect |= given < IMPLAUSIBLE_BELOW
+    if has_probabilities(table):
+        probabilities = table[list(PROBABILITIES)].to_numpy(float)
+        codes = [STAGES.index(stage) for stage in table["reference_stage"]]
+        rows["p_of_reference_stage"] = probabilities[np.arange(len(table)), codes]
+        is_listed |= rows["p_of_reference_stage"] < IMPLAUSIBLE_BELOW
         columns.append("p_of_reference_stage")
-    found = rows[is_suspect].sort_values("error_in_half_widths", ascending=False, kind="stable")
-    return _plain_rows(found[columns].head(DIFFICULT))
+    found = rows[is_listed].sort_values("error_in_half_widths", ascending=False, kind="stable")
+    return _in_months(found[columns].head(LONGEST_LIST))
 
 
 def half_widths(table: pd.DataFrame) -> pd.Series:
-    """Half-width in months of each case's interval, or of one for all where there are none.
+    """Half-width in years of each case's interval, or of one for all where there are none.
 
     Without intervals, errors that do not vary say nothing: their half-width is infinite.
     """
-    if _has_intervals(table):
-        low, high = (table[f"{end}_months"] for end in INTERVAL)
-        return ((high - low) / 2.0).clip(lower=1e-6)
-    errors = table["predicted_months"] - table["reference_months"]
+    if has_intervals(table):
+        low, high = (table[name] for name in INTERVAL)
+        return ((high - low) / 2.0).clip(lower=1e-7)
+    errors = table["predicted_years"] - table["reference_years"]
     sd = float(errors.std()) if len(errors) > 1 else 0.0
-    return pd.Series(_HALF_WIDTH_SDS * sd if sd > 1e-6 else math.inf, index=table.index)
+    return pd.Series(_HALF_WIDTH_SDS * sd if sd > 1e-7 else math.inf, index=table.index)
 
 
 def find_shared(
@@ -94,17 +102,17 @@ def find_shared(
 
     Returns:
         The groups with at least one failure, those that fail most often first: `by, group, n,
-        n_failed`; `failed`, the share of it that failed, with Wilson's interval; `ratio` to
+        n_failed`; `failed`, the proportion of it that failed, with Wilson's interval; `ratio` to
         that of the other cases (None if none of those failed); `p` of Fisher's exact test, and
         `p_corrected` for the number of groups (Holm). Empty for fewer than ten cases.
     """
     from scipy.stats import fisher_exact
 
     n = len(table)
-    n_failed = int(WORST_SHARE * n)
+    n_failed = int(WORST_PROPORTION * n)
     if n_failed == 0:
         return []
-    sizes = (table["predicted_months"] - table["reference_months"]).abs().to_numpy()
+    sizes = (table["predicted_years"] - table["reference_years"]).abs().to_numpy()
     failed = sizes > np.sort(sizes)[n - n_failed - 1] + 1e-9  # more than sums round
     rows: list[dict[str, Any]] = []
     for (by, group), mask in zip(names, masks, strict=True):
@@ -130,12 +138,18 @@ def find_shared(
 
 
 def _with_error(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(error_months=table["predicted_months"] - table["reference_months"])
+    return table.assign(error_years=table["predicted_years"] - table["reference_years"])
 
 
-def _has_intervals(table: pd.DataFrame) -> bool:
-    return all(f"{end}_months" in table for end in INTERVAL)
-
-
-def _plain_rows(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
+def _in_months(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Give rows as plain values, those in years in months under names that say so."""
+    renamed = {
+        str(name).replace("_years", "_months"): 12.0 * rows[name]
+        if str(name).endswith("_years")
+        else rows[name]
+        for name in rows
+    }
+    return [
+        {str(name): value for name, value in row.items()}
+        for row in pd.DataFrame(renamed).to_dict("records")
+    ]

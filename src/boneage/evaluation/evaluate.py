@@ -1,12 +1,11 @@
-"""Prediction table -> report: accuracy, agreement, bias by sex, comparison of approaches.
+"""Prediction table of a split -> report: accuracy, agreement, bias by sex, two ways to a stage.
 
-A prediction table has one row an image and the columns `TABLE_COLUMNS`. Nothing here sees a
-model; every figure of a run comes from one such table.
+The report of `boneage evaluate`. Its figures are those of `boneage audit`; see `Cases`.
 """
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +13,49 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from boneage.errors import BoneAgeError
-from boneage.evaluation.metrics import (
-    bootstrap_intervals,
-    classification_figures,
-    confusion_matrix,
-    coverage_score,
-    expected_calibration_error,
-    mean_absolute_error,
-    mean_signed_error,
-    r2_score,
-    regression_figures,
-    reliability_bins,
+from boneage.evaluation.bootstrap import RESAMPLES, Mask
+from boneage.evaluation.cases import (
+    MONTHS,
+    Cases,
+    Figures,
+    GroupFigures,
+    calibration_error,
+    stage_codes,
+    to_months,
+)
+from boneage.evaluation.error_analysis import LONGEST_LIST, find_worst
+from boneage.evaluation.metrics import confusion_matrix, mean_absolute_error, r2_score
+from boneage.evaluation.prediction_table import (
+    AGE_BANDS_YEARS,
+    check_table,
+    has_probabilities,
+    name_age_band,
+    save_table,
 )
 from boneage.files import save_text
 from boneage.sex import parse_sex
-from boneage.stages import ADOLESCENT_FROM_YEARS, PROBABILITIES, STAGES, stage_from_years
+from boneage.stages import ADOLESCENT_FROM_YEARS, STAGES
 from boneage.tables.arrays import read_cases, read_stage, read_years
-
-TABLE_COLUMNS = (
-    "image_id", "split", "sex", "reference_years", "predicted_years",
-    "reference_stage", "predicted_stage", *PROBABILITIES,
-)  # fmt: skip
-INTERVAL = {"predicted_low_years", "predicted_high_years"}
-AGE_BIN_YEARS = 2.0
-WORST_CASES = 10
-MONTHS = 12.0
 
 Report = dict[str, Any]
 
+_SEXES = {"male": "M", "female": "F"}
+_AGE = ("mae_years", "signed_error_years")
+_REGRESSION = ("mae_years", "rmse_years", "signed_error_years", "r2", "within_6_months",
+               "within_12_months", "within_18_months", "within_24_months")  # fmt: skip
+_CLASSIFICATION = ("accuracy", "precision_weighted", "recall_weighted", "f1_weighted", "qwk")
+_INTERVALS = ("coverage", "interval_width_years")
+
 
 def evaluate_table(
-    table: pd.DataFrame, *, baseline_years: float | None = None, resamples: int = 2000
+    table: pd.DataFrame, *, baseline_years: float | None = None, resamples: int = RESAMPLES
 ) -> Report:
     """Compute every figure of one split from its prediction table.
 
     Args:
-        table: Columns `TABLE_COLUMNS`; `predicted_years` is empty if no age head was trained,
-            the `p_` columns if no stage head was (stages then come from the age). Where
-            `predicted_low_years` and `predicted_high_years` are there, they are judged as well.
-        baseline_years: Constant answer to compare with, the median age of the training images.
+        table: Of the schema in `prediction_table`. Where `predicted_low_years` and
+            `predicted_high_years` are there, they are judged as well.
+        baseline_years: Constant prediction to compare with, the median age of the training images.
         resamples: Bootstrap resamples for the intervals; 0 leaves the intervals out.
 
     Returns:
@@ -63,169 +65,201 @@ def evaluate_table(
     Raises:
         BoneAgeError: If the table is empty or a prediction is missing or not finite.
     """
-    _check(table)
-    codes = {name: i for i, name in enumerate(STAGES)}
-    truth = table["reference_stage"].map(codes).to_numpy()
+    check_table(table)
+    cases = Cases.of(table)
+    has_age, has_stage = "ages" in cases.kinds, has_probabilities(cases.table)
+    groups = _Groups(cases, resamples)
+    everyone = groups.of("all")
     report: Report = {"split": str(table["split"].iloc[0]), "n": len(table)}
-    has_age = bool(table["predicted_years"].notna().all())
-    has_stage = bool(table["p_child"].notna().all())
     if has_age:
-        report["regression"] = _regression(table, resamples)
+        report["regression"] = groups.show(everyone, _REGRESSION)
         if baseline_years is not None:
             report["baseline"] = _baseline(table["reference_years"], baseline_years)
-    answer = table["predicted_stage"].map(codes).to_numpy()
-    report["classification"] = _classification(truth, answer, resamples)
-    report["approaches"] = _approaches(table, truth, answer, has_age, has_stage, resamples)
-    report["gender_bias"] = {
-        "classification": gender_bias_classification(
-            truth, answer, table["sex"], resamples=resamples
-        ),
-    }
+    report["classification"] = {
+        **groups.show(everyone, _CLASSIFICATION), **_count_stages(cases.table)
+    }  # fmt: skip
+    report["approaches"] = _approaches(groups, has_age=has_age, has_stage=has_stage)
+    report["gender_bias"] = {"classification": groups.compare_sexes(("accuracy",))}
     if has_age:
-        report["gender_bias"]["regression"] = gender_bias_regression(
-            table["reference_years"], table["predicted_years"], table["sex"], resamples=resamples
-        )
-        report["by_stage"] = _by_group(table, table["reference_stage"], STAGES, resamples)
-        report["by_age"] = _by_age(table, resamples)
-        if set(table) >= INTERVAL and bool(table[list(INTERVAL)].notna().all(axis=None)):
-            report["intervals"] = _intervals(table, resamples)
-        report["worst_cases"] = _worst_cases(table)
+        report["gender_bias"]["regression"] = groups.compare_sexes(_AGE)
+        report["by_stage"] = groups.list("stage", _AGE)
+        report["by_age"] = groups.list("age", _AGE)
+        if "intervals" in cases.kinds:
+            report["intervals"] = _intervals(cases, groups)
+        worst = find_worst(cases.table, LONGEST_LIST)
+        columns = ["image_id", "sex", "reference_years", "predicted_years", "error_years"]
+        report["worst_cases"] = worst[columns].to_dict("records")
     if has_stage:
-        report["stage_calibration"] = _stage_calibration(table)
+        error, bins = calibration_error(cases, resamples)
+        report["stage_calibration"] = {**groups.show({"ece": error}, ("ece",)), "bins": bins}
     return _plain(report)
 
 
-def _check(table: pd.DataFrame) -> None:
-    if table.empty:
-        raise BoneAgeError("the prediction table is empty; there is nothing to evaluate.")
-    missing = [name for name in TABLE_COLUMNS if name not in table]
-    if missing:
-        raise BoneAgeError(f"the prediction table lacks the columns {', '.join(missing)}.")
-    splits = table["split"].unique()
-    if len(splits) > 1:
-        raise BoneAgeError(
-            f"the prediction table mixes the splits {', '.join(map(str, splits))}; expected one."
-        )
-    for name in ("reference_stage", "predicted_stage"):
-        odd = table[~table[name].isin(list(STAGES))]
-        if len(odd):
-            raise BoneAgeError(
-                f"{name} is {odd[name].iloc[0]!r} for {odd['image_id'].iloc[0]}; expected one of "
-                f"{', '.join(STAGES)}."
+class _Groups:
+    """The groups of a report by kind and name, and their figures as its JSON has them."""
+
+    def __init__(self, cases: Cases, resamples: int) -> None:
+        self._masks = _group(cases)
+        self._keys = list(self._masks)
+        self._figures = GroupFigures(cases, list(self._masks.values()), resamples)
+        self._resamples = resamples
+
+    def of(self, kind: str, name: str = "") -> Figures:
+        """Figures of one group, in years."""
+        return self._figures.of(self._keys.index((kind, name)))
+
+    def count(self, kind: str, name: str = "") -> int:
+        """Number of cases of one group."""
+        return int(self._masks[kind, name].sum())
+
+    def show(self, figures: Figures, names: Iterable[str]) -> Report:
+        """Give figures as `<name>` and `<name>_ci`, those in years in months as well."""
+        chosen = {name: figures[name] for name in names if name in figures}
+        result: Report = {}
+        for name, ends in (chosen | to_months(chosen)).items():
+            result[name] = ends["value"]
+            if self._resamples:
+                result[f"{name}_ci"] = [ends["low"], ends["high"]]
+        return result
+
+    def list(self, kind: str, names: Sequence[str]) -> list[Report]:
+        """Give the groups of a kind in order, one without cases as its number alone."""
+        rows = []
+        for name in (name for of_kind, name in self._keys if of_kind == kind):
+            n = self.count(kind, name)
+            rows.append(
+                {"group": name, "n": n, **(self.show(self.of(kind, name), names) if n else {})}
             )
-    answers = ["predicted_years", *PROBABILITIES]
-    has_no_head = bool(table[answers].isna().all(axis=None))
-    for name in ("reference_years", *answers):
-        column = table[name]
-        if name in answers and column.isna().all() and not has_no_head:
-            continue
-        bad = table.loc[~np.isfinite(column.astype(float)), "image_id"]
-        if len(bad):
-            raise BoneAgeError(
-                f"{name} is not a finite number for {len(bad)} of {len(table)} images, the first "
-                f"{', '.join(bad.astype(str).head(3))}. A model whose training diverged answers "
-                "so: lower its learning rate."
-            )
+        return rows
+
+    def compare_sexes(self, names: Sequence[str]) -> Report:
+        """Give each sex's figures and the differences of their values, male - female."""
+        result: Report = {
+            row["group"]: {name: value for name, value in row.items() if name != "group"}
+            for row in self.list("sex", names)
+        }
+        male, female = result["male"], result["female"]
+        for name in names:
+            is_known = name in male and name in female
+            result[f"difference_{name}"] = male[name] - female[name] if is_known else None
+        result["n_unknown"] = self.count("all") - male["n"] - female["n"]
+        return result
 
 
-def _regression(table: pd.DataFrame, resamples: int) -> Report:
-    truth = table["reference_years"].to_numpy(float)
-    answer = table["predicted_years"].to_numpy(float)
-    return _with_months(
-        _with_intervals(
-            lambda rows: regression_figures(truth[rows], answer[rows]),
-            np.arange(len(table)),
-            resamples,
-        )
-    )
+def _group(cases: Cases) -> dict[tuple[str, str], Mask]:
+    """Name the groups of a table as (kind, name), each with its members."""
+    table = cases.table
+    masks: dict[tuple[str, str], Mask] = {("all", ""): cases.everyone}
+
+    def add(kind: str, name: str, mask: Any) -> None:
+        masks[kind, name] = np.asarray(mask, dtype=bool)
+
+    if "sex" in table:
+        for name, sex in _SEXES.items():
+            add("sex", name, table["sex"] == sex)
+    if "reference_stage" in table:
+        for stage in STAGES:
+            add("stage", stage, table["reference_stage"] == stage)
+    if "ages" not in cases.kinds:
+        return masks
+    bands = table["reference_years"].map(name_age_band)
+    for band in map(name_age_band, AGE_BANDS_YEARS[:-1]):
+        if (bands == band).any():
+            add("age", band, bands == band)
+    add("off boundary", "", table["reference_years"] != ADOLESCENT_FROM_YEARS)
+    if "intervals" in cases.kinds:
+        thirds = np.array_split(_by_width(cases), 3)
+        for name, rows in zip(("narrowest", "middle", "widest"), thirds, strict=True):
+            if len(rows):
+                add("width", f"{name} third", np.isin(np.arange(len(table)), rows))
+        for sex in _SEXES.values():
+            for stage in STAGES:
+                mask = (table["sex"] == sex) & (table["reference_stage"] == stage)
+                if mask.any():
+                    add("sex and stage", f"{sex} {stage}", mask)
+    return masks
 
 
-def _with_intervals(
-    figures: Callable[[np.ndarray], Mapping[str, Any]], rows: np.ndarray, resamples: int
-) -> Report:
-    """Figures of these rows, and, if there are draws, the bootstrap interval of each."""
-    result: Report = dict(figures(rows))
-    if resamples:
-        intervals = bootstrap_intervals(
-            lambda drawn: figures(rows[drawn]), len(rows), resamples=resamples
-        )
-        result |= {f"{name}_ci": list(interval) for name, interval in intervals.items()}
-    return result
-
-
-def _with_months(figures: Report) -> Report:
-    """Add every figure in years in months."""
-    return figures | {
-        name.replace("_years", "_months"): np.multiply(figures[name], MONTHS)
-        for name in figures if "_years" in name
-    }  # fmt: skip
+def _by_width(cases: Cases) -> npt.NDArray[np.intp]:
+    """Row numbers from the narrowest interval to the widest."""
+    return np.argsort(cases.columns[:, cases.kinds["intervals"]][:, 1], kind="stable")
 
 
 def _baseline(reference: pd.Series, constant: float) -> Report:
-    answers = np.full(len(reference), constant)
-    mae = mean_absolute_error(reference, answers)
+    predicted = np.full(len(reference), constant)
+    mae = mean_absolute_error(reference, predicted)
     return {
         "constant_years": constant,
         "mae_years": mae,
         "mae_months": mae * MONTHS,
-        "r2": r2_score(reference, answers),
+        "r2": r2_score(reference, predicted),
     }
 
 
-def _classification(truth: np.ndarray, answer: np.ndarray, resamples: int) -> Report:
-    k = len(STAGES)
-    counts = confusion_matrix(truth, answer, k)
-    figures = _with_intervals(
-        lambda rows: classification_figures(confusion_matrix(truth[rows], answer[rows], k)),
-        np.arange(len(truth)),
-        resamples,
-    )
-    truths, answers = counts.sum(axis=1), counts.sum(axis=0)
-    figures["n_by_stage"] = {s: int(n) for s, n in zip(STAGES, truths, strict=True)}
-    figures["confusion_matrix"] = counts.astype(int).tolist()
-    figures["absent_stages"] = [s for s, n in zip(STAGES, truths, strict=True) if n == 0]
-    figures["never_predicted_stages"] = [s for s, n in zip(STAGES, answers, strict=True) if n == 0]
-    return figures
+def _count_stages(table: pd.DataFrame) -> Report:
+    codes = [stage_codes(table[f"{kind}_stage"]) for kind in ("reference", "predicted")]
+    counts = confusion_matrix(codes[0], codes[1], len(STAGES)).astype(int)
+    given, predicted = counts.sum(axis=1).tolist(), counts.sum(axis=0).tolist()
+    return {
+        "n_by_stage": dict(zip(STAGES, given, strict=True)),
+        "confusion_matrix": counts.tolist(),
+        "absent_stages": [s for s, n in zip(STAGES, given, strict=True) if n == 0],
+        "never_predicted_stages": [s for s, n in zip(STAGES, predicted, strict=True) if n == 0],
+    }
 
 
-def _approaches(
-    table: pd.DataFrame,
-    truth: np.ndarray,
-    answer: np.ndarray,
-    has_age: bool,
-    has_stage: bool,
-    resamples: int,
-) -> Report:
+def _approaches(groups: _Groups, *, has_age: bool, has_stage: bool) -> Report:
     """Compare the stage head with thresholds on the predicted age; None where one is missing.
 
-    The labels that lie exactly on 12 years are a coin's throw for a threshold, so the
-    comparison is given without them as well.
+    A label of exactly 12 years lies on a threshold, where any error decides the stage, so the
+    comparison is given without such labels as well.
     """
-    hits: dict[str, np.ndarray] = {}
-    if has_stage:
-        hits["direct_accuracy"] = (answer == truth).astype(float)
-    if has_age:
-        by_threshold = stage_from_years(table["predicted_years"])
-        hits["threshold_accuracy"] = (by_threshold == truth).astype(float)
-    off_boundary = (table["reference_years"] != ADOLESCENT_FROM_YEARS).to_numpy()
+
+    def compare(figures: Figures) -> Report:
+        renamed: Figures = {}
+        if has_stage:
+            renamed["direct_accuracy"] = figures["accuracy"]
+        if has_age:
+            renamed["threshold_accuracy"] = figures["threshold_accuracy"]
+        if has_stage and has_age:
+            renamed["difference"] = figures["difference"]
+        return groups.show(renamed, renamed)
+
     result: Report = {"direct_accuracy": None, "threshold_accuracy": None}
-    result |= _accuracies(hits, resamples)
-    result["without_boundary"] = {
-        "n": int(off_boundary.sum()),
-        **(_accuracies({k: h[off_boundary] for k, h in hits.items()}, resamples)
-           if off_boundary.any() else {}),
-    }  # fmt: skip
+    result |= compare(groups.of("all"))
+    if has_age:
+        n = groups.count("off boundary")
+        rest = compare(groups.of("off boundary")) if n else {}
+        result["without_boundary"] = {"n": n, **rest}
+    else:
+        result["without_boundary"] = {"n": groups.count("all"), **compare(groups.of("all"))}
     return result
 
 
-def _accuracies(hits: Mapping[str, np.ndarray], resamples: int) -> Report:
-    def figures(rows: Any) -> dict[str, np.ndarray]:
-        values = {name: hit[rows].mean(axis=-1) for name, hit in hits.items()}
-        if len(values) == 2:
-            values["difference"] = values["direct_accuracy"] - values["threshold_accuracy"]
-        return values
+def _intervals(cases: Cases, groups: _Groups) -> Report:
+    """Coverage and width of the prediction intervals, overall and where it might fail."""
 
-    return _with_intervals(figures, np.arange(len(next(iter(hits.values())))), resamples)
+    def in_months(row: Report) -> Report:
+        return {
+            name.replace("interval_width", "mean_width"): value
+            for name, value in row.items()
+            if "_years" not in name
+        }
+
+    width = MONTHS * cases.columns[:, cases.kinds["intervals"]][:, 1]
+    by_width = _by_width(cases)
+    tenth = max(1, len(width) // 10)
+    by_sex_and_stage = []
+    for row in groups.list("sex and stage", _INTERVALS):
+        sex, stage = row.pop("group").split()
+        by_sex_and_stage.append({"sex": sex, "stage": stage, **in_months(row)})
+    return {
+        **in_months(groups.show(groups.of("all"), _INTERVALS)),
+        "narrowest_tenth_months": width[by_width[:tenth]].mean(),
+        "widest_tenth_months": width[by_width[-tenth:]].mean(),
+        "by_width": [in_months(row) for row in groups.list("width", _INTERVALS)],
+        "by_sex_and_stage": by_sex_and_stage,
+    }
 
 
 def gender_bias_regression(
@@ -239,7 +273,7 @@ def gender_bias_regression(
         genders: Sexes (n,) in the words of `parse_sex`: "M", "male" or 1, "F", "female" or 0, as
             in `sex_int`; None and NaN count as unknown. The +1, -1, 0 of a `BoneAgeDataset`
             item's `sex` mean something else.
-        resamples: Bootstrap resamples for the interval of each sex's figures; 0 leaves them out.
+        resamples: Bootstrap resamples for the interval of each sex's figures; 0 for none.
 
     Returns:
         `male` and `female`, each with `n`, `mae_years`, `signed_error_years` and the same in
@@ -249,26 +283,11 @@ def gender_bias_regression(
     Raises:
         BoneAgeError: If lengths differ, there is no case, or a value cannot be read.
     """
-    truth, answer, sexes = read_cases(
+    reference, predicted, sexes = read_cases(
         y_true=(y_true, read_years), y_pred=(y_pred, read_years), genders=(genders, parse_sex)
     )
-    return _by_sex(
-        sexes,
-        lambda rows: _age_figures(truth, answer, rows, resamples),
-        ("mae_years", "signed_error_years"),
-    )
-
-
-def _age_figures(truth: np.ndarray, answer: np.ndarray, rows: np.ndarray, resamples: int) -> Report:
-    """MAE and signed error of these rows, with intervals, in years and months."""
-
-    def figures(rows: np.ndarray) -> Report:
-        return {
-            "mae_years": mean_absolute_error(truth[rows], answer[rows]),
-            "signed_error_years": mean_signed_error(truth[rows], answer[rows]),
-        }
-
-    return _with_months(_with_intervals(figures, rows, resamples))
+    table = pd.DataFrame({"reference_years": reference, "predicted_years": predicted})
+    return _compare_sexes(table.assign(sex=sexes), _AGE, resamples)
 
 
 def gender_bias_classification(
@@ -289,95 +308,16 @@ def gender_bias_classification(
     Raises:
         BoneAgeError: As for `gender_bias_regression`.
     """
-    truth, answer, sexes = read_cases(
+    reference, predicted, sexes = read_cases(
         y_true=(y_true, read_stage), y_pred=(y_pred, read_stage), genders=(genders, parse_sex)
     )
-    hit = truth == answer
-    return _by_sex(
-        sexes,
-        lambda rows: _with_intervals(lambda r: {"accuracy": hit[r].mean(axis=-1)}, rows, resamples),
-        ("accuracy",),
-    )
+    names = np.array(STAGES, dtype=object)
+    table = pd.DataFrame({"reference_stage": names[reference], "predicted_stage": names[predicted]})
+    return _compare_sexes(table.assign(sex=sexes), ("accuracy",), resamples)
 
 
-def _by_sex(sexes: np.ndarray, figures: Any, compared: Sequence[str]) -> Report:
-    result: Report = {}
-    for name, sex in (("male", "M"), ("female", "F")):
-        rows = np.flatnonzero(sexes == sex)
-        result[name] = {"n": len(rows), **(figures(rows) if len(rows) else {})}
-    male, female = result["male"], result["female"]
-    for name in compared:
-        both = name in male and name in female
-        result[f"difference_{name}"] = male[name] - female[name] if both else None
-    result["n_unknown"] = len(sexes) - male["n"] - female["n"]
-    return result
-
-
-def _intervals(table: pd.DataFrame, resamples: int) -> Report:
-    """Coverage and width of the prediction intervals, overall and where it might fail."""
-    reference = table["reference_years"].to_numpy(float)
-    low, high = (table[f"predicted_{end}_years"].to_numpy(float) for end in ("low", "high"))
-    width = (high - low) * MONTHS
-
-    def figures(rows: np.ndarray) -> dict[str, Any]:
-        return {
-            "coverage": coverage_score(reference[rows], low[rows], high[rows]),
-            "mean_width_months": width[rows].mean(axis=-1),
-        }
-
-    result = _with_intervals(figures, np.arange(len(table)), resamples)
-    by_width = np.argsort(width, kind="stable")
-    tenth = max(1, len(table) // 10)
-    result["narrowest_tenth_months"] = width[by_width[:tenth]].mean()
-    result["widest_tenth_months"] = width[by_width[-tenth:]].mean()
-    thirds = zip(("narrowest", "middle", "widest"), np.array_split(by_width, 3), strict=True)
-    result["by_width"] = [
-        {"group": f"{name} third", "n": len(rows), **_with_intervals(figures, rows, resamples)}
-        for name, rows in thirds
-        if len(rows)
-    ]
-    sexes, stages = table["sex"].to_numpy(), table["reference_stage"].to_numpy()
-    result["by_sex_and_stage"] = [
-        {"sex": sex, "stage": stage, "n": len(rows), **_with_intervals(figures, rows, resamples)}
-        for sex in ("M", "F")
-        for stage in STAGES
-        if len(rows := np.flatnonzero((sexes == sex) & (stages == stage)))
-    ]
-    return result
-
-
-def _stage_calibration(table: pd.DataFrame) -> Report:
-    """How far the probability of the stage answered is what it says."""
-    chances = table[list(PROBABILITIES)].to_numpy(float).max(axis=1)
-    is_right = table["predicted_stage"] == table["reference_stage"]
-    bins = reliability_bins(chances, is_right)
-    return {"ece": expected_calibration_error(bins), "bins": bins}
-
-
-def _by_group(
-    table: pd.DataFrame, groups: pd.Series, names: Sequence[str], resamples: int
-) -> list[Report]:
-    truth, answer = (table[f"{name}_years"].to_numpy(float) for name in ("reference", "predicted"))
-    members = {name: np.flatnonzero(groups == name) for name in names}
-    return [
-        {"group": name, "n": len(rows),
-         **(_age_figures(truth, answer, rows, resamples) if len(rows) else {})}
-        for name, rows in members.items()
-    ]  # fmt: skip
-
-
-def _by_age(table: pd.DataFrame, resamples: int) -> list[Report]:
-    lower = np.floor(table["reference_years"] / AGE_BIN_YEARS) * AGE_BIN_YEARS
-    names = lower.map(lambda low: f"{low:g} to under {low + AGE_BIN_YEARS:g} years")
-    order = names[lower.sort_values().index].unique()
-    return _by_group(table, names, list(order), resamples)
-
-
-def _worst_cases(table: pd.DataFrame) -> list[Report]:
-    error = table["predicted_years"] - table["reference_years"]
-    worst = error.abs().sort_values(ascending=False, kind="stable").index[:WORST_CASES]
-    columns = ["image_id", "sex", "reference_years", "predicted_years"]
-    return [{**table.loc[i, columns].to_dict(), "error_years": float(error[i])} for i in worst]
+def _compare_sexes(table: pd.DataFrame, names: Sequence[str], resamples: int) -> Report:
+    return _plain(_Groups(Cases.of(table), resamples).compare_sexes(names))
 
 
 def _plain(value: Any) -> Any:
@@ -394,13 +334,5 @@ def _plain(value: Any) -> Any:
 def save_evaluation(output: Path, table: pd.DataFrame, report: Report) -> None:
     """Write `predictions_<split>.csv` and `metrics_<split>.json`, each whole or not at all."""
     split = report["split"]
-    save_text(
-        output / f"predictions_{split}.csv",
-        table.to_csv(index=False, columns=list(TABLE_COLUMNS), lineterminator="\n"),
-    )
+    save_table(output / f"predictions_{split}.csv", table)
     save_text(output / f"metrics_{split}.json", json.dumps(report, indent=2) + "\n")
-
-
-def load_table(path: Path) -> pd.DataFrame:
-    """Read a prediction table that `save_evaluation` wrote."""
-    return pd.read_csv(path, dtype={"image_id": str}, keep_default_na=False, na_values=[""])

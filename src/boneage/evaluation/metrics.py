@@ -5,14 +5,12 @@ function works along the last axis and keeps the leading ones, so that one call 
 figure itself, and another on resampled rows gives all its bootstrap resamples.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
-
-_CHUNK = 4_000_000  # resampled values held at once: 32 MB a figure
 
 
 def _errors(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> Array:
@@ -30,26 +28,6 @@ def mean_absolute_error(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> Array:
     return np.abs(_errors(y_true, y_pred)).mean(axis=-1)
 
 
-def mean_signed_error(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> Array:
-    """Mean of predicted - true: above zero means ages are overestimated.
-
-    Example:
-        >>> float(mean_signed_error([10.0, 12.0], [11.0, 12.0]))
-        0.5
-    """
-    return _errors(y_true, y_pred).mean(axis=-1)
-
-
-def root_mean_squared_error(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> Array:
-    """Root of the mean of (predicted - true)², in the unit of the inputs.
-
-    Example:
-        >>> float(root_mean_squared_error([0.0, 0.0], [3.0, 3.0]))
-        3.0
-    """
-    return np.sqrt((_errors(y_true, y_pred) ** 2).mean(axis=-1))
-
-
 def r2_score(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> Array:
     """Coefficient of determination; NaN where all true values are equal.
 
@@ -63,28 +41,6 @@ def r2_score(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> Array:
     # A rounded mean leaves a trace of variance where there is none.
     total = np.where(np.ptp(truth, axis=-1) == 0, 0.0, total)
     return 1.0 - _divide(residual, total)
-
-
-def within_score(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, limit: float) -> Array:
-    """Share of errors of at most `limit`, in the unit of the ages.
-
-    Example:
-        >>> float(within_score([10.0, 12.0], [10.4, 13.0], 0.5))
-        0.5
-    """
-    # A hair more, so that an error of exactly the limit counts whatever its last bit.
-    return (np.abs(_errors(y_true, y_pred)) <= limit + 1e-9).mean(axis=-1)
-
-
-def coverage_score(y_true: npt.ArrayLike, low: npt.ArrayLike, high: npt.ArrayLike) -> Array:
-    """Share of references that lie in their interval, both ends included.
-
-    Example:
-        >>> float(coverage_score([10.0, 12.0], [9.0, 9.0], [11.0, 11.0]))
-        0.5
-    """
-    truth = np.asarray(y_true, float)
-    return ((np.asarray(low, float) <= truth) & (truth <= np.asarray(high, float))).mean(axis=-1)
 
 
 def reliability_place(confidence: npt.ArrayLike, bins: int = 10) -> npt.NDArray[np.int64]:
@@ -181,23 +137,6 @@ def _divide(numerator: Array, denominator: Array) -> Array:
     return np.divide(numerator, denominator, out=undefined, where=np.not_equal(denominator, 0))
 
 
-def regression_figures(y_true: Array, y_pred: Array) -> dict[str, Array]:
-    """MAE, RMSE, signed error, R² and shares of small errors of ages in years.
-
-    Each has the shape of the leading axes.
-    """
-    return {
-        "mae_years": mean_absolute_error(y_true, y_pred),
-        "rmse_years": root_mean_squared_error(y_true, y_pred),
-        "signed_error_years": mean_signed_error(y_true, y_pred),
-        "r2": r2_score(y_true, y_pred),
-        **{
-            f"within_{months}_months": within_score(y_true, y_pred, months / 12.0)
-            for months in (6, 12, 24)
-        },
-    }
-
-
 def classification_figures(counts: Array) -> dict[str, Array]:
     """Accuracy, weighted precision, recall and F1, and quadratic kappa from (..., k, k)."""
     precision, recall, f1 = precision_recall_f1(counts)
@@ -208,42 +147,3 @@ def classification_figures(counts: Array) -> dict[str, Array]:
         "f1_weighted": weighted_average(f1, counts),
         "qwk": quadratic_kappa_score(counts),
     }
-
-
-def bootstrap_intervals(
-    figures: Callable[[npt.NDArray[np.int64]], Mapping[str, Array]],
-    n: int,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap intervals of several figures over the same resampled cases.
-
-    Args:
-        figures: Takes row numbers (d, n) and returns figures of shape (d,).
-        n: Number of cases.
-        resamples: Resamples.
-        seed: Of the resampling.
-        level: Coverage, between 0 and 1.
-
-    Returns:
-        (low, high) by figure; NaN draws (an undefined R² or kappa) are left out, and a figure
-        with no other draws has (NaN, NaN).
-
-    Source: Efron, Annals of Statistics 1979, 7:1.
-    """
-    rng = np.random.default_rng(seed)
-    rows_at_once = max(1, _CHUNK // n)
-    parts = []
-    for start in range(0, resamples, rows_at_once):
-        rows = rng.integers(0, n, size=(min(rows_at_once, resamples - start), n))
-        parts.append(figures(rows))
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    intervals = {}
-    for name in parts[0]:
-        values = np.concatenate([np.atleast_1d(part[name]) for part in parts])
-        values = values[~np.isnan(values)]
-        low, high = np.quantile(values, tails) if values.size else (np.nan, np.nan)
-        intervals[name] = (float(low), float(high))
-    return intervals

@@ -12,13 +12,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from boneage.errors import BoneAgeError
-from boneage.evaluation.evaluate import AGE_BIN_YEARS, MONTHS, Report
+from boneage.evaluation.cases import MONTHS
+from boneage.evaluation.evaluate import Report
 from boneage.evaluation.metrics import (
     accuracy_score,
     confusion_matrix,
     mean_absolute_error,
     r2_score,
 )
+from boneage.evaluation.prediction_table import AGE_BANDS_YEARS, name_age_band
 from boneage.files import replacing
 from boneage.imaging.overlay import stretch_map
 from boneage.sex import parse_sex
@@ -99,9 +101,7 @@ def plot_scatter(
         axes.axhline(threshold, color=GREY, lw=0.6, ls=":")
     figures = report["regression"]
     title = f"{_cases(report)}: MAE {figures['mae_months']:.1f} months"
-    if "mae_months_ci" in figures:
-        low, high = figures["mae_months_ci"]
-        title += f" (95% interval {low:.1f} to {high:.1f})"
+    title += _name_interval(figures, "mae_months", ".1f")
     r2 = figures["r2"]
     axes.set_title(title + ("" if r2 is None else f", R² {r2:.3f}"), fontsize=10)
     axes.set(
@@ -122,12 +122,12 @@ def _from_ages(
     columns: dict[str, Any] = {"y_true": (y_true, read_years), "y_pred": (y_pred, read_years)}
     if genders is not None:
         columns["genders"] = (genders, parse_sex)
-    truth, answer, *sexes = read_cases(**columns)
-    table = pd.DataFrame({"reference_years": truth, "predicted_years": answer})
+    reference, predicted, *sexes = read_cases(**columns)
+    table = pd.DataFrame({"reference_years": reference, "predicted_years": predicted})
     table["sex"] = sexes[0] if sexes else None
-    r2 = r2_score(truth, answer)
+    r2 = r2_score(reference, predicted)
     figures = {
-        "mae_months": MONTHS * mean_absolute_error(truth, answer),
+        "mae_months": MONTHS * mean_absolute_error(reference, predicted),
         "r2": None if np.isnan(r2) else r2,
     }
     return table, {"n": len(table), "regression": figures}
@@ -137,6 +137,12 @@ def _cases(report: Report) -> str:
     """Say which cases and how many a figure shows."""
     split = f"{report['split']} split, " if "split" in report else ""
     return f"{split}n = {report['n']}"
+
+
+def _name_interval(figures: Report, name: str, style: str) -> str:
+    """Name the interval of a figure, if it has one."""
+    low, high = figures.get(f"{name}_ci") or (None, None)
+    return "" if low is None else f" (95% interval {low:{style}} to {high:{style}})"
 
 
 def plot_confusion_matrix(
@@ -162,15 +168,15 @@ def plot_confusion_matrix(
     report = _from_stages(y_true, y_pred)
     counts = np.array(report["classification"]["confusion_matrix"])
     truths = counts.sum(axis=1, keepdims=True)
-    shares = counts / np.maximum(truths, 1)
+    proportions = counts / np.maximum(truths, 1)
     figure = Figure(figsize=(5.6, 4.8))
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    image = axes.imshow(proportions, cmap="cividis", vmin=0, vmax=1)
     for row, column in np.ndindex(counts.shape):
-        share = f"\n{shares[row, column]:.0%}" if truths[row, 0] else ""
+        proportion = f"\n{proportions[row, column]:.0%}" if truths[row, 0] else ""
         axes.text(
-            column, row, f"{counts[row, column]}{share}", ha="center", va="center", fontsize=11,
-            color="black" if shares[row, column] > 0.55 else "white",
+            column, row, f"{counts[row, column]}{proportion}", ha="center", va="center", fontsize=11,
+            color="black" if proportions[row, column] > 0.55 else "white",
         )  # fmt: skip
     names = [f"{s}\n(n = {n})" for s, n in zip(STAGES, truths[:, 0], strict=True)]
     axes.set_xticks(range(len(STAGES)), STAGES)
@@ -178,11 +184,9 @@ def plot_confusion_matrix(
     axes.set(xlabel="predicted stage", ylabel="true stage")
     figures = report["classification"]
     title = f"{_cases(report)}: accuracy {figures['accuracy']:.3f}"
-    if "accuracy_ci" in figures:
-        low, high = figures["accuracy_ci"]
-        title += f" (95% interval {low:.3f} to {high:.3f})"
+    title += _name_interval(figures, "accuracy", ".3f")
     axes.set_title(title, fontsize=10)
-    figure.colorbar(image, ax=axes, label="share of the true stage", fraction=0.046)
+    figure.colorbar(image, ax=axes, label="proportion of the true stage", fraction=0.046)
     _sign(figure)
     if path is not None:
         save_figure(figure, path)
@@ -198,10 +202,10 @@ def _from_stages(y_true: Any, y_pred: Any) -> Report:
             "y_pred is missing; expected plot_confusion_matrix(y_true, y_pred), or a report of "
             "Trainer.evaluate alone."
         )
-    truth, answer = read_cases(y_true=(y_true, read_stage), y_pred=(y_pred, read_stage))
-    counts = confusion_matrix(truth, answer, len(STAGES))
+    reference, predicted = read_cases(y_true=(y_true, read_stage), y_pred=(y_pred, read_stage))
+    counts = confusion_matrix(reference, predicted, len(STAGES))
     figures = {"confusion_matrix": counts.astype(int), "accuracy": accuracy_score(counts)}
-    return {"n": len(truth), "classification": figures}
+    return {"n": len(reference), "classification": figures}
 
 
 def plot_error_by_age(table: pd.DataFrame, report: Report) -> Figure:
@@ -209,8 +213,8 @@ def plot_error_by_age(table: pd.DataFrame, report: Report) -> Figure:
     figure = Figure(figsize=(7.6, 6.4))
     upper, lower = figure.subplots(2, 1, sharex=True)
     error = MONTHS * (table["predicted_years"] - table["reference_years"])
-    lower_end = table["reference_years"] // AGE_BIN_YEARS * AGE_BIN_YEARS
-    age = (lower_end + AGE_BIN_YEARS / 2).rename("age")  # middle of the bin
+    bands = [name_age_band(years) for years in AGE_BANDS_YEARS[:-1]]
+    age = table["reference_years"].map(lambda years: bands.index(name_age_band(years)))
     for offset, (sex, (name, colour, marker)) in zip((-0.12, 0.12), SEX_STYLE.items(), strict=True):
         mine = table["sex"] == sex
         by_age = error[mine].groupby(age[mine])
@@ -228,7 +232,8 @@ def plot_error_by_age(table: pd.DataFrame, report: Report) -> Figure:
     lower.axhline(0, color=GREY, lw=0.8)
     upper.set_ylabel("mean absolute error (months)")
     lower.set_ylabel("mean signed error (months)\npredicted − reference")
-    lower.set_xlabel("reference bone age (years), two-year bins; small numbers are n")
+    lower.set_xticks(range(len(bands)), [band.removesuffix(" years") for band in bands])
+    lower.set_xlabel("reference bone age (years); small numbers are n")
     upper.set_title(
         f"{report['split']} split, n = {report['n']}: error by age and sex; bars are 95% intervals",
         fontsize=10,
@@ -251,14 +256,14 @@ def plot_calibration(table: pd.DataFrame, report: Report) -> Figure:
     figures = report["stage_calibration"]
     bins = pd.DataFrame(figures["bins"])
     axes = panels[0]
-    axes.plot([0, 1], [0, 1], "--", color=RED, lw=1.2, label="as it says")
-    axes.plot(bins["confidence"], bins["accuracy"], color=BLUE, marker="o", label="stage answered")
+    axes.plot([0, 1], [0, 1], "--", color=RED, lw=1.2, label="perfect calibration")
+    axes.plot(bins["confidence"], bins["accuracy"], color=BLUE, marker="o", label="predicted stage")
     for row in bins.itertuples():
         axes.annotate(f"{row.n}", (row.confidence, row.accuracy), fontsize=8, color=GREY,
                       textcoords="offset points", xytext=(6, -10))  # fmt: skip
     axes.set(
-        xlim=(0.3, 1.02), ylim=(0.0, 1.02), xlabel="probability of the stage answered",
-        ylabel="share of right answers",
+        xlim=(0.3, 1.02), ylim=(0.0, 1.02), xlabel="probability of the predicted stage",
+        ylabel="proportion of right predictions",
     )  # fmt: skip
     axes.set_title(f"{report['split']}, n = {report['n']}: expected calibration error "
                    f"{figures['ece']:.3f}", fontsize=10)  # fmt: skip
@@ -270,7 +275,7 @@ def plot_calibration(table: pd.DataFrame, report: Report) -> Figure:
 
 
 def _plot_intervals(axes: Axes, table: pd.DataFrame, figures: Report) -> None:
-    """Half widths against the age answered; images whose reference lies outside stand out."""
+    """Half widths against the predicted age; images whose reference lies outside stand out."""
     half = MONTHS * (table["predicted_high_years"] - table["predicted_low_years"]) / 2
     is_outside = (table["reference_years"] < table["predicted_low_years"]) | (
         table["reference_years"] > table["predicted_high_years"]
@@ -366,7 +371,7 @@ def save_worst_cases(path: Path, report: Report, data: Any) -> None:
 def plot_heatmap(
     image: Image.Image, heatmap: np.ndarray, case: Any, *, evidence_for: str
 ) -> Figure:
-    """Show an image beside itself with a heat map over it.
+    """Show an image beside the same image under its saliency map.
 
     Args:
         image: 8-bit grey image.
@@ -379,19 +384,19 @@ def plot_heatmap(
     for axes in (left, right):
         plot_radiograph(axes, image)
     over = right.imshow(stretch_map(heatmap, image.size), cmap="inferno", alpha=0.5, vmin=0, vmax=1)
-    figure.colorbar(over, ax=right, fraction=0.046, label="Grad-CAM, share of its maximum")
+    figure.colorbar(over, ax=right, fraction=0.046, label="Grad-CAM, relative to its maximum")
     left.set_title(f"{case.image_id}, {case.sex or 'sex unknown'}", fontsize=10)
     rows, columns = heatmap.shape
     right.set_title(f"evidence for {evidence_for}, {rows}×{columns} cells", fontsize=10)
     truth = f"true {case.reference_years:.1f} y, {case.reference_stage}"
     age = "" if pd.isna(case.predicted_years) else f"{case.predicted_years:.1f} y, "
-    answer = f"predicted {age}{case.predicted_stage}"
+    predicted = f"predicted {age}{case.predicted_stage}"
     is_right = case.reference_stage == case.predicted_stage
     verdict = "stage right" if is_right else "stage wrong"
     if not pd.isna(case.predicted_years):
         by_age = STAGES[stage_from_years([case.predicted_years])[0]]
         verdict += "" if by_age == case.predicted_stage else f", by age {by_age}"
-    figure.suptitle(f"{truth}; {answer} ({verdict})", fontsize=11)
+    figure.suptitle(f"{truth}; {predicted} ({verdict})", fontsize=11)
     _sign(figure)
     return figure
 

@@ -1,4 +1,7 @@
-"""Anyone's table of predictions -> one checked table in months, ready to be audited."""
+"""The prediction table: its one schema, its one reader, and the check that every table passes.
+
+One row an image. Ages are in years, a stage is a word, an error is predicted - reference.
+"""
 
 import itertools
 import math
@@ -7,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from boneage.errors import LabelError
+from boneage.errors import BoneAgeError, LabelError
+from boneage.files import save_text
 from boneage.stages import PROBABILITIES, STAGES, stage_from_years
 from boneage.tables.columns import (
     ACCEPTED_COLUMNS,
@@ -21,7 +26,20 @@ from boneage.tables.columns import (
     read_sexes,
 )
 
-INTERVAL = ("predicted_low", "predicted_high")
+COLUMNS = (
+    "image_id", "split", "sex", "reference_years", "predicted_years",
+    "reference_stage", "predicted_stage", *PROBABILITIES,
+)  # fmt: skip
+"""Columns of the table of a split, in the order of its file.
+
+`predicted_years` is empty if no age head was trained, the `p_` columns if no stage head was; the
+predicted stage then follows from the age.
+"""
+
+INTERVAL = ("predicted_low_years", "predicted_high_years")
+"""Ends of the prediction interval, where the model gives one."""
+
+CHRONOLOGICAL = "chronological_age_years"
 
 LARGEST_RATIO = 5.0
 """Ratio of the medians of predictions and references beyond which their units differ."""
@@ -30,24 +48,25 @@ MOST_GROUPS = 50
 """Most values of a column that names groups."""
 
 AGE_BANDS_YEARS = (0.0, 6.0, 9.0, 12.0, 15.0, math.inf)
+"""Limits of the age groups in which figures are given."""
 
-# Ages must lie above these. A model may answer an infant with a little less than nothing; an
-# age of -1 year, or of -999, stands for a missing one.
-_ABOVE_MONTHS = {"reference": 0.0, "predicted": -12.0, "predicted_low": -60.0,
-                 "predicted_high": -60.0, "chronological_age": -0.01}  # fmt: skip
-_ANSWERED, _UNANSWERED = ("ok", "warn"), ("reject", "error")
+# Ages must lie above these, in years. A model may predict a little less than nothing for an
+# infant; an age of -1, or of -999, stands for a missing one.
+_ABOVE_YEARS = {"reference": 0.0, "predicted": -1.0, "predicted_low": -5.0,
+                "predicted_high": -5.0, "chronological_age": -0.001}  # fmt: skip
+_PREDICTED, _NOT_PREDICTED = ("ok", "warn"), ("reject", "error")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One table of predictions, checked.
+    """A prediction table read from a file, checked.
 
     Attributes:
         name: For the report.
-        table: One row a case: `image_id`, `sex` ("M", "F" or None), `reference_months`,
-            `predicted_months`, `reference_stage` and `predicted_stage` (codes), and, where the
-            file has them, `predicted_low_months`, `predicted_high_months`, the `p_` columns and
-            `chronological_months`.
+        table: One row a case: `image_id`, `sex` ("M", "F" or None), `reference_years`,
+            `predicted_years`, `reference_stage`, `predicted_stage` and, where the file has them,
+            `predicted_low_years`, `predicted_high_years`, the `p_` columns and
+            `chronological_age_years`.
         groups: The further columns asked for, as text, a row a case.
         n_unanswered: Rows without a prediction, left out (status reject or error).
         n_without_reference: Rows with a prediction and no reference, left out.
@@ -60,6 +79,69 @@ class Predictions:
     n_unanswered: int
     n_without_reference: int
     has_stage: bool
+
+
+def has_ages(table: pd.DataFrame) -> bool:
+    """Whether a checked table has predicted ages."""
+    return "predicted_years" in table and bool(table["predicted_years"].notna().all())
+
+
+def has_probabilities(table: pd.DataFrame) -> bool:
+    """Whether a checked table has stage probabilities."""
+    return set(PROBABILITIES) <= set(table) and bool(table["p_child"].notna().all())
+
+
+def has_intervals(table: pd.DataFrame) -> bool:
+    """Whether a checked table has prediction intervals."""
+    return set(INTERVAL) <= set(table) and bool(table[list(INTERVAL)].notna().all(axis=None))
+
+
+def check_table(table: pd.DataFrame) -> None:
+    """Refuse a table of a split that does not have the schema.
+
+    Raises:
+        BoneAgeError: If it is empty, lacks a column, mixes splits, or a stage or a number is none.
+    """
+    if table.empty:
+        raise BoneAgeError("the prediction table is empty; there is nothing to evaluate.")
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise BoneAgeError(f"the prediction table lacks the columns {', '.join(missing)}.")
+    splits = table["split"].unique()
+    if len(splits) > 1:
+        raise BoneAgeError(
+            f"the prediction table mixes the splits {', '.join(map(str, splits))}; expected one."
+        )
+    for name in ("reference_stage", "predicted_stage"):
+        odd = table[~table[name].isin(list(STAGES))]
+        if len(odd):
+            raise BoneAgeError(
+                f"{name} is {odd[name].iloc[0]!r} for {odd['image_id'].iloc[0]}; expected one of "
+                f"{', '.join(STAGES)}."
+            )
+    outputs = ["predicted_years", *PROBABILITIES]
+    has_no_head = bool(table[outputs].isna().all(axis=None))
+    for name in ("reference_years", *outputs):
+        column = table[name]
+        if name in outputs and column.isna().all() and not has_no_head:
+            continue
+        bad = table.loc[~np.isfinite(column.astype(float)), "image_id"]
+        if len(bad):
+            raise BoneAgeError(
+                f"{name} is not a finite number for {len(bad)} of {len(table)} images, the first "
+                f"{', '.join(bad.astype(str).head(3))}. A model whose training diverged predicts "
+                "so: lower its learning rate."
+            )
+
+
+def save_table(path: Path, table: pd.DataFrame) -> None:
+    """Write the table of a split, whole or not at all."""
+    save_text(path, table.to_csv(index=False, columns=list(COLUMNS), lineterminator="\n"))
+
+
+def load_table(path: Path) -> pd.DataFrame:
+    """Read a table that `save_table` wrote."""
+    return pd.read_csv(path, dtype={"image_id": str}, keep_default_na=False, na_values=[""])
 
 
 def read_all(paths: Sequence[Path], by: Sequence[str] = ()) -> list[Predictions]:
@@ -111,7 +193,7 @@ def read_predictions(path: Path, by: Sequence[str] = (), *, name: str | None = N
     columns = _check_header(path, list(raw.columns), by)
     if raw.empty:
         raise LabelError(f"{path} has a header but no rows; expected one row a case.")
-    ages = {age: _read_age(path, raw, age, columns) for age in _ABOVE_MONTHS}
+    ages = {age: _read_age(path, raw, age, columns) for age in _ABOVE_YEARS}
     reference, predicted = ages["reference"], ages["predicted"]
     if reference.isna().all():
         raise LabelError(
@@ -123,11 +205,11 @@ def read_predictions(path: Path, by: Sequence[str] = (), *, name: str | None = N
             f"{path} has no prediction (predicted_years or predicted_months). Found: "
             f"{', '.join(raw.columns)}."
         )
-    answered = _find_answered(path, raw, predicted)
-    used = answered & reference.notna()
+    is_predicted = _find_predicted(path, raw, predicted)
+    used = is_predicted & reference.notna()
     if not used.any():
         raise LabelError(
-            f"{path} has no row with both an answer and a reference; there is nothing to audit."
+            f"{path} has no row with both a prediction and a reference; there is nothing to audit."
         )
     table = pd.DataFrame(
         {
@@ -135,17 +217,17 @@ def read_predictions(path: Path, by: Sequence[str] = (), *, name: str | None = N
             "sex": read_sexes(path, raw, columns),
         }
     )
-    table["reference_months"], table["predicted_months"] = reference, predicted
-    ends = {f"{end}_months": ages[end] for end in INTERVAL}
+    table["reference_years"], table["predicted_years"] = reference, predicted
+    ends = {name: ages[name.removesuffix("_years")] for name in INTERVAL}
     if _is_given(path, ends, used):
         table = table.assign(**ends)
         _check_order(path, table[used])
     if ages["chronological_age"].notna().any():
-        table["chronological_months"] = ages["chronological_age"]
-    chances = {p: read_numbers(path, raw, p) for p in PROBABILITIES}
-    if _is_given(path, chances, used):
-        table = table.assign(**chances)
-        _check_chances(path, table[used])
+        table[CHRONOLOGICAL] = ages["chronological_age"]
+    probabilities = {p: read_numbers(path, raw, p) for p in PROBABILITIES}
+    if _is_given(path, probabilities, used):
+        table = table.assign(**probabilities)
+        _check_probabilities(path, table[used])
     raw, table = raw[used], table[used].copy()
     _check_ratio(path, table)
     has_stage = _add_stages(path, raw, table)
@@ -154,8 +236,8 @@ def read_predictions(path: Path, by: Sequence[str] = (), *, name: str | None = N
         name=path.stem if name is None else name,
         table=table.reset_index(drop=True),
         groups=groups.reset_index(drop=True),
-        n_unanswered=int((~answered).sum()),
-        n_without_reference=int((answered & ~used).sum()),
+        n_unanswered=int((~is_predicted).sum()),
+        n_without_reference=int((is_predicted & ~used).sum()),
         has_stage=has_stage,
     )
 
@@ -195,7 +277,7 @@ def refuse_sex(by: Sequence[str]) -> None:
 
 
 def _read_age(path: Path, raw: pd.DataFrame, age: str, columns: Mapping[str, str]) -> pd.Series:
-    """Read an age in whichever unit is there, in months; empty if there is neither."""
+    """Read an age in whichever unit is there, in years; empty if there is neither."""
     months, years = f"{age}_months", f"{age}_years"
     if age == "reference":
         months, years = columns.get("months", months), columns.get("years", years)
@@ -204,28 +286,29 @@ def _read_age(path: Path, raw: pd.DataFrame, age: str, columns: Mapping[str, str
         raw,
         months=months,
         years=years,
-        above=_ABOVE_MONTHS[age],
+        above=12.0 * _ABOVE_YEARS[age],
+        in_years=True,
         may_be_small=age == "predicted_low",
     )
 
 
-def _find_answered(path: Path, raw: pd.DataFrame, predicted: pd.Series) -> pd.Series:
-    """Find the rows that hold an answer; one may be missing only where a status says so."""
-    answered = pd.Series(True, index=raw.index)
+def _find_predicted(path: Path, raw: pd.DataFrame, predicted: pd.Series) -> pd.Series:
+    """Find the rows that hold a prediction; it may be missing only where a status says so."""
+    is_predicted = pd.Series(True, index=raw.index)
     if "status" in raw:
         status = raw["status"].str.strip().str.lower()
-        for line in status.index[~status.isin([*_ANSWERED, *_UNANSWERED])]:
+        for line in status.index[~status.isin([*_PREDICTED, *_NOT_PREDICTED])]:
             raise LabelError(
                 f"{path} line {line}: status is {raw.at[line, 'status']!r}; expected "
-                f"{', '.join((*_ANSWERED, *_UNANSWERED))}. Rename a column that means another."
+                f"{', '.join((*_PREDICTED, *_NOT_PREDICTED))}. Rename a column that means another."
             )
-        answered = status.isin(list(_ANSWERED))
-    for line in predicted.index[predicted.isna() & answered]:
+        is_predicted = status.isin(list(_PREDICTED))
+    for line in predicted.index[predicted.isna() & is_predicted]:
         raise LabelError(
             f"{path} line {line} has no prediction. Fill it, or mark such rows in a column status "
             "as reject or error."
         )
-    return answered
+    return is_predicted
 
 
 def _is_given(path: Path, columns: Mapping[str, pd.Series], used: pd.Series) -> bool:
@@ -243,27 +326,27 @@ def _is_given(path: Path, columns: Mapping[str, pd.Series], used: pd.Series) -> 
 
 
 def _check_order(path: Path, table: pd.DataFrame) -> None:
-    low, high = (table[f"{end}_months"] for end in INTERVAL)
+    low, high = (table[name] for name in INTERVAL)
     for line in table.index[low > high]:
         raise LabelError(
-            f"{path} line {line}: the interval from {low[line]:g} to {high[line]:g} months ends "
+            f"{path} line {line}: the interval from {low[line]:g} to {high[line]:g} years ends "
             "before it starts. Exchange its ends."
         )
 
 
-def _check_chances(path: Path, table: pd.DataFrame) -> None:
-    chances = table[list(PROBABILITIES)]
-    odd = (chances < 0.0).any(axis=1) | ((chances.sum(axis=1) - 1.0).abs() > 0.02)
+def _check_probabilities(path: Path, table: pd.DataFrame) -> None:
+    given = table[list(PROBABILITIES)]
+    odd = (given < 0.0).any(axis=1) | ((given.sum(axis=1) - 1.0).abs() > 0.02)
     for line in table.index[odd]:
         raise LabelError(
             f"{path} line {line}: {', '.join(PROBABILITIES)} are "
-            f"{', '.join(f'{p:g}' for p in chances.loc[line])}; expected shares that add up to 1."
+            f"{', '.join(f'{p:g}' for p in given.loc[line])}; expected probabilities, sum 1."
         )
 
 
 def _check_ratio(path: Path, table: pd.DataFrame) -> None:
     """Refuse predictions in one unit beside references in another."""
-    ratio = table["predicted_months"].median() / table["reference_months"].median()
+    ratio = table["predicted_years"].median() / table["reference_years"].median()
     if not 1 / LARGEST_RATIO < ratio < LARGEST_RATIO:
         raise LabelError(
             f"{path}: predictions are {ratio:.2g} times the references (medians). Check that each "
@@ -274,22 +357,25 @@ def _check_ratio(path: Path, table: pd.DataFrame) -> None:
 def _add_stages(path: Path, raw: pd.DataFrame, table: pd.DataFrame) -> bool:
     """Add the stages, given or else likeliest or else by age; tell whether they are the model's."""
     for kind in ("reference", "predicted"):
-        table[f"{kind}_stage"] = stage_from_years(table[f"{kind}_months"] / 12.0)
+        table[f"{kind}_stage"] = _name_stages(stage_from_years(table[f"{kind}_years"]))
     reference = _read_stage(path, raw, "reference")
     if reference is not None:
-        years = table["reference_months"] / 12.0
+        years = table["reference_years"]
         # Half a month of rounding is no contradiction.
-        fits = [reference == stage_from_years(years + shift) for shift in (-0.05, 0.0, 0.05)]
+        fits = [
+            reference == _name_stages(stage_from_years(years + shift))
+            for shift in (-0.05, 0.0, 0.05)
+        ]
         for line in table.index[~np.any(fits, axis=0)]:
             raise LabelError(
-                f"{path} line {line}: reference_stage is {STAGES[reference[line]]}, but the age "
+                f"{path} line {line}: reference_stage is {reference[line]}, but the age "
                 f"{years[line]:.4g} years. Leave the column out; stages follow from the age."
             )
         table["reference_stage"] = reference
     predicted = _read_stage(path, raw, "predicted")
     if predicted is None and PROBABILITIES[0] in table:
         likeliest = table[list(PROBABILITIES)].to_numpy().argmax(axis=1)
-        predicted = pd.Series(likeliest, index=table.index)
+        predicted = pd.Series(_name_stages(likeliest), index=table.index)
     if predicted is not None:
         table["predicted_stage"] = predicted
     return predicted is not None
@@ -297,16 +383,20 @@ def _add_stages(path: Path, raw: pd.DataFrame, table: pd.DataFrame) -> bool:
 
 def _read_stage(path: Path, raw: pd.DataFrame, kind: str) -> pd.Series | None:
     column = f"{kind}_stage"
-    codes = {stage.lower(): i for i, stage in enumerate(STAGES)}
+    names = {stage.lower(): stage for stage in STAGES}
     words = raw[column].str.strip().str.lower() if column in raw else None
     if words is None or (words == "").all():
         return None
-    for line in words.index[~words.isin(list(codes))]:
+    for line in words.index[~words.isin(list(names))]:
         raise LabelError(
             f"{path} line {line}: {column} is {raw.at[line, column]!r}; expected "
             f"{', '.join(STAGES)}."
         )
-    return words.map(codes).astype(int)
+    return words.map(names)
+
+
+def _name_stages(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
+    return np.array(STAGES, dtype=object)[codes]
 
 
 def _read_group(path: Path, raw: pd.DataFrame, column: str) -> pd.Series:

@@ -1,170 +1,22 @@
-"""Agreement of two measurements of age, every figure from sums over cases.
-
-A figure is a function of the sums of a few columns (1, reference, prediction, their squares,
-whether an error is small, ...). So its value, its 2,000 bootstrap resamples and the same for every
-group of cases are one matrix product, and 12,611 cases take seconds.
-"""
+"""Tests of differences, their correction for number, and intervals of proportions."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from boneage.evaluation.metrics import classification_figures
-from boneage.stages import STAGES
-
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
-Ends = dict[str, float | None]
-"""A figure: its value, and the low and high end of its 95% interval; None where undefined."""
-
-RESAMPLES = 2000
-"""Bootstrap resamples and permutations by default."""
+from boneage.evaluation.bootstrap import Array, Estimate, Mask
 
 SIGNIFICANT = 0.05
 """Corrected p-value below which a difference is called significant."""
-
-WITHIN_MONTHS = (6, 12, 18, 24)
-LIMITS_OF_AGREEMENT = 1.96
-_RESAMPLES_AT_ONCE = 100
-_BASE = ("n", "r", "p", "rr", "pp", "rp", "dd", "abs")
-_ROUNDING = 1e-10
-"""Share of a sum of squares below which a spread is rounding: an SD of 0.001 months at 10 years."""
-
-
-def age_columns(reference: npt.ArrayLike, predicted: npt.ArrayLike) -> Array:
-    """Columns (n, k) whose sums give `age_figures`; ages in months."""
-    r, p = np.asarray(reference, float), np.asarray(predicted, float)
-    d, size = p - r, np.abs(p - r)
-    # A hair more, so that an error of exactly the limit counts whatever its last bit.
-    within = [(size <= limit + 1e-9).astype(float) for limit in WITHIN_MONTHS]
-    return np.stack([np.ones_like(r), r, p, r * r, p * p, r * p, d * d, size, *within], axis=1)
-
-
-def age_figures(sums: Array) -> dict[str, Array]:
-    """Errors and agreement of ages in months, from sums (..., k) of `age_columns`.
-
-    MAE, RMSE, R², shares of small errors, bias (predicted - reference), Bland-Altman limits of
-    agreement (bias -/+ 1.96 SD of the errors), Deming regression with equal variances, and
-    ICC(2,1): two-way random effects, absolute agreement, one measurement. NaN where undefined.
-
-    Source: Bland & Altman, Lancet 1986; Shrout & Fleiss, Psychological Bulletin 1979; Deming,
-    Statistical Adjustment of Data, 1943.
-    """
-    n, r, p, rr, pp, rp, dd, size = np.moveaxis(sums[..., : len(_BASE)], -1, 0)
-    within = np.moveaxis(sums[..., len(_BASE) : len(_BASE) + len(WITHIN_MONTHS)], -1, 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        bias = (p - r) / n
-        # Sums of squares and products around the means.
-        s_rr, s_pp, s_dd = (_spread(rr, r, n), _spread(pp, p, n), _spread(dd, p - r, n))
-        s_rp = np.where((s_rr > 0) & (s_pp > 0), rp - r * p / n, 0.0)
-        sd = np.where(n > 1, np.sqrt(s_dd / np.maximum(n - 1, 1)), np.nan)
-        slope = _deming_slope(s_rr, s_pp, s_rp)
-        # ICC(2,1) of two raters, its three mean squares written out.
-        icc = 2 * s_rp / (s_rr + s_pp + (n - 1) * bias**2 - s_dd / n)
-        figures = {
-            "mae_months": size / n,
-            "bias_months": bias,
-            "rmse_months": np.sqrt(dd / n),
-            "r2": 1 - dd / s_rr,
-            "icc": icc,
-            "sd_months": sd,
-            "loa_low_months": bias - LIMITS_OF_AGREEMENT * sd,
-            "loa_high_months": bias + LIMITS_OF_AGREEMENT * sd,
-            "deming_slope": slope,
-            "deming_intercept_months": (p - slope * r) / n,
-            **{f"within_{m}_months": w / n for m, w in zip(WITHIN_MONTHS, within, strict=True)},
-        }
-    return {name: np.where(np.isfinite(v), v, np.nan) for name, v in figures.items()}
-
-
-def _spread(squares: Array, total: Array, n: Array) -> Array:
-    """Sum of squares around the mean, exactly zero where there is no spread."""
-    spread = squares - total * total / n
-    return np.where(spread > _ROUNDING * squares, spread, 0.0)
-
-
-def _deming_slope(s_rr: Array, s_pp: Array, s_rp: Array) -> Array:
-    """Slope of the principal axis, in the form that does not cancel."""
-    apart = s_pp - s_rr
-    root = np.sqrt(apart**2 + 4 * s_rp**2)
-    return np.where(apart < 0, 2 * s_rp / (root - apart), (apart + root) / (2 * s_rp))
-
-
-def stage_columns(reference: npt.ArrayLike, predicted: npt.ArrayLike) -> Array:
-    """One column a cell of the confusion matrix, (n, 9); stage codes."""
-    k = len(STAGES)
-    cell = np.asarray(reference) * k + np.asarray(predicted)
-    return (cell[:, None] == np.arange(k * k)).astype(float)
-
-
-def stage_figures(sums: Array) -> dict[str, Array]:
-    """Accuracy, weighted precision, recall and F1, and QWK from sums of `stage_columns`."""
-    k = len(STAGES)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return classification_figures(sums.reshape(*sums.shape[:-1], k, k))
-
-
-def resample(n: int, resamples: int, seed: int = 0) -> Iterator[Array]:
-    """Give bootstrap weights, some draws at a time: how often each case is drawn, (d, n)."""
-    rng = np.random.default_rng(seed)
-    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
-        size = min(_RESAMPLES_AT_ONCE, resamples - start)
-        rows = rng.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
-        yield np.bincount(rows.ravel(), minlength=size * n).reshape(size, n).astype(np.float32)
-
-
-def weighted_median(values: Array, weights: Array) -> Array:
-    """Median of values (n,) under whole weights (d, n); NaN where all weights are zero.
-
-    Example:
-        >>> weighted_median(np.array([1.0, 2.0, 4.0]), np.array([[1, 1, 1], [1, 2, 3]])).tolist()
-        [2.0, 3.0]
-    """
-    order = np.argsort(values)
-    reached = np.cumsum(weights[:, order], axis=1)
-    total = reached[:, -1:]
-    ordered = values[order]
-    lower = ordered[(reached >= total / 2).argmax(axis=1)]
-    upper = ordered[(reached > total / 2).argmax(axis=1)]
-    return np.where(total[:, 0] > 0, (lower + upper) / 2, np.nan)
-
-
-def bootstrap_groups(
-    cases: Array, masks: Sequence[Mask], resamples: int, sizes: Array
-) -> tuple[Array, Array, Array]:
-    """Sums of the columns of each group, the same resampled, and its resampled median errors.
-
-    Args:
-        cases: Columns, (n, k).
-        masks: Members of each of g groups, (n,) each.
-        resamples: Bootstrap resamples over all cases, d.
-        sizes: Size of each case's error, (n,), in any unit.
-
-    Returns:
-        Sums (g, k), their draws (g, d, k), and the medians of `sizes` (g, d), NaN where a draw
-        holds no case of the group.
-    """
-    n, k = cases.shape
-    wide = np.concatenate([cases * mask[:, None] for mask in masks], axis=1)
-    drawn = np.empty((resamples, len(masks), k))
-    medians = np.empty((len(masks), resamples))
-    done = 0
-    for weights in resample(n, resamples):
-        rows = slice(done, done := done + len(weights))
-        drawn[rows] = (weights.astype(np.float64) @ wide).reshape(-1, len(masks), k)
-        for i, mask in enumerate(masks):
-            medians[i, rows] = weighted_median(sizes[mask], weights[:, mask])
-    return wide.sum(axis=0).reshape(len(masks), k), drawn.transpose(1, 0, 2), medians
 
 
 def permutation_p_values(
     size: Array,
     groups: Sequence[Mask],
-    permutations: int = 2000,
-    seed: int = 0,
+    permutations: int,
+    seed: int,
     *,
     studentised: bool = False,
 ) -> list[float]:
@@ -247,7 +99,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mcnemar(first: Mask, second: Mask) -> dict[str, Any]:
-    """Compare two that answered the same cases by those that only one of them got right."""
+    """Compare two predictions of the same cases by those that only one of them got right."""
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     return {
         "only_first_right": only_first,
@@ -282,37 +134,8 @@ def wilcoxon_p_value(difference: Array, least: float = 0.0) -> float:
     return 1.0 if moved.size == 0 else float(wilcoxon(moved).pvalue)
 
 
-def with_intervals(
-    value: Mapping[str, Array], resamples: Mapping[str, Array], level: float = 0.95
-) -> dict[str, dict[str, float | None]]:
-    """Give each figure as value, low, high; None where it is undefined.
-
-    Draws that are all the same, as of one case, give no interval: they say nothing.
-    """
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    result: dict[str, Ends] = {}
-    for name, v in value.items():
-        found = np.asarray(resamples[name], float)
-        found = found[~np.isnan(found)]
-        low = high = None
-        if not np.isnan(v) and found.size and np.ptp(found) > 1e-9:
-            low, high = map(float, np.quantile(found, tails))
-        result[name] = {"value": None if np.isnan(v) else float(v), "low": low, "high": high}
-    return result
-
-
-def paired_mean(difference: Array, resamples: int) -> Ends:
-    """Mean of paired differences (n,) with its bootstrap interval; None without cases."""
-    n = len(difference)
-    if n == 0:
-        return {"value": None, "low": None, "high": None}
-    means = [weights.astype(np.float64) @ difference / n for weights in resample(n, resamples)]
-    drawn = np.concatenate([np.empty(0), *means])
-    return with_intervals({"mean": difference.mean()}, {"mean": drawn})["mean"]
-
-
-def wilson(k: int, n: int) -> Ends:
-    """Share k of n with its 95% interval; None without cases.
+def wilson(k: int, n: int) -> Estimate:
+    """Proportion k of n with its 95% interval; None without cases.
 
     Source: Wilson, JASA 1927.
     """

@@ -241,6 +241,7 @@ def read_ages(
     at_most: float = 12.0 * OLDEST_YEARS,
     is_required: bool = False,
     may_be_small: bool = False,
+    in_years: bool = False,
 ) -> pd.Series:
     """Read a column of ages in months or in years; NaN where a row has no age.
 
@@ -253,27 +254,29 @@ def read_ages(
         at_most: Upper limit, in months, itself included.
         is_required: Whether a row without an age is an error.
         may_be_small: Whether to accept a column of months whose values look like years.
+        in_years: Whether to give years instead of months.
 
     Returns:
-        Ages in months.
+        Ages in months, or in years if `in_years`.
 
     Raises:
         LabelError: Naming the line and the value, if it is no age within the limits, if the two
             columns differ, or if a column seems to be in the other unit.
     """
-    in_years = _read_unit(path, raw, years, "years", above / 12.0, at_most / 12.0)
-    in_months = _read_unit(path, raw, months, "months", above, at_most)
-    apart = (12.0 * in_years - in_months).abs() > 0.1
+    of_years = _read_unit(path, raw, years, "years", above / 12.0, at_most / 12.0)
+    of_months = _read_unit(path, raw, months, "months", above, at_most)
+    apart = (12.0 * of_years - of_months).abs() > 0.1
     for line in apart.index[apart]:
         raise LabelError(
-            f"{path} line {line}: {years} is {in_years[line]:g} and {months} "
-            f"{in_months[line]:g}, which differ. Keep the column that is right."
+            f"{path} line {line}: {years} is {of_years[line]:g} and {months} "
+            f"{of_months[line]:g}, which differ. Keep the column that is right."
         )
-    found = (12.0 * in_years).fillna(in_months)
+    # Each number is kept as it was read: converting there and back could change its last digit.
+    found = of_years.fillna(of_months / 12.0) if in_years else (12.0 * of_years).fillna(of_months)
     for line in found.index[found.isna() & is_required]:
         raise LabelError(_no_age(path, line, months or str(years), "", "months", above, at_most))
     # Only a column of infants could have such months, and infants' ages can be given in years.
-    is_low = in_months[in_years.isna()].dropna() < YOUNGEST_YEARS
+    is_low = of_months[of_years.isna()].dropna() < YOUNGEST_YEARS
     if is_low.mean() > MOSTLY and not may_be_small:
         n = f"{is_low.sum()} of {len(is_low)} rows"
         raise LabelError(

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from boneage.config import Recipe, Runtime
 from boneage.data.dataset import BoneAgeDataset, get_transforms, make_loader
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
-from boneage.evaluation.evaluate import TABLE_COLUMNS, Report, evaluate_table
+from boneage.evaluation.evaluate import Report, evaluate_table
+from boneage.evaluation.prediction_table import COLUMNS as TABLE_COLUMNS
 from boneage.files import save_text
 from boneage.imaging.preprocess import Preprocessing
 from boneage.stages import PROBABILITIES, STAGES, stage_from_years

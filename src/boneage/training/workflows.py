@@ -26,7 +26,7 @@ from boneage.data.labels import (
 )
 from boneage.data.split import SPLITS, describe_small_parts, read_split, split_samples, split_sha256
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
-from boneage.evaluation.evaluate import Report, load_table, save_evaluation
+from boneage.evaluation.evaluate import Report, save_evaluation
 from boneage.evaluation.plots import (
     plot_heatmap,
     save_figure,
@@ -34,6 +34,7 @@ from boneage.evaluation.plots import (
     save_report_plots,
     save_worst_cases,
 )
+from boneage.evaluation.prediction_table import load_table
 from boneage.files import save_text
 from boneage.imaging.preprocess import Preprocessing, find_processed, preprocess_folder
 from boneage.inference.calibration import describe_lacks, load_calibration
