@@ -50,13 +50,15 @@ def test_reader_and_model_are_classified_at_the_same_chronological_age() -> None
     table = pd.DataFrame(
         [("M", 120.0, 106.0, 107.0), ("M", 120.0, 120.0, 146.0), ("F", 60.0, 89.0, 42.0),
          (None, 120.0, 120.0, 120.0), ("M", np.nan, 120.0, 120.0), ("F", 193.0, 190.0, 190.0)],
-        columns=["sex", "chronological_months", "reference_months", "predicted_months"],
+        columns=["sex", "chronological_age_years", "reference_years", "predicted_years"],
     ).astype({"sex": object})  # fmt: skip
+    ages = list(table.columns[1:])
+    table[ages] /= 12.0
     found = classify_both(table)
     assert found is not None
     assert found[0].tolist() == ["delayed", "normal", "normal", "", "", ""]
     assert found[1].tolist() == ["normal", "advanced", "delayed", "", "", ""]
-    assert classify_both(table.drop(columns="chronological_months")) is None
+    assert classify_both(table.drop(columns="chronological_age_years")) is None
 
 
 @pytest.mark.parametrize("sex", ["M", "F"])

@@ -124,7 +124,7 @@ def test_predictions_may_have_the_columns_that_labels_have(path: Path, header: s
     table = read_predictions(path).table
     assert table["image_id"].tolist() == ["7", "8"]
     assert table["sex"].tolist() == ["M", "F"]
-    assert table["reference_months"].tolist() == [94.5, 120.0]
+    assert table["reference_years"].tolist() == [94.5 / 12, 10.0]
 
 
 def test_our_own_column_names_win_in_a_table_that_has_others_too(path: Path) -> None:
