@@ -217,7 +217,7 @@ def test_preprocess_reports_what_it_did(
     assert "80 images: 79 reduced to 32 px, 0 up to date, 1 broken" in out
     assert f"broken: {radiographs[0].stem}: {radiographs[0]} is not an image" in out
     assert main([*arguments, "--image-size", "32", "--invert", "always"]) == 0
-    assert f"turned because bones were dark: {radiographs[1].stem}" in capsys.readouterr().out
+    assert f"inverted because bones were dark: {radiographs[1].stem}" in capsys.readouterr().out
 
 
 def test_phantom_draws_the_rsna_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
