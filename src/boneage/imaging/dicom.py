@@ -1,5 +1,6 @@
 """DICOM file or Dataset -> grey values as its sender meant them to be shown, and its header."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -197,14 +198,13 @@ def _decode(dataset: Any) -> tuple[npt.NDArray[Any], int]:
 
 def _widen_lookup_tables(dataset: Any) -> None:
     """Let pydicom count the entries of 8-bit VOI tables in 16 bits: deeper pixels wrap around."""
-    from pydicom import Dataset
-
     if not dataset.get("VOILUTSequence"):
         return
-    tables = [Dataset(dict(table.items())) for table in dataset.VOILUTSequence]
+    tables = deepcopy(dataset.VOILUTSequence)
     for table in tables:
         entries, first, _ = table.LUTDescriptor
         table.LUTDescriptor = [entries, first, 16]
+    del dataset.VOILUTSequence  # an assignment would change the element shared with the source
     dataset.VOILUTSequence = tables
 
 
