@@ -40,9 +40,11 @@ from boneage.evaluation.plots import (
 from boneage.files import replacing, save_text
 from boneage.imaging.preprocess import preprocess_folder
 from boneage.inference.batch import ImageRecord, predict_images, predict_raw_twice
-from boneage.inference.calibration import Calibration, fit_calibration, join_outputs
+from boneage.inference.calibration import Calibration, join_outputs
+from boneage.inference.calibration_fit import fit_calibration
 from boneage.inference.contract import CONTRACT_KEY
 from boneage.inference.predictor import Predictor
+from boneage.inference.quality import ReasonCode
 from boneage.inference.registry import find_model
 from boneage.phantom.cohort import write_cohort
 from boneage.training.checkpoint import load_checkpoint
@@ -62,7 +64,7 @@ TERMS = (
 )
 DATA = (
     "11,111 of the 12,611 RSNA 2017 training radiographs, in a public copy reduced to 100×100 px "
-    "by nearest-neighbour sampling; the training part of a 70/15/15 split, and drawn images."
+    "by nearest-neighbour sampling; the training part of a 70/15/15 split, and synthetic images."
 )
 SYNTHETIC_IMAGES, DRAWN_SEED = 300, 5
 FOLDS = 4
@@ -274,7 +276,7 @@ def make_facts(figures: dict[str, Any]) -> dict[str, Any]:
         "terms": TERMS,
         "use": "Research use only, not a medical device.",
         "label_scaling": "none: the network answers years",
-        "sex": "+1 male, -1 female, 0 withheld: the image's own evidence stands for it",
+        "sex": "+1 male, -1 female, 0 not provided: the sex is then predicted from the image",
         "test": {
             "n": figures["n"],
             "mae_months": figures["regression"]["mae_months"],
@@ -319,17 +321,18 @@ def answer(predictor: Predictor, samples: pd.DataFrame, sex: str | None = None) 
 
 def describe_reasons(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """Give the proportions of images whose sex is doubted, and whose age and stage differ."""
+    contradicts = ReasonCode.SEX_CONTRADICTS_IMAGE
     return {
-        "warned_sex": {name: share_warned(tables[name]) for name in ("test", "test_wrong_sex")},
-        "age_and_stage_differ": float(
-            tables["test"]["reasons"].str.contains("age and stage differ").mean()
-        ),
+        "warned_sex": {
+            name: proportion_with(tables[name], contradicts) for name in ("test", "test_wrong_sex")
+        },
+        "age_and_stage_differ": proportion_with(tables["test"], ReasonCode.STAGE_CONTRADICTS_AGE),
     }
 
 
-def share_warned(table: pd.DataFrame) -> float:
-    """Share of images said to look like the other sex's."""
-    return float(table["reasons"].str.contains("looks like").mean())
+def proportion_with(table: pd.DataFrame, code: ReasonCode) -> float:
+    """Proportion of images with a reason."""
+    return float(table["reason_codes"].map(lambda codes: code in codes).mean())
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def load_script(path: str) -> Any:
     return module
 
 
-def make_checkpoint(**settings: object) -> Checkpoint:
+def make_checkpoint(*, stored_size: int | None = 64, **settings: object) -> Checkpoint:
     """A model that nobody trained, with statistics and sex weights as if somebody had."""
     torch.manual_seed(0)
     recipe = Recipe(image_size=48, init="none", **settings)  # type: ignore[arg-type]
@@ -41,7 +41,7 @@ def make_checkpoint(**settings: object) -> Checkpoint:
     for name, parameter in model.named_parameters():
         if "sex_" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    return Checkpoint(model.eval(), recipe, Preprocessing(48, 64, "auto"), {"epoch": 3})
+    return Checkpoint(model.eval(), recipe, Preprocessing.of(recipe, stored_size), {"epoch": 3})
 
 
 def make_calibration(graph_sha256: str, **changes: Any) -> Calibration:

@@ -1,6 +1,5 @@
 """The synthetic cohort is the fixture: small images, drawn once a test session."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +8,7 @@ import pytest
 from boneage.config import ImageSettings, Paths, Recipe, Runtime
 from boneage.data.labels import find_images, find_labels, match_images, read_labels
 from boneage.data.split import split_samples
-from boneage.imaging.preprocess import Preprocessing, preprocess_folder
+from boneage.imaging.preprocess import preprocess_folder
 from boneage.phantom.cohort import write_cohort
 from builders import TINY, make_checkpoint
 
@@ -58,8 +57,10 @@ def exported(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported model with every output there is, which samples its images to 64 px first."""
     from boneage.training.export import export_onnx
 
-    checkpoint = make_checkpoint(sex_input=True, sex_weight=0.1, tta_mirror=True)
-    checkpoint = replace(checkpoint, preprocessing=Preprocessing(48, None, "auto", 64, True))
+    checkpoint = make_checkpoint(
+        sex_input=True, sex_weight=0.1, tta_mirror=True, sampled_size=64, stretch_grey=True,
+        stored_size=None,
+    )  # fmt: skip
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     export_onnx(checkpoint, path, [min(raw.rglob("*.png"))])
     return path

@@ -12,8 +12,10 @@ from boneage.cli.text import (
     format_age,
     summarise,
 )
+from boneage.errors import ImageError
 from boneage.evaluation.evaluate import Report, evaluate_table
-from boneage.inference.prediction import Prediction
+from boneage.inference.prediction import Prediction, unreadable
+from boneage.inference.quality import Reason, ReasonCode, Severity
 from boneage.stages import PROBABILITIES, STAGES, stage_from_years
 from builders import make_calibration
 
@@ -22,6 +24,8 @@ NAN = float("nan")
 WHOLE = Prediction(
     "7", Path("images/7.png"), "F", 10.46, 9.0, 12.04, 125.52, "Child", 0.75, 0.24, 0.01
 )
+WARNINGS = tuple(Reason(ReasonCode.INVERTED, Severity.WARN, message) for message in ("one", "two"))
+NOTE = Reason(ReasonCode.STAGE_CONTRADICTS_AGE, Severity.INFO, "age and stage differ")
 BARE = Prediction("7", Path("images/7.png"), predicted_stage="Adult")
 
 
@@ -39,7 +43,7 @@ def test_an_age_is_given_in_whole_years_and_months(years: float, text: str) -> N
 
 
 def test_one_image_is_described_in_full() -> None:
-    image = replace(WHOLE, status="warn", reasons=("one", "two")).with_reference(12.0)
+    image = replace(WHOLE, reasons=WARNINGS).with_reference(12.0)
     assert describe_prediction(image, in_full=True).splitlines() == [
         "images/7.png",
         "  bone age   10 years 6 months",
@@ -64,7 +68,7 @@ def test_values_that_the_model_does_not_give_are_left_out() -> None:
 
 
 def test_an_image_among_others_is_one_line() -> None:
-    image = replace(WHOLE, status="warn", reasons=("one", "two"))
+    image = replace(WHOLE, reasons=WARNINGS)
     assert describe_prediction(image, in_full=False) == (
         "images/7.png: 10.5 years (9.0 to 12.0) Child, sex female [warn: one; two]"
     )
@@ -72,17 +76,19 @@ def test_an_image_among_others_is_one_line() -> None:
 
 @pytest.mark.parametrize("in_full", [True, False])
 def test_an_image_without_a_prediction_says_why(in_full: bool) -> None:
-    tiny = Prediction("7", Path("7.png"), status="reject", reasons=("it is tiny",))
+    too_small = Reason(ReasonCode.IMAGE_TOO_SMALL, Severity.REJECT, "it is tiny")
+    tiny = Prediction("7", Path("7.png"), reasons=(too_small,))
     assert describe_prediction(tiny, in_full=in_full) == "7.png: reject: it is tiny"
-    gone = Prediction("7", Path("7.png"), status="error", reasons=("7.png does not exist.",))
+    gone = unreadable(Path("7.png"), ImageError("7.png does not exist."))
     assert describe_prediction(gone, in_full=in_full) == "error: 7.png does not exist."
 
 
 def test_images_are_counted_by_status() -> None:
     counts = Counts()
     assert counts.summarise(None).startswith("0 images: none left to predict. Research use only")
-    for status in ("error", "ok", "ok", "warn"):
-        counts.add(replace(WHOLE, status=status))
+    broken = unreadable(Path("7.png"), ImageError("7.png does not exist."))
+    for prediction in (broken, WHOLE, WHOLE, replace(WHOLE, reasons=WARNINGS)):
+        counts.add(prediction)
     assert counts.has_errors
     assert counts.summarise(None).startswith("4 images: 2 ok, 1 warn, 1 error. Research")
     counts.kept, counts.changed, counts.rest = 3, 2, ["1 other file left out"]
@@ -113,12 +119,12 @@ def test_a_calibration_is_described_beside_the_model_s_own() -> None:
 
 
 def test_a_note_is_not_called_a_warning() -> None:
-    noted = replace(WHOLE, status="ok", reasons=("note: age and stage differ",))
+    noted = replace(WHOLE, reasons=(NOTE,))
     assert "\n  note       age and stage differ\n" in describe_prediction(noted, in_full=True)
     assert describe_prediction(noted, in_full=False).endswith("[note: age and stage differ]")
-    both = replace(noted, status="warn", reasons=("bones were dark", "note: age and stage differ"))
+    both = replace(noted, reasons=(WARNINGS[0], NOTE))
     text = describe_prediction(both, in_full=True)
-    assert "\n  warn       bones were dark\n  note       age and stage differ\n" in text
+    assert "\n  warn       one\n  note       age and stage differ\n" in text
 
 
 def _report(

@@ -21,7 +21,7 @@ from pydicom.uid import (
 )
 
 from boneage.errors import ImageError
-from boneage.imaging.dicom import is_dicom, read_dicom
+from boneage.imaging.dicom import is_dicom
 from boneage.imaging.radiograph import read_radiograph
 from builders import save_dicom
 
@@ -146,7 +146,7 @@ def test_the_patient_s_sex_is_read_where_it_is_m_or_f(
     tmp_path: Path, grey: Grey8, tag: str | None, sex: str | None
 ) -> None:
     tags = {} if tag is None else {"PatientSex": tag}
-    assert read_radiograph(save_dicom(tmp_path / "a.dcm", grey, **tags)).sex == sex
+    assert read_radiograph(save_dicom(tmp_path / "a.dcm", grey, **tags)).header.sex == sex
 
 
 def test_dicom_is_known_by_its_suffix_or_its_mark(tmp_path: Path, grey: Grey8) -> None:
@@ -171,7 +171,7 @@ def test_a_file_without_preamble_and_header_is_read(
 
 def _refused(path: Path, message: str) -> None:
     with pytest.raises(ImageError, match=message) as caught:
-        read_dicom(path)
+        read_radiograph(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -210,9 +210,11 @@ def test_a_file_cut_short_is_refused(
     _refused(path, rf"cannot be read as DICOM: .*{message}.*\.$")
 
 
-def test_a_damaged_tag_is_no_more_than_an_unreadable_image(tmp_path: Path, grey: Grey8) -> None:
-    path = save_dicom(tmp_path / "a.dcm", grey, PatientSex="F")
-    path.write_bytes(path.read_bytes().replace(b"\x10\x00\x40\x00CS", b"\x10\x00\x40\x00CQ"))
+def test_a_damaged_tag_of_the_pixels_is_no_more_than_an_unreadable_image(
+    tmp_path: Path, grey: Grey8
+) -> None:
+    path = save_dicom(tmp_path / "a.dcm", grey)
+    path.write_bytes(path.read_bytes().replace(b"\x28\x00\x04\x00CS", b"\x28\x00\x04\x00CQ"))
     _refused(path, "cannot be read as DICOM: Unknown Value Representation 'CQ'")
 
 

@@ -24,12 +24,12 @@ def test_every_way_can_be_undone(orientation: Orientation) -> None:
 def test_left_is_left() -> None:
     left = Orientation(1, False).apply(IMAGE)
     assert left[0, 0] == IMAGE[0, -1]  # the right upper corner has come to the left
-    assert Orientation(1, False).describe() == "turned by 90° to the left"
+    assert Orientation(1, False).describe() == "rotated by 90° to the left"
 
 
 def test_a_way_is_said_in_words() -> None:
     assert UPRIGHT.describe() == "upright"
-    assert Orientation(2, True).describe() == "turned by 180° and inverted"
+    assert Orientation(2, True).describe() == "rotated by 180° and inverted"
     assert Orientation(0, True).describe() == "inverted"
 
 

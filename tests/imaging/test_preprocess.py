@@ -1,5 +1,7 @@
+import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,17 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 import boneage.imaging.preprocess
-from boneage.config import ImageSettings, Invert
+from boneage.config import ImageSettings, Invert, Recipe
 from boneage.errors import BoneAgeError, ImageError
 from boneage.imaging.preprocess import (
     Preprocessing,
     PreprocessSummary,
+    TestTimeAugmentation,
     find_processed,
     preprocess_folder,
     resize,
     sample,
+    sampling_phases,
     stretch_grey,
 )
 
@@ -403,7 +407,7 @@ def test_images_made_with_another_polarity_than_asked_are_refused(
 
 @pytest.mark.parametrize("invert", ["auto", "never", "always"])
 @pytest.mark.parametrize(
-    "image",
+    "source",
     [_hand(), 255 - _hand(), _hand().astype(np.uint16) * 16],
     ids=["8 bits", "8 bits, dark bones", "12 bits"],
 )
@@ -587,3 +591,44 @@ def test_sampled_and_resized_images_do_not_mix(images: Images, processed: Path) 
     message = r"mixes images of 32 px, invert auto \(7\.png\) and 32 px, sampled, invert auto"
     with pytest.raises(BoneAgeError, match=message):
         find_processed(processed, images, IMAGES)
+
+
+def test_eight_phases_are_those_that_the_model_in_the_package_was_measured_with() -> None:
+    columns = (1, 4, 7, 2, 5, 0, 3, 6)
+    expected = [((i + 0.5) / 8 - 0.5, (c + 0.5) / 8 - 0.5) for i, c in enumerate(columns)]
+    assert list(sampling_phases(8)) == expected
+
+
+@pytest.mark.parametrize("n", range(1, 17))
+def test_phases_share_no_row_and_no_column(n: int) -> None:
+    phases = np.array(sampling_phases(n))
+    cells = np.rint((phases + 0.5) * n - 0.5).astype(int)
+    np.testing.assert_allclose(phases, (cells + 0.5) / n - 0.5)
+    for axis in (0, 1):
+        assert sorted(cells[:, axis]) == list(range(n))
+    assert n > 1 or sampling_phases(n) == ((0.0, 0.0),)
+
+
+def test_inputs_are_one_for_each_phase_unless_there_is_nothing_to_sample() -> None:
+    tta = TestTimeAugmentation(phases=3)
+    sampled = Preprocessing(24, None, "never", 32, tta=tta)
+    whole, sample_of_it = Image.fromarray(_hand()), sample(Image.fromarray(_hand()), 32)
+    inputs = sampled.to_inputs(whole)
+    assert inputs.shape == (3, 24, 24)
+    for found, phase in zip(inputs, sampling_phases(3), strict=True):
+        np.testing.assert_array_equal(found, sampled.to_array(sampled.reduce(whole, phase)))
+    assert len(sampled.to_inputs(sample_of_it)) == 1
+    assert len(Preprocessing(24, 32, "never", tta=tta).to_inputs(whole)) == 1
+
+
+def test_a_recipe_decides_which_views_are_averaged() -> None:
+    plain = Preprocessing.of(Recipe(), 64)
+    assert plain.tta == TestTimeAugmentation()
+    recipe = Recipe(tta_mirror=True, tta_zoom=0.07, sampled_size=100)
+    assert Preprocessing.of(recipe, None).tta == TestTimeAugmentation(True, 0.07, 8)
+
+
+def test_a_preprocessing_comes_back_from_its_values() -> None:
+    recipe = Recipe(tta_mirror=True, tta_zoom=0.07, sampled_size=100, stretch_grey=True)
+    preprocessing = Preprocessing.of(recipe, None)
+    assert Preprocessing.from_values(json.loads(json.dumps(asdict(preprocessing)))) == preprocessing

@@ -1,4 +1,6 @@
+import io
 import warnings
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -6,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
+from pydicom.dataset import Dataset
 
 from boneage.errors import BoneAgeError, ImageError
 from boneage.imaging.radiograph import INVERTED_BELOW, polarity_score, read_radiograph
@@ -68,7 +71,8 @@ def test_a_radiograph_is_float32_between_0_and_1(tmp_path: Path, grey: Grey8) ->
 
 def test_a_radiograph_knows_its_file(tmp_path: Path, grey: Grey8) -> None:
     path = _save(tmp_path, "image.png", grey)
-    assert read_radiograph(path).path == path
+    radiograph = read_radiograph(path)
+    assert (radiograph.path, radiograph.name, radiograph.image_id) == (path, str(path), "image")
 
 
 def test_height_comes_before_width(tmp_path: Path, grey: Grey8) -> None:
@@ -471,3 +475,96 @@ def test_a_damaged_description_is_no_more_than_an_unreadable_image(tmp_path: Pat
     path = _save(tmp_path, "image.png", _hand(), exif=b"Exif\0\0II*\0")
     with pytest.raises(ImageError, match=r"image\.png cannot be read as an image: .+\.$"):
         read_radiograph(path)
+
+
+def _dataset(grey: Pixels, **tags: Any) -> Dataset:
+    """A Dataset that never was a file: without preamble, file meta or encoding."""
+    dataset = Dataset()
+    dataset.SOPInstanceUID = "1.2.3"
+    dataset.Rows, dataset.Columns = grey.shape
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 8 * grey.dtype.itemsize
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = 0
+    dataset.PixelData = grey.tobytes()
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    return dataset
+
+
+def test_a_dataset_in_memory_is_read_and_left_as_it_was(grey: Grey8) -> None:
+    table = Dataset()
+    table.LUTDescriptor = [4096, 0, 8]
+    table.LUTData = (np.arange(4096, dtype=np.uint16) // 16).tobytes()
+    table["LUTData"].VR = "OW"
+    deep = grey.astype(np.uint16) * 16
+    dataset = _dataset(deep, BitsStored=12, HighBit=11, VOILUTSequence=[table])
+    before = deepcopy(dataset)
+    radiograph = read_radiograph(dataset, "never")
+    np.testing.assert_allclose(radiograph.pixels, grey / 255.0, atol=1e-6)
+    assert (radiograph.image_id, radiograph.name, radiograph.path) == ("1.2.3", "1.2.3", None)
+    assert dataset == before
+    assert not hasattr(dataset, "file_meta")
+    with pytest.raises(ImageError, match=r"^upload holds no image"):
+        read_radiograph(Dataset(), name="upload")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, ">u2", np.float32, np.float64])
+def test_an_array_is_read_and_left_as_it_was(grey: Grey8, dtype: Any) -> None:
+    values = grey.astype(dtype) if dtype == np.uint8 else grey.astype(dtype) * 3
+    before = values.copy()
+    radiograph = read_radiograph(values, "never")
+    np.testing.assert_allclose(radiograph.pixels, grey / 255.0, atol=1e-6)
+    np.testing.assert_array_equal(values, before)
+    assert radiograph.bits == (8 if dtype == np.uint8 else 8 * max(2, values.dtype.itemsize))
+    assert (radiograph.image_id, radiograph.path) == ("image", None)
+
+
+def test_8_bits_kept_in_an_array_of_16_keep_their_scale(grey: Grey8) -> None:
+    faint = grey // 8 + 60
+    radiograph = read_radiograph(faint.astype(np.uint16) * 257, "never")
+    np.testing.assert_array_equal(radiograph.pixels, (faint / 255.0).astype(np.float32))
+
+
+def test_an_array_of_colours_is_reduced_to_luma() -> None:
+    colour = np.zeros((30, 20, 3), np.uint8)
+    colour[10:] = (255, 0, 0)
+    assert read_radiograph(colour, "never").pixels[20, 5] == pytest.approx(76 / 255)
+    deep = colour.astype(np.uint16) * 100
+    deep[0, 0] = (9, 9, 65535)
+    assert read_radiograph(deep, "never").pixels.max() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (np.zeros((3, 4, 5), np.uint8), "uint8 and shape 3 x 4 x 5; expected numbers of shape H"),
+        (np.zeros((0, 4), np.uint8), "shape 0 x 4; expected"),
+        (np.zeros((3, 4), complex), "an array of complex128"),
+        (np.zeros((3, 4), np.uint8), "has one grey value"),
+        (np.full((3, 4), np.nan), "pixels that are not finite numbers"),
+        (b"no image", "is not an image; expected PNG"),
+        (io.StringIO("text"), "is open for reading text; open it with mode 'rb'"),
+        (None, "is a NoneType; expected a path, bytes"),
+    ],
+)
+def test_a_source_that_is_no_image_is_refused_by_its_name(source: Any, message: str) -> None:
+    with pytest.raises(ImageError, match=rf"^ward 3/7\.png .*{message}"):
+        read_radiograph(source, name="ward 3/7.png")
+
+
+def test_a_name_counts_for_messages_and_the_id(tmp_path: Path, grey: Grey8) -> None:
+    path = _save(tmp_path, "image.png", grey)
+    radiograph = read_radiograph(path, name="ward 3/7.png")
+    assert (radiograph.name, radiograph.image_id) == ("ward 3/7.png", "ward 3/7")
+    assert radiograph.path == path
+    with path.open("rb") as file:
+        assert read_radiograph(file).image_id == "image"
+
+
+def test_bytes_named_as_dicom_are_read_as_dicom_without_its_mark(grey: Grey8) -> None:
+    content = io.BytesIO()
+    _dataset(grey).save_as(content, implicit_vr=True, little_endian=True)
+    pixels = read_radiograph(content.getvalue(), "never", name="7.dcm").pixels
+    np.testing.assert_allclose(pixels, grey / 255.0, atol=1e-6)

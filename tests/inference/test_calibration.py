@@ -10,17 +10,19 @@ import pytest
 from boneage.errors import ConfigError
 from boneage.evaluation.metrics import coverage_score
 from boneage.inference.calibration import (
-    MIN_IMAGES,
-    MIN_IMAGES_OF_GROUP,
-    MIN_IMAGES_SPREAD,
     Calibration,
     Outputs,
     Spread,
+    join_outputs,
+    load_calibration,
+)
+from boneage.inference.calibration_fit import (
+    MIN_IMAGES,
+    MIN_IMAGES_OF_GROUP,
+    MIN_IMAGES_SPREAD,
     expected_coverage,
     find_contradiction,
     fit_calibration,
-    join_outputs,
-    load_calibration,
 )
 from boneage.stages import stage_from_years
 from builders import make_calibration
@@ -30,122 +32,132 @@ BIAS = {1.0: 0.5, -1.0: -0.25}
 
 
 def _images(n: int, seed: int = 0, sharpness: float = 1.0) -> tuple[Outputs, Outputs, Array]:
-    """Answers with the sex told and withheld, and references.
+    """Make outputs with and without the sex, and references.
 
-    Boys come out half a year too old, girls a quarter too young, all one year too old without
+    Boys are predicted half a year too old, girls a quarter too young, all one year too old without
     their sex; errors grow with the age and with an undecided stage.
     """
     rng = np.random.default_rng(seed)
     truth = rng.uniform(2.0, 18.5, n)
     sex = rng.choice([-1.0, 1.0], n)
     doubt = rng.uniform(0.0, 1.0, n)
-    chances = np.full((n, 3), doubt[:, None] / 3.0)
-    chances[np.arange(n), stage_from_years(truth)] += 1.0 - doubt
-    chances **= sharpness
-    chances /= chances.sum(axis=1, keepdims=True)
+    probabilities = np.full((n, 3), doubt[:, None] / 3.0)
+    probabilities[np.arange(n), stage_from_years(truth)] += 1.0 - doubt
+    probabilities **= sharpness
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
     noise = rng.normal(0.0, 0.2 + 0.02 * truth + 0.8 * doubt)
     p_male = (np.where(sex > 0, 0.8, 0.2) + rng.normal(0.0, 0.2, n)).clip(0.01, 0.99)
-    told = truth + np.where(sex > 0, BIAS[1.0], BIAS[-1.0]) + noise
+    years = truth + np.where(sex > 0, BIAS[1.0], BIAS[-1.0]) + noise
     return (
-        Outputs(sex, told, chances, p_male),
-        Outputs(np.zeros(n), truth + 1.0 + 1.5 * noise, chances, p_male),
+        Outputs(sex, years, probabilities, p_male),
+        Outputs(np.zeros(n), truth + 1.0 + 1.5 * noise, probabilities, p_male),
         truth,
     )
 
 
 @pytest.fixture(scope="module")
 def fitted() -> Calibration:
-    told, withheld, truth = _images(2000)
-    return fit_calibration(told, withheld, truth, "abc")
+    with_sex, without_sex, truth = _images(2000)
+    return fit_calibration(with_sex, without_sex, truth, "abc")
 
 
 def test_the_bias_is_found_by_sex_and_taken_off(fitted: Calibration) -> None:
-    told, withheld, truth = _images(2000, seed=1)
-    for raw, groups in ((told, (1.0, -1.0)), (withheld, (0.0,))):
-        answers, _, _ = fitted.apply(raw)
+    with_sex, without_sex, truth = _images(2000, seed=1)
+    for raw, groups in ((with_sex, (1.0, -1.0)), (without_sex, (0.0,))):
+        outputs, _, _ = fitted.apply(raw)
         for code in groups:
             rows = raw.sex == code
             assert abs((raw.years - truth)[rows].mean()) > 0.2
-            assert abs((answers.years - truth)[rows].mean()) < 0.1
+            assert abs((outputs.years - truth)[rows].mean()) < 0.1
     assert (fitted.images, fitted.level, fitted.graph_sha256) == (2000, 0.9, "abc")
 
 
-def test_the_interval_covers_90_percent_of_new_images_wherever_one_looks(
+def test_the_interval_covers_90_percent_of_new_images_of_each_group(
     fitted: Calibration,
 ) -> None:
-    told, withheld, truth = _images(4000, seed=1)
-    for raw in (told, withheld):
+    with_sex, without_sex, truth = _images(4000, seed=1)
+    for raw in (with_sex, without_sex):
         _, low, high = fitted.apply(raw)
         assert coverage_score(truth, low, high) == pytest.approx(0.9, abs=0.02)
         by_width = np.argsort(high - low)
-        for rows in (by_width[:1000], by_width[-1000:], told.sex > 0, told.sex < 0, truth < 6):
+        for rows in (
+            by_width[:1000],
+            by_width[-1000:],
+            with_sex.sex > 0,
+            with_sex.sex < 0,
+            truth < 6,
+        ):
             assert coverage_score(truth[rows], low[rows], high[rows]) > 0.85
 
 
 def test_the_interval_is_wide_where_errors_are_large(fitted: Calibration) -> None:
-    told, withheld, _ = _images(1000, seed=1)
-    _, low, high = fitted.apply(told)
+    with_sex, without_sex, _ = _images(1000, seed=1)
+    _, low, high = fitted.apply(with_sex)
     width = high - low
     assert np.quantile(width, 0.95) > 2.0 * np.quantile(width, 0.05)
-    _, low_unknown, high_unknown = fitted.apply(withheld)
+    _, low_unknown, high_unknown = fitted.apply(without_sex)
     assert (high_unknown - low_unknown).mean() > 1.2 * width.mean()
 
 
 def test_another_level_gives_another_coverage() -> None:
-    told, withheld, truth = _images(2000)
-    half = fit_calibration(told, withheld, truth, "abc", level=0.5)
+    with_sex, without_sex, truth = _images(2000)
+    half = fit_calibration(with_sex, without_sex, truth, "abc", level=0.5)
     _, low, high = half.apply(_images(2000, seed=1)[0])
     assert coverage_score(_images(2000, seed=1)[2], low, high) == pytest.approx(0.5, abs=0.04)
 
 
 @pytest.mark.parametrize(("sharpness", "low", "high"), [(3.0, 2.5, 3.6), (1.0, 0.8, 1.25)])
-def test_boastful_probabilities_are_tempered_and_honest_ones_left(
+def test_overconfident_probabilities_are_tempered_and_calibrated_ones_left(
     sharpness: float, low: float, high: float
 ) -> None:
     rng = np.random.default_rng(0)
     truth = rng.uniform(2.0, 22.0, 3000)
     honest = rng.dirichlet([1.0, 1.0, 1.0], 3000)
-    drawn = np.array([rng.choice(3, p=p) for p in honest])
-    truth = np.array([6.0, 15.0, 20.0])[drawn]
+    sampled = np.array([rng.choice(3, p=p) for p in honest])
+    truth = np.array([6.0, 15.0, 20.0])[sampled]
     sharp = honest**sharpness / (honest**sharpness).sum(axis=1, keepdims=True)
-    told = Outputs(np.ones(3000), truth, sharp)
-    fitted = fit_calibration(told, replace(told, sex=np.zeros(3000)), truth, "abc")
+    with_sex = Outputs(np.ones(3000), truth, sharp)
+    fitted = fit_calibration(with_sex, replace(with_sex, sex=np.zeros(3000)), truth, "abc")
     assert low < fitted.temperature < high
-    tempered = fitted.apply(told)[0].probabilities
+    tempered = fitted.apply(with_sex)[0].probabilities
     assert tempered is not None
     np.testing.assert_allclose(tempered, honest, atol=0.06)
     np.testing.assert_array_equal(tempered.argmax(axis=1), sharp.argmax(axis=1))
 
 
-def test_the_interval_of_a_told_sex_comes_from_images_whose_sex_is_told() -> None:
-    told, withheld, truth = _images(2000)
+def test_the_interval_of_a_known_sex_comes_from_images_of_known_sex() -> None:
+    with_sex, without_sex, truth = _images(2000)
     is_known = np.arange(2000) < 1000
-    # Images of unknown sex among them, far worse answered.
-    errors = (told.years - truth) * np.where(is_known, 1.0, 6.0)
-    mixed = replace(told, sex=np.where(is_known, told.sex, 0.0), years=truth + errors)
-    fitted = fit_calibration(mixed, withheld, truth, "abc")
+    # Images of unknown sex among them, far worse predicted.
+    errors = (with_sex.years - truth) * np.where(is_known, 1.0, 6.0)
+    mixed = replace(with_sex, sex=np.where(is_known, with_sex.sex, 0.0), years=truth + errors)
+    fitted = fit_calibration(mixed, without_sex, truth, "abc")
     new, _, references = _images(2000, seed=1)
     _, low, high = fitted.apply(new)
     assert coverage_score(references, low, high) == pytest.approx(0.9, abs=0.03)
 
 
-def test_one_right_image_in_a_hundred_is_said_to_contradict_its_sex(fitted: Calibration) -> None:
-    told, _, _ = _images(2000, seed=1)
-    assert told.p_male is not None
-    p_other = np.where(told.sex > 0, 1.0 - told.p_male, told.p_male)
+def test_one_right_image_in_a_hundred_is_warned_of_as_contradicting_its_sex(
+    fitted: Calibration,
+) -> None:
+    with_sex, _, _ = _images(2000, seed=1)
+    assert with_sex.p_male is not None
+    p_other = np.where(with_sex.sex > 0, 1.0 - with_sex.p_male, with_sex.p_male)
     assert (p_other > fitted.sex_warning_above).mean() == pytest.approx(0.01, abs=0.007)
 
 
-def test_no_image_is_said_to_look_like_the_other_sex_s_that_looks_more_like_its_own() -> None:
-    told, withheld, truth = _images(2000)
-    plain = replace(told, p_male=np.where(told.sex > 0, 0.9, 0.1))
-    assert fit_calibration(plain, withheld, truth, "abc").sex_warning_above == 0.5
+def test_an_image_that_looks_more_like_its_own_sex_is_never_warned_of() -> None:
+    with_sex, without_sex, truth = _images(2000)
+    plain = replace(with_sex, p_male=np.where(with_sex.sex > 0, 0.9, 0.1))
+    assert fit_calibration(plain, without_sex, truth, "abc").sex_warning_above == 0.5
 
 
-def test_images_of_one_stage_tell_nothing_of_the_probabilities(fitted: Calibration) -> None:
-    told, withheld, _ = _images(400)
-    of_one = Outputs(told.sex, told.years, np.tile([0.7, 0.2, 0.1], (400, 1)), told.p_male)
-    own = fit_calibration(of_one, withheld, np.full(400, 6.0), "abc", base=fitted)
+def test_images_of_one_stage_fix_nothing_of_the_probabilities(fitted: Calibration) -> None:
+    with_sex, without_sex, _ = _images(400)
+    of_one = Outputs(
+        with_sex.sex, with_sex.years, np.tile([0.7, 0.2, 0.1], (400, 1)), with_sex.p_male
+    )
+    own = fit_calibration(of_one, without_sex, np.full(400, 6.0), "abc", base=fitted)
     assert own.temperature == fitted.temperature
 
 
@@ -153,24 +165,26 @@ def test_an_age_beside_another_likeliest_stage_is_given_as_predicted(fitted: Cal
     calibration = replace(fitted, bias_male_years=0.0)
     years = np.array([11.7, 12.3, 11.7, 11.4, 17.8, 5.0])
     probabilities = np.eye(3)[[1, 0, 0, 1, 2, 2]]
-    answers, low, high = calibration.apply(Outputs(np.ones(6), years, probabilities))
-    np.testing.assert_array_equal(answers.years, years)
+    outputs, low, high = calibration.apply(Outputs(np.ones(6), years, probabilities))
+    np.testing.assert_array_equal(outputs.years, years)
     np.testing.assert_allclose((low + high)[:5] / 2, years[:5])
 
 
 def test_a_model_of_the_age_alone_is_calibrated_too() -> None:
-    told, withheld, truth = _images(400)
-    told, withheld = (replace(a, probabilities=None, p_male=None) for a in (told, withheld))
-    fitted = fit_calibration(told, withheld, truth, "abc")
+    with_sex, without_sex, truth = _images(400)
+    with_sex, without_sex = (
+        replace(a, probabilities=None, p_male=None) for a in (with_sex, without_sex)
+    )
+    fitted = fit_calibration(with_sex, without_sex, truth, "abc")
     assert (fitted.temperature, fitted.sex_warning_above) == (1.0, 1.0)
-    answers, low, high = fitted.apply(told)
-    assert answers.probabilities is None
+    outputs, low, high = fitted.apply(with_sex)
+    assert outputs.probabilities is None
     assert coverage_score(truth, low, high) == pytest.approx(0.9, abs=0.03)
 
 
 def test_few_images_scale_the_intervals_that_the_model_came_with(fitted: Calibration) -> None:
-    told, withheld, truth = _images(100, seed=2)
-    own = fit_calibration(told, withheld, truth, "abc", base=fitted)
+    with_sex, without_sex, truth = _images(100, seed=2)
+    own = fit_calibration(with_sex, without_sex, truth, "abc", base=fitted)
     assert own.known.coefficients == fitted.known.coefficients
     assert own.unknown.coefficients == fitted.unknown.coefficients
     assert own.known.quantile != fitted.known.quantile
@@ -181,23 +195,23 @@ def test_few_images_scale_the_intervals_that_the_model_came_with(fitted: Calibra
 
 
 def test_few_images_without_such_a_model_have_intervals_of_one_width() -> None:
-    told, withheld, truth = _images(MIN_IMAGES_SPREAD - 1, seed=2)
-    fitted = fit_calibration(told, withheld, truth, "abc")
+    with_sex, without_sex, truth = _images(MIN_IMAGES_SPREAD - 1, seed=2)
+    fitted = fit_calibration(with_sex, without_sex, truth, "abc")
     assert set(fitted.known.coefficients) == {0.0}
     assert fitted.temperature == 1.0
-    bias = np.where(told.sex > 0, fitted.bias_male_years, fitted.bias_female_years)
-    sizes = np.sort(np.abs(told.years - truth - bias))
+    bias = np.where(with_sex.sex > 0, fitted.bias_male_years, fitted.bias_female_years)
+    sizes = np.sort(np.abs(with_sex.years - truth - bias))
     assert fitted.known.quantile == pytest.approx(sizes[269])  # the ceil(0.9 x 300)th of 299
 
 
 def test_a_sex_of_few_images_takes_the_bias_of_all() -> None:
-    told, withheld, truth = _images(200)
+    with_sex, without_sex, truth = _images(200)
     sex = np.ones(200)
     sex[: MIN_IMAGES_OF_GROUP - 1] = -1.0
-    fitted = fit_calibration(replace(told, sex=sex), withheld, truth, "abc")
-    assert fitted.bias_female_years == pytest.approx((told.years - truth).mean())
+    fitted = fit_calibration(replace(with_sex, sex=sex), without_sex, truth, "abc")
+    assert fitted.bias_female_years == pytest.approx((with_sex.years - truth).mean())
     assert fitted.bias_male_years == pytest.approx(
-        (told.years - truth)[MIN_IMAGES_OF_GROUP - 1 :].mean()
+        (with_sex.years - truth)[MIN_IMAGES_OF_GROUP - 1 :].mean()
     )
 
 
@@ -209,32 +223,37 @@ def test_too_few_images_are_refused() -> None:
 
 def test_no_age_is_below_0_years() -> None:
     calibration = make_calibration("abc", bias_male_years=3.0)
-    answers, low, high = calibration.apply(Outputs(np.ones(2), np.array([1.0, 4.0])))
-    assert answers.years.tolist() == [0.0, 1.0]
+    outputs, low, high = calibration.apply(Outputs(np.ones(2), np.array([1.0, 4.0])))
+    assert outputs.years.tolist() == [0.0, 1.0]
     assert low.tolist() == [0.0, 0.0]
     assert high.tolist() == [1.5, 2.5]
 
 
 def test_an_image_is_calibrated_the_same_alone_and_among_others(fitted: Calibration) -> None:
-    told, _, _ = _images(5)
-    assert told.probabilities is not None
-    assert told.p_male is not None
-    together = fitted.apply(told)
+    with_sex, _, _ = _images(5)
+    assert with_sex.probabilities is not None
+    assert with_sex.p_male is not None
+    together = fitted.apply(with_sex)
     for i in range(5):
         rows = slice(i, i + 1)
-        one = Outputs(told.sex[rows], told.years[rows], told.probabilities[rows], told.p_male[rows])
+        one = Outputs(
+            with_sex.sex[rows],
+            with_sex.years[rows],
+            with_sex.probabilities[rows],
+            with_sex.p_male[rows],
+        )
         alone = fitted.apply(one)
         assert alone[0].years[0] == pytest.approx(together[0].years[i])
         assert (alone[1][0], alone[2][0]) == pytest.approx((together[1][i], together[2][i]))
 
 
-def test_answers_are_joined_in_their_order() -> None:
-    told, withheld, _ = _images(3)
-    joined = join_outputs([told, withheld])
-    assert joined.years.tolist() == [*told.years, *withheld.years]
+def test_outputs_are_joined_in_their_order() -> None:
+    with_sex, without_sex, _ = _images(3)
+    joined = join_outputs([with_sex, without_sex])
+    assert joined.years.tolist() == [*with_sex.years, *without_sex.years]
     assert joined.probabilities is not None
     assert joined.probabilities.shape == (6, 3)
-    assert join_outputs([told, replace(withheld, p_male=None)]).p_male is None
+    assert join_outputs([with_sex, replace(without_sex, p_male=None)]).p_male is None
     assert len(join_outputs([]).years) == 0
 
 
@@ -281,14 +300,14 @@ def test_the_file_is_toml_that_a_person_can_read(tmp_path: Path) -> None:
     assert values["known"] == {"coefficients": [0.5] * 12, "quantile": 1e-7}
 
 
-def _swap(answers: Outputs) -> Outputs:
-    return replace(answers, sex=-answers.sex)
+def _swap(outputs: Outputs) -> Outputs:
+    return replace(outputs, sex=-outputs.sex)
 
 
 @pytest.mark.parametrize("n", [MIN_IMAGES_OF_GROUP, 100, MIN_IMAGES_SPREAD])
-def test_few_images_fix_when_a_sex_is_doubted_if_the_model_came_without(n: int) -> None:
-    told, withheld, truth = _images(n, seed=3)
-    own = fit_calibration(told, withheld, truth, "abc")
+def test_few_images_fix_when_a_sex_is_warned_of_if_the_model_came_without(n: int) -> None:
+    with_sex, without_sex, truth = _images(n, seed=3)
+    own = fit_calibration(with_sex, without_sex, truth, "abc")
     new, _, _ = _images(4000, seed=4)
     assert new.p_male is not None
     p_other = np.where(new.sex > 0, 1.0 - new.p_male, new.p_male)
@@ -296,27 +315,27 @@ def test_few_images_fix_when_a_sex_is_doubted_if_the_model_came_without(n: int) 
     assert (1.0 - p_other > own.sex_warning_above).mean() > 0.3  # of entered sexes that are wrong
 
 
-def test_images_as_a_whole_that_contradict_their_sexes_are_told() -> None:
-    told, withheld, truth = _images(40, seed=5)
-    assert find_contradiction(told, withheld, truth) is None
-    found = find_contradiction(_swap(told), withheld, truth)
+def test_images_as_a_whole_that_contradict_their_sexes_are_described() -> None:
+    with_sex, without_sex, truth = _images(40, seed=5)
+    assert find_contradiction(with_sex, without_sex, truth) is None
+    found = find_contradiction(_swap(with_sex), without_sex, truth)
     assert found is not None
     assert re.fullmatch("3[0-9] of 40 look like the other sex's", found)
 
 
 def test_ages_that_the_sexes_make_worse_contradict_them_without_a_head_for_the_sex() -> None:
-    told, withheld, truth = _images(40, seed=5)
-    blind = replace(told, p_male=None)
-    assert find_contradiction(blind, withheld, truth) is None
-    worse = replace(blind, years=truth + 2.0 * told.sex)
-    found = find_contradiction(worse, withheld, truth)
+    with_sex, without_sex, truth = _images(40, seed=5)
+    blind = replace(with_sex, p_male=None)
+    assert find_contradiction(blind, without_sex, truth) is None
+    worse = replace(blind, years=truth + 2.0 * with_sex.sex)
+    found = find_contradiction(worse, without_sex, truth)
     assert found is not None
     assert found.startswith("with the sexes given the mean error is 24.0 months, without them 1")
 
 
 def test_images_of_unknown_sex_contradict_nothing() -> None:
-    _, withheld, truth = _images(40, seed=5)
-    assert find_contradiction(withheld, withheld, truth) is None
+    _, without_sex, truth = _images(40, seed=5)
+    assert find_contradiction(without_sex, without_sex, truth) is None
 
 
 def test_the_coverage_to_expect_narrows_with_the_images() -> None:

@@ -1,20 +1,29 @@
+import copy
+import io
 import json
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pandas as pd
 import pytest
 from PIL import Image
+from pydicom import dcmread
 
 from boneage import load
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError, ImageError
+from boneage.imaging.preprocess import sampling_phases
 from boneage.imaging.radiograph import read_radiograph
 from boneage.inference.calibration import load_calibration
-from boneage.inference.prediction import COLUMNS, NOTE, Prediction, columns_of_run
-from boneage.inference.predictor import PHASES, SMALLEST_SIDE, Predictor
+from boneage.inference.prediction import COLUMNS, Prediction, columns_of_run
+from boneage.inference.predictor import Predictor
+from boneage.inference.quality import Reason, ReasonCode, Severity
 from boneage.training.export import export_onnx
 from builders import make_calibration, make_checkpoint, save_dicom
 
@@ -31,7 +40,7 @@ def model(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_an_image_is_answered_without_torch(model: Path, image: Path) -> None:
+def test_an_image_is_predicted_without_torch(model: Path, image: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None; from boneage import Predictor; "
         "from pathlib import Path; "
@@ -51,7 +60,7 @@ def test_the_sex_counts_and_unknown_is_between(model: Path, image: Path) -> None
     assert predictor.predict(image).sex is None
 
 
-def test_an_image_has_the_same_answer_alone_and_in_a_batch(
+def test_an_image_has_the_same_outputs_alone_and_in_a_batch(
     model: Path, samples: pd.DataFrame
 ) -> None:
     predictor = Predictor(model)
@@ -65,16 +74,22 @@ def test_an_image_has_the_same_answer_alone_and_in_a_batch(
             np.testing.assert_allclose(alone[name][0], together[name][i], atol=1e-4 / 12)
 
 
-def test_the_answer_keeps_its_promises(model: Path, image: Path) -> None:
-    answer = Predictor(model).predict(str(image), "M")
-    assert answer.image_id == image.stem
-    assert answer.predicted_months == pytest.approx(12 * answer.predicted_years)  # type: ignore[operator]
-    chances = {"Child": answer.p_child, "Adolescent": answer.p_adolescent, "Adult": answer.p_adult}
-    assert sum(chances.values()) == pytest.approx(1.0)  # type: ignore[arg-type]
-    assert answer.predicted_stage == max(chances, key=lambda stage: chances[stage] or 0)
+def test_a_prediction_agrees_with_itself(model: Path, image: Path) -> None:
+    prediction = Predictor(model).predict(str(image), "M")
+    assert prediction.image_id == image.stem
+    assert prediction.predicted_months == pytest.approx(12 * prediction.predicted_years)  # type: ignore[operator]
+    probabilities = {
+        "Child": prediction.p_child,
+        "Adolescent": prediction.p_adolescent,
+        "Adult": prediction.p_adult,
+    }
+    assert sum(probabilities.values()) == pytest.approx(1.0)  # type: ignore[arg-type]
+    assert prediction.predicted_stage == max(
+        probabilities, key=lambda stage: probabilities[stage] or 0
+    )
 
 
-def test_a_model_of_one_task_answers_that_alone(image: Path, tmp_path: Path) -> None:
+def test_a_model_of_one_task_predicts_that_alone(image: Path, tmp_path: Path) -> None:
     for tasks in ("age", "stage"):
         export_onnx(make_checkpoint(tasks=tasks), tmp_path / tasks, [image])
     by_age = Predictor(tmp_path / "age").predict(image)
@@ -150,13 +165,18 @@ def test_a_row_has_the_agreed_columns() -> None:
         "image_id, path, sex, predicted_years, predicted_low_years, predicted_high_years, "
         "predicted_months, predicted_stage, p_child, p_adolescent, p_adult, status, reasons, "
         "reference_years, reference_stage, image_sha256, model_sha256, calibration_sha256, "
-        "boneage_version"
+        "boneage_version, reason_codes"
     )
-    answer = Prediction("7", Path("images/7.png"), "M", reasons=("one", "two"))
-    assert tuple(answer.to_row(with_reference=False)) == columns_of_run(with_reference=False)
-    row = answer.with_reference(18.0).to_row(with_reference=True)
+    reasons = (
+        Reason(ReasonCode.INVERTED, Severity.WARN, "one"),
+        Reason(ReasonCode.STAGE_CONTRADICTS_AGE, Severity.INFO, "two"),
+    )
+    prediction = Prediction("7", Path("images/7.png"), "M", reasons=reasons)
+    assert tuple(prediction.to_row(with_reference=False)) == columns_of_run(with_reference=False)
+    row = prediction.with_reference(18.0).to_row(with_reference=True)
     assert tuple(row) == COLUMNS
-    assert (row["path"], row["reasons"]) == (str(Path("images/7.png")), "one; two")
+    assert (row["path"], row["reasons"]) == (str(Path("images/7.png")), "one; note: two")
+    assert row["reason_codes"] == ["inverted", "stage_contradicts_age"]
     assert (row["reference_years"], row["reference_stage"]) == (18.0, "Adolescent")
 
 
@@ -177,17 +197,17 @@ def test_a_calibration_moves_the_age_and_gives_the_interval(
     make_calibration(predictor.contract.graph_sha256, **biases).save(site)
     calibrated = load(exported, calibration=site)
     for sex, bias, half in (("M", 4.0, 1.5), ("F", 5.0, 1.5), (None, 6.0, 2.5)):
-        raw, answer = (p.predict(image, sex) for p in (predictor, calibrated))
+        raw, prediction = (p.predict(image, sex) for p in (predictor, calibrated))
         assert (raw.predicted_low_years, raw.predicted_high_years) == (None, None)
         assert raw.predicted_years is not None
         years = raw.predicted_years + bias
-        assert answer.predicted_years is not None
-        assert answer.predicted_years == pytest.approx(years)
-        assert answer.predicted_months == pytest.approx(12.0 * answer.predicted_years)
-        interval = (answer.predicted_low_years, answer.predicted_high_years)
+        assert prediction.predicted_years is not None
+        assert prediction.predicted_years == pytest.approx(years)
+        assert prediction.predicted_months == pytest.approx(12.0 * prediction.predicted_years)
+        interval = (prediction.predicted_low_years, prediction.predicted_high_years)
         assert interval == pytest.approx((years - half, years + half))
-        assert answer.p_child != pytest.approx(raw.p_child, abs=1e-4)
-        assert answer.predicted_stage == raw.predicted_stage
+        assert prediction.p_child != pytest.approx(raw.p_child, abs=1e-4)
+        assert prediction.predicted_stage == raw.predicted_stage
 
 
 def test_a_calibration_inside_the_model_counts_unless_another_is_passed(
@@ -229,84 +249,98 @@ def test_a_dicom_image_s_own_sex_counts_unless_one_is_given(
 ) -> None:
     pixels = np.asarray(Image.open(image).convert("L"))
     path = save_dicom(tmp_path / "a.dcm", pixels, PatientSex="F")
-    answers = {sex: predictor.predict(image, sex).predicted_years for sex in ("M", "F", None)}
-    assert len(set(answers.values())) == 3
-    for told, sex in ((None, "F"), ("M", "M"), ("unknown", None)):
-        answer = predictor.predict(path, told)
-        assert answer.sex == sex
-        assert answer.predicted_years == answers[sex]
+    predictions = {sex: predictor.predict(image, sex).predicted_years for sex in ("M", "F", None)}
+    assert len(set(predictions.values())) == 3
+    for provided, sex in ((None, "F"), ("M", "M"), ("unknown", None)):
+        prediction = predictor.predict(path, provided)
+        assert prediction.sex == sex
+        assert prediction.predicted_years == predictions[sex]
 
 
 def test_a_large_image_is_sampled_at_several_phases_and_a_reduced_one_once(
     predictor: Predictor, image: Path, tmp_path: Path
 ) -> None:
-    large = read_radiograph(image)
-    mean = predictor.look(large, "M").answers
-    single = [predictor.look(large, "M", [phase]).answers.years[0] for phase in PHASES]
+    large, preprocessing = read_radiograph(image), predictor.contract.preprocessing
+
+    def predict_once(reduced: Image.Image) -> float:
+        outputs = predictor.run(preprocessing.to_array(reduced)[None], ["M"])
+        return float(outputs["age_years"][0])
+
+    assert preprocessing.tta.phases == 8
+    single = [
+        predict_once(preprocessing.reduce(large.to_image(), phase)) for phase in sampling_phases(8)
+    ]
     assert len(set(single)) > 1
-    assert mean.years[0] == pytest.approx(np.mean(single), abs=1e-5)
-    predictor.contract.preprocessing.reduce(large.to_image()).save(tmp_path / "small.png")
-    small = read_radiograph(tmp_path / "small.png")
-    middle = predictor.look(large, "M", [(0.0, 0.0)]).answers
+    mean = predictor.predict_raw(large, "M").outputs.years[0]
+    assert mean == pytest.approx(np.mean(single), abs=1e-5)
+    middle = preprocessing.reduce(large.to_image())
+    middle.save(tmp_path / "small.png")
+    small = predictor.read(tmp_path / "small.png")
     assert small.pixels.shape == (64, 64)
-    assert predictor.look(small, "M").answers.years[0] == pytest.approx(middle.years[0], abs=1e-5)
+    years = predictor.predict_raw(small, "M").outputs.years[0]
+    assert years == pytest.approx(predict_once(middle), abs=1e-5)
 
 
 def test_the_age_map_says_where_the_age_comes_from(predictor: Predictor, image: Path) -> None:
-    answer = predictor.predict(image, "M")
-    assert answer.age_map is not None
-    assert answer.age_map.ndim == 2
-    assert "age_map" not in answer.to_row(with_reference=True)
-    assert "age_map" not in repr(answer)
+    prediction = predictor.predict(image, "M")
+    assert prediction.age_map is not None
+    assert prediction.age_map.ndim == 2
+    assert "age_map" not in prediction.to_row(with_reference=True)
+    assert "age_map" not in repr(prediction)
 
 
-def test_a_tiny_image_is_rejected_without_an_answer(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_tiny_image_is_rejected_without_a_prediction(
+    predictor: Predictor, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(0)
     for height, width, status in ((49, 90, "reject"), (90, 49, "reject"), (50, 50, "ok")):
         pixels = rng.integers(0, 256, (height, width)).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / "a.png")
-        answer = predictor.predict(tmp_path / "a.png", "F")
-        assert answer.status == status
-        assert (answer.predicted_years is None) == (answer.predicted_stage is None)
+        prediction = predictor.predict(tmp_path / "a.png", "F")
+        assert prediction.status == status
+        assert (prediction.predicted_years is None) == (prediction.predicted_stage is None)
         if status == "reject":
-            (reason,) = answer.reasons
-            assert reason == (
-                f"the image has {height}×{width} pixels; expected {SMALLEST_SIDE} or more a side"
+            (reason,) = prediction.reasons
+            assert reason == Reason(
+                ReasonCode.IMAGE_TOO_SMALL,
+                Severity.REJECT,
+                f"the image has {height}×{width} pixels; expected 50 or more a side",
             )
-            assert answer.predicted_years is None
-            assert answer.sex == "F"
+            assert prediction.predicted_years is None
+            assert prediction.sex == "F"
 
 
-def test_an_inverted_image_is_answered_as_the_image_with_a_warning(
+def test_an_inverted_image_is_predicted_as_the_image_with_a_warning(
     predictor: Predictor, image: Path, tmp_path: Path
 ) -> None:
     Image.fromarray(255 - np.asarray(Image.open(image).convert("L"))).save(tmp_path / "a.png")
     upright, turned = predictor.predict(image, "M"), predictor.predict(tmp_path / "a.png", "M")
     assert upright.status == "ok"
     assert turned.status == "warn"
-    assert turned.reasons[0] == "bones were dark: the image was inverted before it was read"
+    assert turned.reason_codes[0] == "inverted"
     assert turned.predicted_years == pytest.approx(upright.predicted_years, abs=1e-4)
 
 
-def test_an_image_that_contradicts_its_sex_is_answered_with_a_warning(
+def test_an_image_that_contradicts_its_sex_is_predicted_with_a_warning(
     exported: Path, predictor: Predictor, image: Path, tmp_path: Path
 ) -> None:
     sha, site = predictor.contract.graph_sha256, tmp_path / "site.toml"
     make_calibration(sha, sex_warning_above=0.001).save(site)
     wary = Predictor(exported, calibration=site)
     for sex, other in (("M", "girl"), ("F", "boy")):
-        answer = wary.predict(image, sex)
-        assert answer.status == "warn"
-        reason = answer.reasons[0]
-        assert f"sex was entered as {sex}, but the image looks like a {other}'s (" in reason
-        assert answer.predicted_years is not None
+        prediction = wary.predict(image, sex)
+        assert prediction.status == "warn"
+        reason = prediction.reasons[0]
+        assert reason.code is ReasonCode.SEX_CONTRADICTS_IMAGE
+        assert f"sex was entered as {sex}, but the image looks like a {other}'s (" in reason.message
+        assert prediction.predicted_years is not None
     assert wary.predict(image).status == "ok"
     assert predictor.predict(image, "M").status == "ok"
     make_calibration(sha, sex_warning_above=1.0).save(site)
     assert Predictor(exported, calibration=site).predict(image, "M").status == "ok"
 
 
-def test_an_answer_that_is_no_number_is_an_error(
+def test_a_prediction_that_is_no_number_is_an_error(
     exported: Path, image: Path, tmp_path: Path
 ) -> None:
     diverged = onnx.load(exported)
@@ -318,8 +352,84 @@ def test_an_answer_that_is_no_number_is_an_error(
     else:
         pytest.fail("the age head has no bias")
     onnx.save(diverged, tmp_path / "model.onnx")
-    with pytest.raises(BoneAgeError, match=rf"the model's answer to {image} is not a number\."):
+    with pytest.raises(BoneAgeError, match=rf"model's prediction for {image} is not a number\."):
         Predictor(tmp_path / "model.onnx").predict(image)
+
+
+def _sources(path: Path) -> dict[str, Any]:
+    """The same file as every kind of source that it can be."""
+    sources: dict[str, Any] = {
+        "str": str(path),
+        "bytes": path.read_bytes(),
+        "buffer": io.BytesIO(path.read_bytes()),
+        "radiograph": read_radiograph(path),
+    }
+    if path.suffix == ".dcm":
+        return {**sources, "dataset": dcmread(path)}
+    return {**sources, "array": np.asarray(Image.open(path))}
+
+
+@pytest.mark.parametrize("name", ["a.png", "deep.png", "colour.png", "a.dcm"])
+def test_a_prediction_is_the_same_from_every_kind_of_source(
+    predictor: Predictor, image: Path, tmp_path: Path, name: str
+) -> None:
+    grey, path = np.asarray(Image.open(image).convert("L")), tmp_path / name
+    pixels = {
+        "deep.png": grey.astype(np.uint16) * 16 + 3,
+        "colour.png": np.dstack([grey, grey // 2, grey]),
+    }.get(name, grey)
+    if name == "a.dcm":
+        save_dicom(path, pixels, PatientSex="F")
+    else:
+        Image.fromarray(pixels).save(path)
+    expected = predictor.predict(path)
+    assert expected.path == path
+    for kind, source in _sources(path).items():
+        found = predictor.predict(source, name=name)
+        assert replace(found, path=path) == expected, kind
+        np.testing.assert_array_equal(found.age_map, expected.age_map)
+        assert found.path == (path if kind in ("str", "radiograph") else name)
+
+
+def test_a_predictor_works_in_other_processes_and_as_a_copy(
+    exported: Path, site: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(exported.parent)
+    predictor = Predictor(exported.name, calibration=site, threads=1)
+    expected = predictor.predict(image, "M")
+    monkeypatch.chdir(image.parent)  # elsewhere, a relative path would lead nowhere
+    assert copy.deepcopy(predictor).predict(image, "M") == expected
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        found = pool.submit(predictor.predict, image, "M").result()
+    assert found == expected
+    assert expected.predicted_low_years is not None
+    predictor.calibration = None
+    assert copy.deepcopy(predictor).predict(image, "M").predicted_low_years is None
+
+
+def test_a_contract_of_impossible_preprocessing_is_refused_by_name(
+    model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    changed = onnx.load(model)
+    (entry,) = changed.metadata_props
+    contract = json.loads(entry.value)
+    whole = contract["preprocessing"]
+    for preprocessing, message in (
+        ({**whole, "blur": 1}, "preprocessing lacks or does not know blur"),
+        ({k: v for k, v in whole.items() if k != "tta"}, "does not know tta"),
+        ({**whole, "tta": {**whole["tta"], "rotate": True}}, r"\.tta lacks .* know rotate"),
+        ({**whole, "tta": {**whole["tta"], "zoom": 2}}, "tta.zoom is 2; expected 0 or more and"),
+        ({**whole, "tta": {**whole["tta"], "phases": 0}}, "tta.phases is 0; expected 1 or more"),
+        ({**whole, "tta": None}, "preprocessing.tta is None; expected values of mirror, zoom"),
+        ({**whole, "image_size": "big"}, "image_size is 'big'; expected 1 or more"),
+        ({**whole, "invert": "often"}, "invert is 'often'; expected auto or never or always"),
+        ([], r"preprocessing is \[\]; expected values of image_size"),
+    ):
+        entry.value = json.dumps({**contract, "preprocessing": preprocessing})
+        onnx.save(changed, path)
+        with pytest.raises(CheckpointError, match=rf"model\.onnx does not fit.*{message}"):
+            Predictor(path)
 
 
 @pytest.mark.parametrize("word", ["boy", "MALE", "m", "1"])
@@ -337,7 +447,11 @@ def test_a_sex_entered_against_the_file_s_own_is_a_warning(
     path = _dicom(tmp_path / "a.dcm", image, "F")
     against = predictor.predict(path, "M")
     assert (against.status, against.sex) == ("warn", "M")
-    assert against.reasons[0] == "sex was entered as M, but the file says F"
+    assert against.reasons[0] == Reason(
+        ReasonCode.SEX_CONTRADICTS_FILE,
+        Severity.WARN,
+        "sex was entered as M, but the file says F",
+    )
     for sex in ("F", "unknown", None):
         assert predictor.predict(path, sex).status == "ok"
 
@@ -349,16 +463,25 @@ def test_a_dicom_word_for_a_sex_is_understood(
     assert (found.status, found.sex) == ("ok", "F")
 
 
-def test_a_dicom_sex_that_is_not_understood_is_said(
+def test_a_dicom_sex_that_is_not_understood_is_a_reason(
     predictor: Predictor, image: Path, tmp_path: Path
 ) -> None:
     path = _dicom(tmp_path / "a.dcm", image, "WEIBLICH")
     found = predictor.predict(path)
     assert (found.status, found.sex) == ("warn", None)
-    assert found.reasons[0].startswith("the file's PatientSex is 'WEIBLICH', which is not underst")
+    assert found.reasons[0] == Reason(
+        ReasonCode.SEX_NOT_UNDERSTOOD,
+        Severity.WARN,
+        "the file's PatientSex is 'WEIBLICH', which is not understood: "
+        "the sex was taken as unknown",
+    )
     entered = predictor.predict(path, "F")
     assert entered.status == "ok"
-    assert entered.reasons[0] == f"{NOTE}the file's PatientSex is 'WEIBLICH', not understood"
+    assert entered.reasons[0] == Reason(
+        ReasonCode.SEX_NOT_UNDERSTOOD,
+        Severity.INFO,
+        "the file's PatientSex is 'WEIBLICH', not understood",
+    )
     other = predictor.predict(_dicom(tmp_path / "o.dcm", image, "O"))
     assert (other.status, other.sex) == ("ok", None)
 
@@ -376,5 +499,4 @@ def test_an_age_that_contradicts_its_stage_is_noted_and_changes_nothing_else(
         assert found.status == "ok"
         assert found.predicted_years == pytest.approx(wanted)
         assert found.predicted_stage == stage
-        notes = [r for r in found.reasons if r.startswith(f"{NOTE}age and stage differ")]
-        assert len(notes) == (by_age != stage)
+        assert found.reason_codes == ["stage_contradicts_age"] * (by_age != stage)

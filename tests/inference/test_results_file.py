@@ -16,6 +16,7 @@ from boneage.files import hash_file
 from boneage.inference.batch import ImageRecord, predict_images
 from boneage.inference.prediction import COLUMNS, REFERENCE, Prediction
 from boneage.inference.predictor import Predictor
+from boneage.inference.quality import Reason, ReasonCode, Severity
 from boneage.inference.results_file import PredictionsFile, to_plain_row
 from builders import make_calibration, save_dicom
 
@@ -44,6 +45,21 @@ def test_a_row_has_plain_numbers_of_four_decimals() -> None:
     row = to_plain_row(Prediction("7", Path("7.png"), None, 1.234567), with_reference=False)
     assert tuple(row) == PLAIN
     assert (row["predicted_years"], row["sex"]) == (1.2346, None)
+
+
+def test_codes_of_reasons_are_a_list_in_a_row_and_joined_in_the_file(out: Path) -> None:
+    reasons = (
+        Reason(ReasonCode.INVERTED, Severity.WARN, "bones were dark"),
+        Reason(ReasonCode.STAGE_CONTRADICTS_AGE, Severity.INFO, "they differ"),
+    )
+    prediction = Prediction("7", Path("7.png"), reasons=reasons)
+    row = to_plain_row(prediction, with_reference=False)
+    assert row["reason_codes"] == ["inverted", "stage_contradicts_age"]
+    PredictionsFile(out, [], with_reference=False, fingerprint={}).append(prediction)
+    (written,) = _rows(out)
+    assert written["reason_codes"] == "inverted; stage_contradicts_age"
+    assert written["reasons"] == "bones were dark; note: they differ"
+    assert written["status"] == "warn"
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -18,9 +18,10 @@ from boneage.data.dataset import (
 )
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
 from boneage.imaging.orientation import UPRIGHT
-from boneage.imaging.preprocess import Preprocessing, sample
+from boneage.imaging.preprocess import TestTimeAugmentation, sample
 from boneage.imaging.radiograph import read_radiograph
-from boneage.inference.calibration import Outputs, fit_calibration
+from boneage.inference.calibration import Outputs
+from boneage.inference.calibration_fit import fit_calibration
 from boneage.inference.contract import OUTPUTS
 from boneage.inference.predictor import Predictor
 from boneage.training.export import export_onnx, load_exported, measure_parity
@@ -49,7 +50,7 @@ def paths(samples: pd.DataFrame) -> list[Path]:
     ],
     ids=str,
 )
-def test_every_kind_of_model_answers_alike_in_onnx(
+def test_every_kind_of_model_predicts_the_same_in_onnx(
     settings: dict[str, object], paths: list[Path], tmp_path: Path
 ) -> None:
     parity = export_onnx(make_checkpoint(**settings), tmp_path / "model.onnx", paths)
@@ -58,9 +59,7 @@ def test_every_kind_of_model_answers_alike_in_onnx(
     assert parity.probability <= 0.001
 
 
-def test_the_age_map_is_the_share_of_each_cell_in_the_age(
-    paths: list[Path], tmp_path: Path
-) -> None:
+def test_the_age_map_is_what_each_cell_adds_to_the_age(paths: list[Path], tmp_path: Path) -> None:
     checkpoint = make_checkpoint(
         sex_input=True, sex_weight=0.1, tta_mirror=True, tta_zoom=0.1, orientation_head=True
     )
@@ -70,17 +69,17 @@ def test_the_age_map_is_the_share_of_each_cell_in_the_age(
     grey = checkpoint.preprocessing.to_array(checkpoint.preprocessing.read(paths[0]))
     bias = checkpoint.model.age_head.bias.item()  # type: ignore[union-attr]
     for sex, code in (("M", 1.0), ("F", -1.0), (None, 0.0)):
-        answers = predictor.run(grey[None], [sex])
-        # Where the sex is withheld, the image's own evidence stands for it.
-        p = answers["p_male"][0]
-        told = code or np.tanh(np.log(p / (1 - p)))
-        constant = bias + told * checkpoint.model.age_head.sex_bias.item()  # type: ignore[union-attr, operator]
-        age = answers["age_map"].mean() + constant
-        assert answers["age_years"][0] == pytest.approx(age, abs=1e-3)
+        outputs = predictor.run(grey[None], [sex])
+        # A sex that is not provided is predicted from the image.
+        p = outputs["p_male"][0]
+        resolved = code or np.tanh(np.log(p / (1 - p)))
+        constant = bias + resolved * checkpoint.model.age_head.sex_bias.item()  # type: ignore[union-attr, operator]
+        age = outputs["age_map"].mean() + constant
+        assert outputs["age_years"][0] == pytest.approx(age, abs=1e-3)
         image = (torch.from_numpy(grey)[None, None].expand(1, 3, -1, -1) - MEAN) / STD
         with GradCAM(checkpoint.model, 48) as cam:
             (grad_cam,) = cam(image, torch.tensor([code]), predicted_age)
-        evidence = answers["age_map"][0].clip(min=0)
+        evidence = outputs["age_map"][0].clip(min=0)
         np.testing.assert_allclose(evidence / max(evidence.max(), 1e-9), grad_cam, atol=1e-3)
 
 
@@ -131,9 +130,9 @@ def test_a_calibration_goes_inside_only_with_its_own_model(
     path = tmp_path / "model.onnx"
     export_onnx(make_checkpoint(), path, paths)
     rng = np.random.default_rng(0)
-    answers = Outputs(np.ones(40), rng.uniform(3, 17, 40))
+    outputs = Outputs(np.ones(40), rng.uniform(3, 17, 40))
     fitted = fit_calibration(
-        answers, answers, answers.years + 1, Predictor(path).contract.graph_sha256
+        outputs, outputs, outputs.years + 1, Predictor(path).contract.graph_sha256
     )
     export_onnx(make_checkpoint(), path, paths, fitted, {"terms": "none"})
     contract = Predictor(path).contract
@@ -167,8 +166,8 @@ def test_a_model_that_differs_is_not_written(
     run = Predictor.run
 
     def off(self: Predictor, images: np.ndarray, sexes: list[str]) -> dict[str, np.ndarray]:
-        answers = run(self, images, sexes)
-        return {**answers, "age_years": answers["age_years"] + np.float32(0.01)}
+        outputs = run(self, images, sexes)
+        return {**outputs, "age_years": outputs["age_years"] + np.float32(0.01)}
 
     monkeypatch.setattr(Predictor, "run", off)
     with pytest.raises(BoneAgeError, match=r"differs from its checkpoint by 0\.12 months"):
@@ -177,12 +176,22 @@ def test_a_model_that_differs_is_not_written(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_answer_that_is_no_number_does_not_pass(paths: list[Path], tmp_path: Path) -> None:
+def test_an_output_that_is_no_number_does_not_pass(paths: list[Path], tmp_path: Path) -> None:
     checkpoint = make_checkpoint()
     with torch.no_grad():
         next(checkpoint.model.parameters()).fill_(float("nan"))
     with pytest.raises(BoneAgeError, match="differs from its checkpoint by nan"):
         export_onnx(checkpoint, tmp_path / "model.onnx", paths)
+
+
+def test_a_contract_that_names_other_views_than_the_network_averages_is_not_written(
+    paths: list[Path], tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint(tta_mirror=True)
+    other = replace(checkpoint.preprocessing, tta=TestTimeAugmentation(zoom=0.1))
+    with pytest.raises(ConfigError, match=r"preprocessing has .*zoom=0\.1.*mirror=True"):
+        export_onnx(replace(checkpoint, preprocessing=other), tmp_path / "model.onnx", paths)
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_images_nothing_is_exported(tmp_path: Path) -> None:
@@ -199,7 +208,7 @@ SHIPPED = {
 
 
 def sample_images(samples: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Write the images as training has them, sampled once: serving samples a whole one often."""
+    """Write the images as training has them, sampled once; a whole one is sampled several times."""
     paths = [folder / path.name for path in samples["path"]]
     for path, source in zip(paths, samples["path"], strict=True):
         sample(read_radiograph(source).to_image(), 64).save(path)
@@ -210,10 +219,8 @@ def sample_images(samples: pd.DataFrame, folder: Path) -> pd.DataFrame:
 def test_the_trainer_s_table_is_the_predictor_s(
     samples: pd.DataFrame, tmp_path: Path, settings: dict[str, object]
 ) -> None:
-    checkpoint = make_checkpoint(**settings)
+    checkpoint = make_checkpoint(stored_size=None if settings is SHIPPED else 64, **settings)
     if settings is SHIPPED:
-        preprocessing = Preprocessing(48, None, "auto", 64, stretch_grey=True)
-        checkpoint = replace(checkpoint, preprocessing=preprocessing)
         head = checkpoint.model.orientation_head
         with torch.no_grad():
             head.bias[UPRIGHT.code] += 100.0  # type: ignore[union-attr]
@@ -233,9 +240,9 @@ def test_the_trainer_s_table_is_the_predictor_s(
     export_onnx(checkpoint, tmp_path / "model.onnx", list(held_out["path"][:1]))
     predictor = Predictor(tmp_path / "model.onnx")
     for row, path in zip(trainer.tables["test"].itertuples(), held_out["path"], strict=True):
-        answer = predictor.predict(path, row.sex)  # type: ignore[arg-type]
-        assert answer.image_id == row.image_id
-        assert answer.predicted_years == pytest.approx(row.predicted_years, abs=1e-4)
-        assert answer.predicted_stage == row.predicted_stage
+        prediction = predictor.predict(path, row.sex)  # type: ignore[arg-type]
+        assert prediction.image_id == row.image_id
+        assert prediction.predicted_years == pytest.approx(row.predicted_years, abs=1e-4)
+        assert prediction.predicted_stage == row.predicted_stage
         for name in ("p_child", "p_adolescent", "p_adult"):
-            assert getattr(answer, name) == pytest.approx(getattr(row, name), abs=1e-4)
+            assert getattr(prediction, name) == pytest.approx(getattr(row, name), abs=1e-4)

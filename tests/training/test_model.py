@@ -8,9 +8,8 @@ import torchvision
 from torch import nn
 
 from boneage.errors import CheckpointError, ConfigError
+from boneage.imaging.preprocess import IMAGENET_MEAN, IMAGENET_STD, TestTimeAugmentation
 from boneage.training.model import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     BoneAgePredictor,
     SexConditionedLinear,
     load_backbone,
@@ -55,7 +54,7 @@ class TestEveryModel:
         sizes = [p.shape[0] for p in model.parameters() if p.ndim == 2]
         assert 1000 not in sizes
 
-    def test_answers_each_image_alone_in_evaluation(self, model: BoneAgePredictor) -> None:
+    def test_predicts_each_image_alone_in_evaluation(self, model: BoneAgePredictor) -> None:
         model.eval()
         images = torch.rand(3, 3, 64, 64)
         together, alone = model(images)[0], model(images[1:2])[0]
@@ -72,22 +71,22 @@ def test_the_report_s_model_is_a_resnet_with_two_linear_heads() -> None:
 
 
 @pytest.mark.parametrize(("tasks", "missing"), [("age", 1), ("stage", 0)])
-def test_a_task_left_out_has_no_head_and_no_answer(tasks: str, missing: int) -> None:
+def test_a_task_left_out_has_no_head_and_no_output(tasks: str, missing: int) -> None:
     outputs = BoneAgePredictor(tasks=tasks, image_size=32).eval()(torch.rand(1, 3, 32, 32))
     assert outputs[missing] is None
     assert outputs[1 - missing] is not None
 
 
-def test_sex_changes_the_answer_only_of_a_model_built_for_it() -> None:
+def test_sex_changes_the_prediction_only_of_a_model_built_for_it() -> None:
     image, male, female = torch.rand(1, 3, 32, 32), torch.ones(1), -torch.ones(1)
     plain = BoneAgePredictor(image_size=32).eval()
     assert torch.equal(plain(image, male)[0], plain(image, female)[0])
-    told = BoneAgePredictor(sex_input=True, image_size=32).eval()
-    nn.init.normal_(told.age_head.sex_weight)  # type: ignore[union-attr, arg-type]
-    assert not torch.equal(told(image, male)[0], told(image, female)[0])
+    by_sex = BoneAgePredictor(sex_input=True, image_size=32).eval()
+    nn.init.normal_(by_sex.age_head.sex_weight)  # type: ignore[union-attr, arg-type]
+    assert not torch.equal(by_sex(image, male)[0], by_sex(image, female)[0])
 
 
-def test_unknown_sex_is_answered_half_way_between_the_sexes() -> None:
+def test_unknown_sex_is_predicted_half_way_between_the_sexes() -> None:
     layer = SexConditionedLinear(8, 3)
     nn.init.normal_(layer.sex_weight)
     nn.init.normal_(layer.sex_bias)
@@ -96,7 +95,7 @@ def test_unknown_sex_is_answered_half_way_between_the_sexes() -> None:
     torch.testing.assert_close(layer(x, torch.zeros(4)), (male + female) / 2)
 
 
-def test_an_image_s_own_evidence_moves_the_answer_without_the_sex() -> None:
+def test_unknown_weights_move_the_output_without_the_sex() -> None:
     layer = SexConditionedLinear(4, 1)
     torch.nn.init.normal_(layer.unknown_weight)
     features = torch.rand(2, 4)
@@ -105,39 +104,41 @@ def test_an_image_s_own_evidence_moves_the_answer_without_the_sex() -> None:
     torch.testing.assert_close(unknown, (male + female) / 2 + evidence)
 
 
-def test_where_the_sex_is_withheld_a_sex_head_stands_for_it() -> None:
+def test_a_sex_that_is_not_provided_is_predicted_by_the_sex_head() -> None:
     torch.manual_seed(0)
     model = BoneAgePredictor(sex_input=True, sex_head=True, image_size=32).eval()
     assert model.age_head is not None
     assert model.sex_head is not None
     nn.init.normal_(model.age_head.sex_weight)  # type: ignore[arg-type]
     features = torch.rand(3, 512)
-    told = torch.tensor([1.0, -1.0, 0.0])
+    provided = torch.tensor([1.0, -1.0, 0.0])
     odds = model.sex_head(features).squeeze(1)
-    resolved = model.resolve_sex(features, told)
+    resolved = model.resolve_sex(features, provided)
     assert resolved is not None
-    torch.testing.assert_close(resolved, torch.stack([told[0], told[1], odds[2].tanh()]))
-    # That is the mean of both sexes' answers, weighted by the chances at doubled odds.
-    answers = [model.answer(features, torch.full((3,), s))[0] for s in (1.0, -1.0, 0.0)]
-    male, female, unknown = (a for a in answers if a is not None)
+    torch.testing.assert_close(resolved, torch.stack([provided[0], provided[1], odds[2].tanh()]))
+    # That is the mean of both sexes' ages, weighted by the probabilities at doubled log-odds.
+    ages = [model.apply_heads(features, torch.full((3,), s))[0] for s in (1.0, -1.0, 0.0)]
+    male, female, unknown = (age for age in ages if age is not None)
     p = (2.0 * odds).sigmoid()
     torch.testing.assert_close(unknown, p * male + (1.0 - p) * female)
     assert not hasattr(model.age_head, "unknown_weight")
 
 
-def test_an_image_and_its_mirror_image_are_answered_alike_when_asked() -> None:
+def test_an_image_and_its_mirror_image_are_predicted_alike_when_asked() -> None:
     image = torch.rand(2, 3, 64, 64)
-    for tta_mirror in (False, True):
-        model = BoneAgePredictor("timm:test_resnet", image_size=64, tta_mirror=tta_mirror).eval()
+    for mirror in (False, True):
+        tta = TestTimeAugmentation(mirror=mirror)
+        model = BoneAgePredictor("timm:test_resnet", image_size=64, tta=tta).eval()
         age, mirrored = model(image)[0], model(image.flip(3))[0]
-        assert torch.allclose(age, mirrored, atol=1e-5) == tta_mirror
+        assert torch.allclose(age, mirrored, atol=1e-5) == mirror
         # In training, the mirroring is left to the augmentation.
         model.train()
         torch.testing.assert_close(model.features(image), model.backbone(image), rtol=0, atol=1e-5)
 
 
 def test_a_reduced_and_a_magnified_image_are_averaged_when_asked() -> None:
-    model = BoneAgePredictor("timm:test_resnet", image_size=64, tta_zoom=0.1).eval()
+    tta = TestTimeAugmentation(zoom=0.1)
+    model = BoneAgePredictor("timm:test_resnet", image_size=64, tta=tta).eval()
     image = -torch.ones(1, 3, 64, 64)
     image[:, :, 24:40, 24:40] = 1.0
     (small, _), (large, _) = model.views(image)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boneage.inference.calibration import MIN_IMAGES_SPREAD, Calibration, expected_coverage
-from boneage.inference.prediction import NOTE, Prediction
-from boneage.stages import STAGES
+from boneage.inference.calibration import Calibration
+from boneage.inference.calibration_fit import MIN_IMAGES_SPREAD, expected_coverage
+from boneage.inference.prediction import SEPARATOR, Prediction
+from boneage.inference.quality import Severity
 
 if TYPE_CHECKING:  # which loads pandas, and a prediction needs none
     from boneage.evaluation.evaluate import Report
@@ -18,12 +19,12 @@ _SEXES = {"M": "male", "F": "female", None: "unknown"}
 
 def describe_prediction(prediction: Prediction, *, in_full: bool) -> str:
     """Describe one prediction: in full, or in one line."""
-    reasons = "; ".join(prediction.reasons)
+    reasons = SEPARATOR.join(map(str, prediction.reasons))
     if prediction.status == "error":  # whose reason names the file
         return f"error: {reasons}"
     if prediction.predicted_stage is None:
         return f"{prediction.path}: {prediction.status}: {reasons}"
-    return _in_full(prediction) if in_full else _in_a_line(prediction)
+    return _in_full(prediction) if in_full else _in_a_line(prediction, reasons)
 
 
 def _in_full(prediction: Prediction) -> str:
@@ -35,20 +36,20 @@ def _in_full(prediction: Prediction) -> str:
         lines.append(
             f"  interval   {format_age(low)} to {format_age(high)} (90% prediction interval)"
         )
-    probability = _stage_probability(prediction)
-    note = "" if probability is None else f" (probability {probability:.0%})"
-    lines.append(f"  stage      {prediction.predicted_stage}{note}")
+    p = prediction.stage_probability
+    probability = "" if p is None else f" (probability {p:.0%})"
+    lines.append(f"  stage      {prediction.predicted_stage}{probability}")
     lines.append(f"  sex        {_SEXES[prediction.sex]}")
     if prediction.reference_years is not None:
         reference = format_age(prediction.reference_years)
         lines.append(f"  reference  {reference}, {prediction.reference_stage}")
     for reason in prediction.reasons:
-        label = NOTE.rstrip(": ") if reason.startswith(NOTE) else prediction.status
-        lines.append(f"  {label:9}  {reason.removeprefix(NOTE)}")
+        label = "note" if reason.severity is Severity.INFO else prediction.status
+        lines.append(f"  {label:9}  {reason.message}")
     return "\n".join([*lines, f"  {RESEARCH}"])
 
 
-def _in_a_line(prediction: Prediction) -> str:
+def _in_a_line(prediction: Prediction, reasons: str) -> str:
     parts = [f"{prediction.path}:"]
     if prediction.predicted_years is not None:
         parts.append(f"{prediction.predicted_years:.1f} years")
@@ -57,16 +58,10 @@ def _in_a_line(prediction: Prediction) -> str:
             f"({prediction.predicted_low_years:.1f} to {prediction.predicted_high_years:.1f})"
         )
     parts.append(f"{prediction.predicted_stage}, sex {_SEXES[prediction.sex]}")
-    if prediction.reasons:
+    if reasons:
         status = "" if prediction.status == "ok" else f"{prediction.status}: "
-        parts.append(f"[{status}{'; '.join(prediction.reasons)}]")
+        parts.append(f"[{status}{reasons}]")
     return " ".join(parts)
-
-
-def _stage_probability(prediction: Prediction) -> float | None:
-    """Probability of the predicted stage; None without a stage head."""
-    probabilities = (prediction.p_child, prediction.p_adolescent, prediction.p_adult)
-    return probabilities[STAGES.index(str(prediction.predicted_stage))]
 
 
 def format_age(years: float) -> str:

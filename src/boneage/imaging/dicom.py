@@ -1,18 +1,20 @@
-"""DICOM file -> grey values as its sender meant them to be shown, and the patient's sex."""
+"""DICOM file or Dataset -> grey values as its sender meant them to be shown, and its header."""
 
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from boneage.errors import ImageError
-from boneage.sex import Sex, parse_sex
+from boneage.imaging.header import Header, parse_header
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in luma. Source: ITU-R BT.601, as Pillow uses them."""
 
 _PREAMBLE = 128
+_SUFFIXES = (".dcm", ".dicom")
 
 
 class DecodedPixels(NamedTuple):
@@ -20,17 +22,15 @@ class DecodedPixels(NamedTuple):
 
     Attributes:
         grey: Numbers of any type (H, W), after modality and VOI LUT.
-        bits: 8 if the values are 0 to 255 as they stand, 16 if their range is unknown.
+        bits: 8 if the values are 0 to 255 as they stand, 16 or more if their range is unknown.
         is_inverted: Whether low values are bright (MONOCHROME1).
-        sex: PatientSex where it means male or female, else None.
-        sex_not_understood: PatientSex where it is none of the words for a sex, as it stands.
+        header: What the file states beside its pixels; empty unless it is DICOM.
     """
 
     grey: npt.NDArray[Any]
     bits: int
-    is_inverted: bool
-    sex: Sex | None = None
-    sex_not_understood: str | None = None
+    is_inverted: bool = False
+    header: Header = Header()
 
 
 def is_dicom(path: Path) -> bool:
@@ -39,41 +39,21 @@ def is_dicom(path: Path) -> bool:
     Raises:
         OSError: If the file cannot be opened.
     """
-    if path.suffix.lower() in (".dcm", ".dicom"):
+    if has_dicom_suffix(path.name):
         return True
     with path.open("rb") as file:
-        return file.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
+        return starts_as_dicom(file)
 
 
-def read_dicom(path: Path) -> DecodedPixels:
-    """Read the one image of a DICOM file.
-
-    The modality LUT and the first VOI LUT or window are applied, a palette or colour is reduced
-    to luma, and the overlay planes are left out.
-
-    Raises:
-        ImageError: Naming the file, if it is damaged, holds no image or several, or is
-            compressed by a codec that is not installed.
-    """
-    try:
-        return _read(path)
-    except ImageError:
-        raise
-    except FileNotFoundError:
-        raise ImageError(f"{path} does not exist.") from None
-    except Exception as error:  # the reader raises whatever the bytes provoke, and late
-        raise ImageError(f"{path} cannot be read as DICOM: {_in_one_line(error)}") from None
+def has_dicom_suffix(name: str) -> bool:
+    """Whether a file's name says that it is DICOM."""
+    return Path(name).suffix.lower() in _SUFFIXES
 
 
-def read_sex(path: Path) -> Sex | None:
-    """Read the patient's sex alone, None where the file does not tell it or cannot be read."""
-    from pydicom import dcmread
-
-    try:
-        dataset = dcmread(path, force=True, specific_tags=["PatientSex"], stop_before_pixels=True)
-        return _sex_of(dataset)[0]
-    except Exception:  # the reader raises whatever the bytes provoke
-        return None
+def starts_as_dicom(file: BinaryIO) -> bool:
+    """Whether an open file has DICOM's mark after its preamble; reads from its beginning."""
+    file.seek(0)
+    return file.read(_PREAMBLE + 4)[_PREAMBLE:] == b"DICM"
 
 
 def holds_image(path: Path) -> bool:
@@ -94,35 +74,60 @@ def holds_image(path: Path) -> bool:
         return True
 
 
-def _sex_of(dataset: Any) -> tuple[Sex | None, str | None]:
-    """Give the patient's sex, and the word for it where that is not understood."""
-    word = str(dataset.get("PatientSex") or "").strip()
+def read_dicom(source: Any, name: str) -> DecodedPixels:
+    """Read the one image of a DICOM file or Dataset.
+
+    The modality LUT and the first VOI LUT or window are applied, a palette or colour is reduced
+    to luma, and the overlay planes are left out.
+
+    Args:
+        source: An open binary file, or a pydicom Dataset, which stays as it is.
+        name: What messages call it.
+
+    Raises:
+        ImageError: If it is damaged, holds no image or several, or is compressed by a codec that
+            is not installed.
+    """
+    from pydicom import Dataset, dcmread
+
     try:
-        return parse_sex(word), None
-    except ValueError:
-        return None, word
+        # Some archives write no preamble; what is no DICOM at all then has no image.
+        dataset = source if isinstance(source, Dataset) else dcmread(source, force=True)
+        if getattr(dataset, "preamble", None) and not dataset:
+            raise ImageError(f"{name} cannot be read as DICOM: it is cut short.")
+        return _read(_copy(dataset), name)
+    except ImageError:
+        raise
+    except Exception as error:  # the reader raises whatever the bytes provoke, and late
+        raise ImageError(f"{name} cannot be read as DICOM: {_in_one_line(error)}") from None
 
 
-def _read(path: Path) -> DecodedPixels:
-    from pydicom import dcmread
+def _copy(dataset: Any) -> Any:
+    """Give a Dataset of the same elements, to which decoding may add; with a transfer syntax."""
+    from pydicom import Dataset
+    from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    # Some archives write no preamble; what is no DICOM at all then has no image.
-    dataset = dcmread(path, force=True)
-    if dataset.preamble and not dataset:
-        raise ImageError(f"{path} cannot be read as DICOM: it is cut short.")
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        is_implicit, _ = dataset.original_encoding
-        syntax = ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
-        dataset.file_meta.TransferSyntaxUID = syntax
+    copied = Dataset(dict(dataset.items()))
+    is_implicit, is_little = dataset.original_encoding
+    copied.set_original_encoding(is_implicit, is_little)
+    syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
+    copied.file_meta = FileMetaDataset()
+    copied.file_meta.TransferSyntaxUID = syntax or (
+        ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
+    )
+    return copied
+
+
+def _read(dataset: Any, name: str) -> DecodedPixels:
     if "PixelData" not in dataset:
         kind = dataset.get("SOPClassUID")
         what = kind.name if kind else "no DICOM file"
-        raise ImageError(f"{path} holds no image ({what}); expected a radiograph.")
+        raise ImageError(f"{name} holds no image ({what}); expected a radiograph.")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
-        raise ImageError(f"{path} holds {frames} frames; expected one image.")
-    _require_codec(path, dataset)
+        raise ImageError(f"{name} holds {frames} frames; expected one image.")
+    _require_codec(dataset, name)
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
         grey, bits = _decode(dataset)
@@ -130,18 +135,14 @@ def _read(path: Path) -> DecodedPixels:
         if not syntax.is_compressed:
             raise
         raise ImageError(
-            f"{path} cannot be decoded as {syntax.name} ({syntax}): {_in_one_line(error)} "
+            f"{name} cannot be decoded as {syntax.name} ({syntax}): {_in_one_line(error)} "
             f"If the file is whole, {_remedy(syntax)}."
         ) from None
-    return DecodedPixels(
-        grey,
-        bits,
-        dataset.get("PhotometricInterpretation") == "MONOCHROME1",
-        *_sex_of(dataset),
-    )
+    is_inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
+    return DecodedPixels(grey, bits, is_inverted, parse_header(dataset))
 
 
-def _require_codec(path: Path, dataset: Any) -> None:
+def _require_codec(dataset: Any, name: str) -> None:
     from pydicom.pixels import get_decoder
 
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -153,7 +154,7 @@ def _require_codec(path: Path, dataset: Any) -> None:
         is_there = False
     if not is_there:
         raise ImageError(
-            f"{path} is compressed as {syntax.name} ({syntax}), and no codec for it is installed; "
+            f"{name} is compressed as {syntax.name} ({syntax}), and no codec for it is installed; "
             f"{_remedy(syntax)}."
         )
 
@@ -167,20 +168,18 @@ def _remedy(syntax: Any) -> str:
 
 
 def _decode(dataset: Any) -> tuple[npt.NDArray[Any], int]:
+    """Decode the pixels of a copied Dataset and apply its lookup tables: values and bits."""
     from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
     pixels = pixel_array(dataset)
-    for table in dataset.get("VOILUTSequence") or ():
-        # The reader counts the entries of an 8-bit table in 8 bits: deeper pixels wrap around.
-        entries, first, _ = table.LUTDescriptor
-        table.LUTDescriptor = [entries, first, 16]
+    _widen_lookup_tables(dataset)
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, dataset)
         scale = 255.0 if pixels.dtype.itemsize == 1 else 65535.0
         return pixels[..., :3].astype(np.float64) * (255.0 / scale) @ np.array(LUMA), 8
     if pixels.ndim == 3:
         return pixels.astype(np.float64) @ np.array(LUMA), 8 if dataset.BitsStored <= 8 else 16
-    # Each value there is is shown once, and the pixels looked up: an image has millions of them.
+    # Tables are applied to each value that occurs, not to each of an image's millions of pixels.
     if pixels.dtype.itemsize <= 2:
         lowest = int(pixels.min())
         values = np.arange(lowest, int(pixels.max()) + 1).astype(pixels.dtype)
@@ -195,6 +194,18 @@ def _decode(dataset: Any) -> tuple[npt.NDArray[Any], int]:
     if is_plain and values[0] >= 0 and values[-1] <= 255:  # also where 8 bits are kept in 16
         return pixels.astype(np.uint8), 8
     return shown.astype(np.float32)[places].reshape(pixels.shape), 16
+
+
+def _widen_lookup_tables(dataset: Any) -> None:
+    """Let pydicom count the entries of 8-bit VOI tables in 16 bits: deeper pixels wrap around."""
+    if not dataset.get("VOILUTSequence"):
+        return
+    tables = deepcopy(dataset.VOILUTSequence)
+    for table in tables:
+        entries, first, _ = table.LUTDescriptor
+        table.LUTDescriptor = [entries, first, 16]
+    del dataset.VOILUTSequence  # an assignment would change the element shared with the source
+    dataset.VOILUTSequence = tables
 
 
 def _in_one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Turned and inverted images: the eight ways an image can lie, and the way back."""
+"""Rotated and inverted images: the eight orientations of an image, and how each is corrected."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,15 +7,17 @@ import numpy as np
 import numpy.typing as npt
 
 TURNS = 4
-_TURNED = ("", "turned by 90° to the left", "turned by 180°", "turned by 90° to the right")
+"""Number of rotations by a quarter turn."""
+
+_ROTATED = ("", "rotated by 90° to the left", "rotated by 180°", "rotated by 90° to the right")
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """How an image lies, beside upright with bright bones.
+    """How an image differs from an upright one with bright bones.
 
     Attributes:
-        quarter_turns: Turns by 90° to the left, 0 to 3.
+        quarter_turns: Rotations by 90° to the left, 0 to 3.
         is_inverted: Whether bones are dark.
     """
 
@@ -28,43 +30,43 @@ class Orientation:
         return self.quarter_turns + TURNS * self.is_inverted
 
     def apply(self, pixels: Any) -> Any:
-        """Lay an upright image (..., H, W) in [0, 1] this way; numpy."""
-        turned = np.rot90(pixels, self.quarter_turns, axes=(-2, -1))
-        return 1.0 - turned if self.is_inverted else turned
+        """Give an upright image (..., H, W) in [0, 1] this orientation; numpy."""
+        rotated = np.rot90(pixels, self.quarter_turns, axes=(-2, -1))
+        return 1.0 - rotated if self.is_inverted else rotated
 
     def undo(self, pixels: Any) -> Any:
-        """Bring an image (..., H, W) in [0, 1] that lies this way upright; numpy."""
-        turned = np.rot90(pixels, -self.quarter_turns, axes=(-2, -1))
-        return 1.0 - turned if self.is_inverted else turned
+        """Correct an image (..., H, W) in [0, 1] of this orientation; numpy."""
+        rotated = np.rot90(pixels, -self.quarter_turns, axes=(-2, -1))
+        return 1.0 - rotated if self.is_inverted else rotated
 
     def describe(self) -> str:
-        """Say it: "turned by 180° and inverted"."""
-        words = [_TURNED[self.quarter_turns], "inverted" if self.is_inverted else ""]
+        """Describe the orientation, such as "rotated by 180° and inverted"."""
+        words = [_ROTATED[self.quarter_turns], "inverted" if self.is_inverted else ""]
         return " and ".join(word for word in words if word) or "upright"
 
 
 ORIENTATIONS = tuple(
     Orientation(turns, inverted) for inverted in (False, True) for turns in range(4)
 )
-"""All eight, upright first, in the order of an orientation head's answers."""
+"""All eight, upright first, in the order of an orientation head's outputs."""
 
 UPRIGHT = ORIENTATIONS[0]
 
 
-def find_orientation(chances: npt.NDArray[np.floating]) -> Orientation:
-    """Tell how an image lies from what was found of it in each of the four turns.
+def find_orientation(probabilities: npt.NDArray[np.floating]) -> Orientation:
+    """Find the orientation of an image from predictions for all four of its rotations.
 
-    The four findings must agree: an image that lies on its side lies upright after one turn, upside
-    down after two, and so on. That tells far more images right than one look does.
+    Each prediction is translated to the orientation before the rotation, and the four are
+    multiplied. Together they are right far more often than one of them.
 
     Args:
-        chances: (4, 8), row r the probabilities of `ORIENTATIONS` for the image after r quarter
-            turns to the left.
+        probabilities: (4, 8), row r the probabilities of `ORIENTATIONS` for the image after r
+            quarter turns to the left.
 
     Returns:
-        How the image lies before any turn; upright if no way is likelier than all others together.
+        The orientation before any rotation; upright if none is likelier than all others together.
     """
-    logs = np.log(chances.clip(min=1e-9))
+    logs = np.log(probabilities.clip(min=1e-9))
     total = np.array(
         [
             sum(
@@ -74,6 +76,6 @@ def find_orientation(chances: npt.NDArray[np.floating]) -> Orientation:
             for o in ORIENTATIONS
         ]
     )
-    agreed = np.exp(total - total.max())
-    best = int(agreed.argmax())
-    return ORIENTATIONS[best] if agreed[best] > agreed.sum() / 2 else UPRIGHT
+    joint = np.exp(total - total.max())
+    best = int(joint.argmax())
+    return ORIENTATIONS[best] if joint[best] > joint.sum() / 2 else UPRIGHT

@@ -31,7 +31,7 @@ def colour_image(radiograph: Image.Image, age_map: Map) -> Image.Image:
 
     Args:
         radiograph: 8-bit grey.
-        age_map: (h, w), the share of each part in the age; what speaks for a lower age is dark.
+        age_map: (h, w), what each part adds to the age; what speaks for a lower age is dark.
 
     Returns:
         RGB of the same size.

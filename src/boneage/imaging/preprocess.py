@@ -1,4 +1,4 @@
-"""One radiograph -> the square 8-bit image a network is fed; a raw folder -> a processed one."""
+"""A radiograph -> a network's input; a folder of raw images -> one of processed images."""
 
 import json
 import logging
@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from math import gcd
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,9 @@ from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 from boneage.config import ImageSettings, Invert, Recipe
-from boneage.errors import BoneAgeError, ImageError
+from boneage.errors import BoneAgeError, ConfigError, ImageError
 from boneage.files import MAX_PROCESSES, replacing
-from boneage.imaging.radiograph import read_radiograph
+from boneage.imaging.radiograph import Source, read_radiograph
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +34,72 @@ _PNG_KEY = "boneage"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
+SAMPLING_PHASES = 8
+"""Samples of a whole image that are averaged by default where images are sampled."""
+
+_GOLDEN = (3.0 - 5.0**0.5) / 2.0
+
+
+def _require(name: str, value: object, expected: str, holds: bool) -> None:
+    if not holds:
+        raise ConfigError(f"{name} is {value!r}; expected {expected}.")
+
+
+def _require_keys(name: str, values: object, cls: type) -> None:
+    expected = [field.name for field in fields(cls)]
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{name} is {values!r}; expected values of {', '.join(expected)}.")
+    odd = [key for key in (*values, *expected) if (key in values) != (key in expected)]
+    if odd:
+        raise ConfigError(
+            f"{name} lacks or does not know {', '.join(odd)}; expected {', '.join(expected)}."
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+@dataclass(frozen=True)
+class TestTimeAugmentation:
+    """Which augmented views of an image a prediction averages.
+
+    Attributes:
+        mirror: Whether every view is averaged with its mirror image.
+        zoom: Proportion by which the image is once reduced and once magnified; 0 for neither.
+        phases: Number of samples of an image that is larger than `sampled_size`, each taken
+            between other rows and columns (`sampling_phases`); 1 for the middle one alone.
+
+    Raises:
+        ConfigError: If a value is impossible.
+    """
+
+    __test__: ClassVar[bool] = False  # not a test, whatever pytest makes of the name
+
+    mirror: bool = False
+    zoom: float = 0.0
+    phases: int = 1
+
+    def __post_init__(self) -> None:
+        _require("tta.mirror", self.mirror, "true or false", isinstance(self.mirror, bool))
+        is_zoom = _is_number(self.zoom) and 0.0 <= self.zoom < 1.0
+        _require("tta.zoom", self.zoom, "0 or more and below 1", is_zoom)
+        _require("tta.phases", self.phases, "1 or more", _is_count(self.phases))
+
+
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a file becomes the network's image; travels with the weights.
+    """How an image becomes a network's input, and which views of it are averaged.
 
-    An image that went through the processed folder was resized once to `stored_size`, kept as 8
-    bits, and again to `image_size`. Serving repeats exactly that, because a network notices how
-    its pixels were made.
+    It travels with the weights. The whole image is used, without a crop. It is read with bone
+    bright (`invert`), reduced by nearest neighbour (`sampled_size`) or stretched to a square
+    (`stored_size`) as in the processed folder, kept as 8 bits, stretched in its grey values
+    (`stretch_grey`) and stretched to the network's square (`image_size`). Serving repeats exactly
+    what training did, because a network notices how its pixels were made.
 
     Attributes:
         image_size: Side of the square the network sees, in pixels.
@@ -47,6 +107,10 @@ class Preprocessing:
         invert: How images with dark bones are treated.
         sampled_size: Side to which images were first reduced by nearest neighbour, or None.
         stretch_grey: Whether grey values are stretched, see `stretch_grey`.
+        tta: Which views of the image are averaged.
+
+    Raises:
+        ConfigError: If a value is impossible.
     """
 
     image_size: int
@@ -54,21 +118,50 @@ class Preprocessing:
     invert: Invert
     sampled_size: int | None = None
     stretch_grey: bool = False
+    tta: TestTimeAugmentation = TestTimeAugmentation()
+
+    def __post_init__(self) -> None:
+        _require("image_size", self.image_size, "1 or more", _is_count(self.image_size))
+        for name in ("stored_size", "sampled_size"):
+            size = getattr(self, name)
+            _require(name, size, "1 or more, or none", size is None or _is_count(size))
+        choices = get_args(Invert)
+        _require("invert", self.invert, " or ".join(choices), self.invert in choices)
+        is_bool = isinstance(self.stretch_grey, bool)
+        _require("stretch_grey", self.stretch_grey, "true or false", is_bool)
 
     @classmethod
     def of(cls, recipe: Recipe, stored_size: int | None) -> Self:
         """Give the preprocessing of a recipe, for images stored at a size or, with None, raw."""
         return cls(
-            recipe.image_size, stored_size, recipe.invert, recipe.sampled_size, recipe.stretch_grey
+            recipe.image_size,
+            stored_size,
+            recipe.invert,
+            recipe.sampled_size,
+            recipe.stretch_grey,
+            TestTimeAugmentation(
+                recipe.tta_mirror, recipe.tta_zoom, SAMPLING_PHASES if recipe.sampled_size else 1
+            ),
         )
 
-    def read(self, path: Path) -> Image.Image:
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild a preprocessing from `asdict`'s values, as a model's file has them.
+
+        Raises:
+            ConfigError: If a value is missing, unknown or impossible.
+        """
+        _require_keys("preprocessing", values, cls)
+        _require_keys("preprocessing.tta", values["tta"], TestTimeAugmentation)
+        return cls(**{**values, "tta": TestTimeAugmentation(**values["tta"])})
+
+    def read(self, source: Source) -> Image.Image:
         """Read a raw image as the 8-bit grey image that training started from.
 
         Raises:
-            ImageError: If the file cannot be read.
+            ImageError: If the image cannot be read.
         """
-        return self.reduce(read_radiograph(path, self.invert).to_image())
+        return self.reduce(read_radiograph(source, self.invert).to_image())
 
     def reduce(self, image: Image.Image, phase: tuple[float, float] = (0.0, 0.0)) -> Image.Image:
         """Reduce an 8-bit grey image to the image that training started from.
@@ -82,12 +175,40 @@ class Preprocessing:
         return image if self.stored_size is None else resize(image, self.stored_size)
 
     def to_array(self, image: Image.Image) -> npt.NDArray[np.float32]:
-        """Turn a reduced image into the network's image: (S, S) float32 in [0, 1]."""
+        """Turn a reduced image into the network's input: (S, S) float32 in [0, 1]."""
         if self.stretch_grey:
             image = stretch_grey(image)
         size = (self.image_size, self.image_size)
         square = image if image.size == size else resize(image, self.image_size)
         return np.asarray(square, dtype=np.float32) / 255.0
+
+    def to_inputs(self, image: Image.Image) -> npt.NDArray[np.float32]:
+        """Turn a whole 8-bit grey image into the inputs whose predictions are averaged.
+
+        Returns:
+            (N, S, S) in [0, 1]: one for each of `tta.phases`, or one alone where the image is not
+            sampled or is a sample already.
+        """
+        is_sampled = self.sampled_size is not None
+        is_sample = image.size == (self.sampled_size, self.sampled_size)
+        phases = sampling_phases(self.tta.phases if is_sampled and not is_sample else 1)
+        return np.stack([self.to_array(self.reduce(image, phase)) for phase in phases])
+
+
+def sampling_phases(n: int) -> tuple[tuple[float, float], ...]:
+    """Give n positions at which an image is sampled, as shifts in cells; see `sample`.
+
+    They form a lattice: each row and each column of an n x n grid of shifts has one of them, far
+    from its neighbours'. One position is the middle.
+
+    Example:
+        >>> sampling_phases(2)
+        ((-0.25, 0.25), (0.25, -0.25))
+    """
+    # The golden section keeps neighbours apart; without a common factor no column comes twice.
+    steps = [step for step in range(1, n + 1) if gcd(step, n) == 1]
+    step = min(steps, key=lambda step: abs(step - _GOLDEN * n))
+    return tuple(((i + 0.5) / n - 0.5, ((step * i + 1) % n + 0.5) / n - 0.5) for i in range(n))
 
 
 def resize(image: Image.Image, size: int) -> Image.Image:
@@ -134,7 +255,7 @@ class PreprocessSummary:
     Attributes:
         written: Images resized now.
         up_to_date: Images that were there already, from the same source and settings.
-        inverted: Ids of images among those written that had dark bones and were turned.
+        inverted: Ids of images among those written that had dark bones and were inverted.
         broken: Error message by id of images that could not be read.
     """
 
@@ -145,7 +266,7 @@ class PreprocessSummary:
 
     @property
     def total(self) -> int:
-        """Images looked at."""
+        """Number of images of the folder."""
         return self.written + self.up_to_date + len(self.broken)
 
 

@@ -1,8 +1,11 @@
-"""One file -> one `Radiograph`: 2-D grey values in [0, 1], bone bright, whatever the format."""
+"""A source of any kind -> one `Radiograph`: 2-D grey values in [0, 1], bone bright."""
 
-from dataclasses import dataclass
+import io
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +13,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from boneage.config import Invert
 from boneage.errors import ImageError
-from boneage.imaging.dicom import DecodedPixels, is_dicom, read_dicom
-from boneage.sex import Sex
+from boneage.files import cut_suffix
+from boneage.imaging.dicom import (
+    LUMA,
+    DecodedPixels,
+    has_dicom_suffix,
+    read_dicom,
+    starts_as_dicom,
+)
+from boneage.imaging.header import Header
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+Source: TypeAlias = "Path | str | bytes | BinaryIO | Dataset | npt.NDArray[Any]"
+"""What an image can be read from; see `read_radiograph`."""
 
 INVERTED_BELOW = -0.15
 """Polarity score under which `auto` takes an image as inverted.
@@ -20,7 +36,10 @@ Source: measured on 11,111 RSNA training images at 100 px, docs/experiments.md, 
 """
 
 FEWEST_GREYS = 1 / 8
-"""Least share of its range that 98% of a deep image's pixels may take up: 32 levels of 8 bits."""
+"""Least proportion of its range that 98% of a deep image's pixels may take up: 32 levels of 256."""
+
+UNNAMED = "image"
+"""What a source without a name is called."""
 
 _EIGHT_IN_SIXTEEN = 257
 """By which converters multiply 8-bit values to fill 16 bits; such an image is of 8 bits."""
@@ -36,24 +55,26 @@ class Radiograph:
     """A radiograph with bone bright and air dark.
 
     Attributes:
-        pixels: float32 (H, W) in [0, 1]. 8-bit files keep their scale (value / 255); deeper
-            ones are stretched from their own minimum to their own maximum, since files with
+        pixels: float32 (H, W) in [0, 1]. 8-bit sources keep their scale (value / 255); deeper
+            ones are stretched from their own minimum to their own maximum, since sources with
             10, 12 and 16 used bits look alike, or, where a few values lie far off from all
             others, between percentiles 1 and 99.
-        path: The file it came from.
-        bits: Bits a grey value in the file: 8 (or fewer), 16 or 32.
-        was_inverted: Whether the image was turned because it had dark bones, or on demand; a
-            file that declares its polarity is read as it says and does not count.
-        sex: The patient's sex that the file states (DICOM), or None.
-        sex_not_understood: The file's word for the sex where it is none that we know.
+        name: What messages call it: the path, or the name given.
+        image_id: The name without folders of a path and without an image suffix.
+        bits: Bits of a grey value in the source: 8 (or fewer), 16 or more.
+        was_inverted: Whether the image was inverted because it had dark bones, or on demand; a
+            source that declares its polarity is read as it says and does not count.
+        path: The file it came from; None for another source.
+        header: What a DICOM source states beside its pixels.
     """
 
     pixels: npt.NDArray[np.float32]
-    path: Path
+    name: str
+    image_id: str
     bits: int
     was_inverted: bool
-    sex: Sex | None = None
-    sex_not_understood: str | None = None
+    path: Path | None = None
+    header: Header = field(default_factory=Header)
 
     def to_image(self) -> Image.Image:
         """Give the image as an 8-bit grey image, exact for an image of 8 bits."""
@@ -61,57 +82,125 @@ class Radiograph:
         return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
 
 
-def read_radiograph(path: Path, invert: Invert = "auto") -> Radiograph:
-    """Read a PNG, JPEG, TIFF, BMP or DICOM file of any pixel format.
+def read_radiograph(source: Source, invert: Invert = "auto", name: str | None = None) -> Radiograph:
+    """Read a PNG, JPEG, TIFF, BMP or DICOM image of any pixel format, or an array.
 
     Colour is reduced to luma, a palette is looked up, transparency shows black (air), an EXIF
-    orientation is applied, and a TIFF or DICOM that declares white as zero is turned. DICOM is
+    orientation is applied, and a TIFF or DICOM that declares white as zero is inverted. DICOM is
     shown through its modality and VOI LUT.
 
     Args:
-        path: The file.
-        invert: `auto` turns images whose `polarity_score` shows dark bones; `always` and
+        source: A path; the content of a file, as bytes or as a file open for binary reading, which
+            is read from where it stands; a pydicom Dataset, which stays as it is; or an array of
+            grey values (H, W) or colours (H, W, 3). An array of uint8 keeps its scale, any other
+            is stretched as a deeper file is.
+        invert: `auto` inverts images whose `polarity_score` shows dark bones; `always` and
             `never` leave nothing to chance for a folder whose polarity is known.
+        name: What messages and the id call it, such as the name of an uploaded file. By default
+            the path, the open file's own name, or a Dataset's file or SOPInstanceUID.
 
     Raises:
-        ImageError: Naming the file, if it is missing, no image, cut short, of several frames,
+        ImageError: Naming the source, if it is missing, no image, cut short, of several frames,
             or of one grey value only.
     """
+    path = Path(source) if isinstance(source, str | os.PathLike) else None
+    own_name = path.name if path else _name_source(source)
+    image_id = cut_suffix(name or own_name)
+    name = name or str(path or own_name)
     try:
-        decoded = read_dicom(path) if is_dicom(path) else _read_image(path)
+        decoded = _decode(source, name)
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError(f"{path} does not exist.") from None
+        raise ImageError(f"{name} does not exist.") from None
     except UnidentifiedImageError:
         raise ImageError(
-            f"{path} is not an image; expected PNG, JPEG, TIFF, BMP or DICOM."
+            f"{name} is not an image; expected PNG, JPEG, TIFF, BMP or DICOM."
         ) from None
     except Exception as error:  # the reader raises whatever the bytes provoke
         reason = str(error).rstrip(".") or type(error).__name__
-        raise ImageError(f"{path} cannot be read as an image: {reason}.") from None
-    grey, bits, declared_inverted, sex, sex_not_understood = decoded
+        raise ImageError(f"{name} cannot be read as an image: {reason}.") from None
+    pixels = _scale(decoded, name)
+    was_inverted = invert == "always" or (
+        invert == "auto" and polarity_score(pixels) < INVERTED_BELOW
+    )
+    if was_inverted:
+        pixels = 1.0 - pixels
+    return Radiograph(pixels, name, image_id, decoded.bits, was_inverted, path, decoded.header)
+
+
+def _name_source(source: Source) -> str:
+    """Give the name that a source has of itself: a file's without its folders."""
+    for attribute in ("name", "filename", "SOPInstanceUID"):
+        with suppress(Exception):  # a Dataset raises what a damaged tag provokes
+            found = getattr(source, attribute, None)
+            if isinstance(found, str | os.PathLike) and str(found):
+                return Path(found).name
+    return UNNAMED
+
+
+def _decode(source: Source, name: str) -> DecodedPixels:
+    if isinstance(source, str | os.PathLike):
+        with Path(source).open("rb") as file:
+            return _decode_file(file, name, is_dicom=has_dicom_suffix(str(source)))
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _decode_file(io.BytesIO(source), name)
+    if isinstance(source, np.ndarray):
+        return _decode_array(source)
+    if hasattr(source, "read"):
+        content = source.read()
+        if not isinstance(content, bytes):
+            raise ImageError(f"{name} is open for reading text; open it with mode 'rb'.")
+        return _decode_file(io.BytesIO(content), name)
+    from pydicom import Dataset
+
+    if not isinstance(source, Dataset):
+        raise ImageError(
+            f"{name} is a {type(source).__name__}; expected a path, bytes, an open binary file, a "
+            "pydicom Dataset or a numpy array."
+        )
+    return read_dicom(source, name)
+
+
+def _decode_file(file: BinaryIO, name: str, *, is_dicom: bool = False) -> DecodedPixels:
+    is_dicom = is_dicom or has_dicom_suffix(name) or starts_as_dicom(file)
+    file.seek(0)
+    return read_dicom(file, name) if is_dicom else _read_image(file, name)
+
+
+def _decode_array(pixels: npt.NDArray[Any]) -> DecodedPixels:
+    is_colour = pixels.ndim == 3 and pixels.shape[2] == 3
+    if pixels.dtype.kind not in "uif" or not (pixels.ndim == 2 or is_colour) or not pixels.size:
+        shape = " x ".join(map(str, pixels.shape))
+        raise ValueError(
+            f"it is an array of {pixels.dtype} and shape {shape}; expected numbers of shape "
+            "H x W or H x W x 3"
+        )
+    if is_colour and pixels.dtype == np.uint8:  # as the reader of files reduces it
+        pixels = np.asarray(Image.fromarray(pixels).convert("L"))
+    elif is_colour:
+        pixels = pixels.astype(np.float64) @ np.array(LUMA)
+    return DecodedPixels(*_find_depth(pixels))
+
+
+def _scale(decoded: DecodedPixels, name: str) -> npt.NDArray[np.float32]:
+    """Bring decoded values to [0, 1], low values dark."""
+    grey = decoded.grey
     low, high = float(grey.min()), float(grey.max())
     if not low < high:
-        raise ImageError(f"{path} has one grey value ({low:g}) in all pixels; it shows no hand.")
-    if bits > 8:
-        low, high = _leave_outliers(grey, low, high)
-    if bits == 8:
+        raise ImageError(f"{name} has one grey value ({low:g}) in all pixels; it shows no hand.")
+    if decoded.bits == 8:
         low, high = 0.0, 255.0
+    else:
+        low, high = _leave_outliers(grey, low, high)
     # In place, and in float32 where that holds every value: an image has millions of pixels.
     scaled = grey.astype(np.result_type(grey, np.float32))
     scaled -= low
     scaled /= high - low
     np.clip(scaled, 0.0, 1.0, out=scaled)
-    if declared_inverted:
+    if decoded.is_inverted:
         np.subtract(1.0, scaled, out=scaled)
-    pixels = scaled.astype(np.float32, copy=False)
-    is_inverted = invert == "always" or (
-        invert == "auto" and polarity_score(pixels) < INVERTED_BELOW
-    )
-    if is_inverted:
-        pixels = 1.0 - pixels
-    return Radiograph(pixels, path, bits, is_inverted, sex, sex_not_understood)
+    return scaled.astype(np.float32, copy=False)
 
 
 def _leave_outliers(grey: npt.NDArray[Any], low: float, high: float) -> tuple[float, float]:
@@ -121,13 +210,13 @@ def _leave_outliers(grey: npt.NDArray[Any], low: float, high: float) -> tuple[fl
     return (inner_low, inner_high) if is_blown_up else (low, high)
 
 
-def _read_image(path: Path) -> DecodedPixels:
-    # Opened here, since Pillow memory-maps a file it opens by name, and turned TIFFs wrongly.
-    with path.open("rb") as file, Image.open(file) as image:
+def _read_image(file: BinaryIO, name: str) -> DecodedPixels:
+    # From an open file, since Pillow memory-maps one it opens by name, and inverted TIFFs wrongly.
+    with Image.open(file) as image:
         frames = getattr(image, "n_frames", 1)
         # A phone's MPO holds smaller copies of its first picture, or the other eye's view of it.
         if frames > 1 and image.format != "MPO":
-            raise ImageError(f"{path} holds {frames} frames; expected one image.")
+            raise ImageError(f"{name} holds {frames} frames; expected one image.")
         image.load()
         declared_inverted = _declares_inverted(image)
         grey, bits = _to_grey(ImageOps.exif_transpose(image))
@@ -135,24 +224,31 @@ def _read_image(path: Path) -> DecodedPixels:
 
 
 def _declares_inverted(image: Image.Image) -> bool:
-    """Whether a deep TIFF says that white is zero; Pillow itself turns those of 1 and 8 bits."""
+    """Whether a deep TIFF says that white is zero; Pillow itself inverts those of 1 and 8 bits."""
     tags = getattr(image, "tag_v2", {})
     return image.mode not in ("1", "L") and tags.get(_TIFF_PHOTOMETRIC) == 0
 
 
 def _to_grey(image: Image.Image) -> tuple[npt.NDArray[Any], int]:
-    """Reduce any Pillow mode to one channel; returns its values and the bits a pixel."""
+    """Reduce any Pillow mode to one channel: its values, and the bits of one."""
     if image.mode == "F" or image.mode.startswith("I"):
-        grey = np.asarray(image)
-        if not np.isfinite(grey).all():
-            raise ValueError("it holds pixels that are not finite numbers")
-        if image.mode.startswith("I;16") and not (grey % _EIGHT_IN_SIXTEEN).any():
-            return (grey // _EIGHT_IN_SIXTEEN).astype(np.uint8), 8
-        return grey, 16 if image.mode.startswith("I;16") else 32
+        return _find_depth(np.asarray(image))
     if image.has_transparency_data:
         pixels = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", pixels.size, "black"), pixels)
     return np.asarray(image.convert("L")), 8
+
+
+def _find_depth(grey: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int]:
+    """Give grey values and the bits that each takes, 8 where 16 bits hold no more than 8."""
+    if not np.isfinite(grey).all():
+        raise ValueError("it holds pixels that are not finite numbers")
+    if grey.dtype == np.uint8:
+        return grey, 8
+    is_of_16 = grey.dtype.kind == "u" and grey.dtype.itemsize == 2
+    if is_of_16 and not (grey % _EIGHT_IN_SIXTEEN).any():
+        return (grey // _EIGHT_IN_SIXTEEN).astype(np.uint8), 8
+    return grey, max(16, 8 * grey.dtype.itemsize)
 
 
 def polarity_score(pixels: npt.NDArray[np.float32]) -> float:

@@ -17,16 +17,15 @@ from boneage.errors import BoneAgeError, ImageError
 from boneage.files import cut_suffix, fit_name, hash_file
 from boneage.imaging.discovery import match_ids, name_images
 from boneage.imaging.overlay import save_overlay
-from boneage.inference.calibration import (
+from boneage.inference.calibration import Calibration, Outputs, join_outputs
+from boneage.inference.calibration_fit import (
     MIN_IMAGES_OF_GROUP,
-    Calibration,
-    Outputs,
     find_contradiction,
     fit_calibration,
-    join_outputs,
 )
 from boneage.inference.prediction import Prediction, unreadable
-from boneage.inference.predictor import Predictor, choose_sex, find_fault
+from boneage.inference.predictor import Predictor, choose_sex
+from boneage.inference.quality import find_fault
 from boneage.sex import ProvidedSex
 
 logger = logging.getLogger(__name__)
@@ -148,7 +147,7 @@ def _answer(predictor: Predictor, record: ImageRecord) -> Prediction:
     except ImageError as error:
         answer = unreadable(record.path, error)
     else:
-        answer = predictor.answer(radiograph, record.sex)
+        answer = predictor.predict(radiograph, record.sex)
         if record.heatmap is not None and answer.age_map is not None:
             save_overlay(record.heatmap, radiograph.to_image(), answer.age_map)
     if record.reference_years is not None:
@@ -217,9 +216,12 @@ def predict_raw_twice(
             return str(error)
         fault = find_fault(radiograph)
         if fault is not None:
-            return f"{record.path}: {fault}"
+            return f"{record.path}: {fault.message}"
         sex = choose_sex(radiograph, record.sex)
-        return predictor.look(radiograph, sex).answers, predictor.look(radiograph, None).answers
+        return (
+            predictor.predict_raw(radiograph, sex).outputs,
+            predictor.predict_raw(radiograph, None).outputs,
+        )
 
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         looks = tqdm(pool.map(look, records), total=len(records), desc="calibrate", unit="image")

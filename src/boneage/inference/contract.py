@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from boneage.errors import CheckpointError
+from boneage.errors import CheckpointError, ConfigError
 from boneage.imaging.preprocess import Preprocessing
 from boneage.inference.calibration import Calibration
 
@@ -21,14 +21,14 @@ class Contract:
     """What an exported model expects and gives; it travels inside the model's file.
 
     Attributes:
-        preprocessing: How an image becomes the network's image.
-        sex_input: Whether the answer depends on the sex given (+1 male, -1 female, 0 unknown).
+        preprocessing: How an image becomes the network's input, and which views are averaged.
+        sex_input: Whether the network takes the sex (+1 male, -1 female, 0 unknown).
         outputs: Names of the file's outputs, in order, out of `OUTPUTS`; ages in years.
         recipe: Settings that the model was trained with.
         provenance: Where the model comes from, as in its checkpoint, and `graph_sha256`, the
             fingerprint of the file without its metadata.
         calibration: Bias, intervals and temperature, or None if none were fitted.
-        facts: What else is to be known: training data, figures, terms.
+        facts: Further facts: training data, figures, terms.
     """
 
     preprocessing: Preprocessing
@@ -46,7 +46,7 @@ class Contract:
 
     @property
     def has_age(self) -> bool:
-        """Whether the model answers an age."""
+        """Whether the model predicts an age."""
         return "age_years" in self.outputs
 
     @property
@@ -67,12 +67,12 @@ class Contract:
         """
         values = json.loads(text)
         try:
-            values["preprocessing"] = Preprocessing(**values["preprocessing"])
+            values["preprocessing"] = Preprocessing.from_values(values["preprocessing"])
             values["outputs"] = tuple(values["outputs"])
             if values.get("calibration") is not None:
                 values["calibration"] = Calibration.from_values(values["calibration"])
             return cls(**values)
-        except (TypeError, KeyError) as error:
+        except (ConfigError, TypeError, KeyError) as error:
             raise ValueError(str(error)) from None
 
 

@@ -9,10 +9,11 @@ from typing import get_args
 
 from boneage.errors import BoneAgeError
 from boneage.files import hash_file, name_path, save_text
-from boneage.imaging.dicom import read_sex
 from boneage.imaging.discovery import has_dicom_mark
+from boneage.imaging.header import read_header
 from boneage.inference.batch import ImageRecord
-from boneage.inference.prediction import Prediction, Status, columns_of_run
+from boneage.inference.prediction import SEPARATOR, Prediction, columns_of_run
+from boneage.inference.quality import Status
 
 _DECIMALS = 4
 _ODD_NAMES = "backslashreplace"
@@ -81,6 +82,7 @@ class PredictionsFile:
     def append(self, prediction: Prediction) -> None:
         """Write one row, whole."""
         row = to_plain_row(prediction, with_reference=self._with_reference)
+        row["reason_codes"] = SEPARATOR.join(prediction.reason_codes)
         line = _line("" if value is None else value for value in row.values())
         with self._path.open("a", encoding="utf-8", errors=_ODD_NAMES, newline="") as file:
             file.write(line)
@@ -135,10 +137,10 @@ def _holds(row: Mapping[str, str], record: ImageRecord, content: str) -> bool:
         return False
     if record.heatmap is not None and not record.heatmap.exists() and row["status"] != "reject":
         return False
-    told = record.sex
-    if told is None and has_dicom_mark(record.path):
-        told = read_sex(record.path)
-    return row["sex"] == (told if told in ("M", "F") else "")
+    sex = record.sex
+    if sex is None and has_dicom_mark(record.path):
+        sex = read_header(record.path).sex
+    return row["sex"] == (sex if sex in ("M", "F") else "")
 
 
 def to_plain_row(prediction: Prediction, *, with_reference: bool) -> dict[str, object]:

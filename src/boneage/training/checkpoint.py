@@ -101,12 +101,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
         recipe = Recipe(**meta["recipe"])
         model = BoneAgePredictor.from_recipe(recipe)
         model.load_state_dict(content["weights"])
+        preprocessing = Preprocessing.from_values(meta["preprocessing"])
     except (BoneAgeError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit this version of boneage: {error}") from None
     return Checkpoint(
         model.eval(),
         recipe,
-        Preprocessing(**meta["preprocessing"]),
+        preprocessing,
         meta["provenance"],
         content["state"],
     )

@@ -1,4 +1,4 @@
-"""Checkpoint -> ONNX file with its contract, and the proof that both answer alike."""
+"""Checkpoint -> ONNX file with its contract, and a check that both predict the same."""
 
 import logging
 import warnings
@@ -35,11 +35,11 @@ MAX_PROBABILITY = 0.001
 
 @dataclass(frozen=True)
 class Parity:
-    """How far ONNX Runtime's answers are from torch's on the same images.
+    """How far ONNX Runtime's outputs are from torch's on the same images.
 
     Attributes:
-        n: Number of images; each was answered as a boy's, a girl's and with the sex unknown.
-        months: Largest difference of the age or of a cell's share in it, in months; 0 without
+        n: Number of images; each was predicted as a boy's, a girl's and with the sex unknown.
+        months: Largest difference of the age or of a cell of the age map, in months; 0 without
             an age head.
         probability: Largest difference of a probability of stage, sex or orientation; 0 without
             such heads.
@@ -53,10 +53,10 @@ class Parity:
 class _Graph(nn.Module):
     """The network as it is served: grey in [0, 1] to every output of the `Contract`.
 
-    Where the features are the means of the last feature map, the age is linear in that map, and
-    each of its cells has a share in it: `age_map` is what the cells add to the bias, so its mean
-    is the age less the bias. That is the class activation map (Zhou et al., CVPR 2016), which
-    Grad-CAM gives for such a network as well.
+    Where the features are the means of the last feature map, the age is linear in that map.
+    `age_map` is what each of its cells adds to the bias, so that its mean is the age less the
+    bias. That is the class activation map (Zhou et al., CVPR 2016), which Grad-CAM gives for such
+    a network as well.
     """
 
     imagenet_mean: torch.Tensor
@@ -86,50 +86,52 @@ class _Graph(nn.Module):
     def forward(
         self, image: torch.Tensor, sex: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
-        path = (image - self.imagenet_mean) / self.imagenet_std
-        views = self.model.views(path)
-        looks = [self._look(view) for view, _ in views]
-        features = torch.stack([f for f, _ in looks]).mean(dim=0)
+        views = self.model.views((image - self.imagenet_mean) / self.imagenet_std)
+        found = [self._run_backbone(view.image) for view in views]
+        features = torch.stack([f for f, _ in found]).mean(dim=0)
         cells = None
         if self._layer != (None,):
             cells = torch.stack(
-                [c.flip(3) if is_mirrored else c
-                 for (_, c), (_, is_mirrored) in zip(looks, views, strict=True) if c is not None]
-            ).mean(dim=0)  # fmt: skip
+                [
+                    view.restore(c)
+                    for view, (_, c) in zip(views, found, strict=True)
+                    if c is not None
+                ]
+            ).mean(dim=0)
         sex = self.model.resolve_sex(features, sex)
-        age, logits = self.model.answer(features, sex)
-        answers = {
+        age, logits = self.model.apply_heads(features, sex)
+        outputs = {
             "age_years": age,
             "stage_probabilities": None if logits is None else logits.softmax(dim=1),
             "p_male": None
             if self.model.sex_head is None
             else self.model.sex_head(features).squeeze(1).sigmoid(),
-            "age_map": None if cells is None or age is None else self._share(cells, sex),
+            "age_map": None if cells is None or age is None else self._map_age(cells, sex),
             "orientation": None
             if self.model.orientation_head is None
             else self.model.orientation_head(features).softmax(dim=1),
         }
-        return tuple(answer for name in self.outputs if (answer := answers[name]) is not None)
+        return tuple(output for name in self.outputs if (output := outputs[name]) is not None)
 
-    def _look(self, path: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _run_backbone(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Features (B, F) and, where they are its means, the map (B, F, h, w) behind them."""
         (layer,) = self._layer
         if layer is None:
-            return self.model.backbone(path), None
+            return self.model.backbone(image), None
         maps: list[torch.Tensor] = []
         hook = layer.register_forward_hook(lambda module, inputs, output: maps.append(output))
         try:
-            return self.model.backbone(path), maps[0]
+            return self.model.backbone(image), maps[0]
         finally:
             hook.remove()
 
-    def _share(self, cells: torch.Tensor, sex: torch.Tensor | None) -> torch.Tensor:
-        """Age map (B, h, w) in years: each cell's answer less the answer to no features."""
+    def _map_age(self, cells: torch.Tensor, sex: torch.Tensor | None) -> torch.Tensor:
+        """Age map (B, h, w) in years: the age from each cell less that from no features."""
         n, _, height, width = cells.shape
         rows = cells.permute(0, 2, 3, 1).flatten(0, 2)
         repeated = None if sex is None else sex.repeat_interleave(height * width)
-        age, _ = self.model.answer(rows, repeated)
-        bias, _ = self.model.answer(torch.zeros_like(rows), repeated)
+        age, _ = self.model.apply_heads(rows, repeated)
+        bias, _ = self.model.apply_heads(torch.zeros_like(rows), repeated)
         if age is None or bias is None:
             raise RuntimeError("a model without an age head has no age map")
         return (age - bias).reshape(n, height, width)
@@ -161,7 +163,7 @@ def export_onnx(
     calibration: Calibration | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Parity:
-    """Write a checkpoint as ONNX, and hold the two against each other on images.
+    """Write a checkpoint as ONNX, and compare the two on images.
 
     The file takes `image` float32 (B, 1, S, S), grey in [0, 1], and, if the model has sex input,
     `sex` float32 (B,), +1 male, -1 female, 0 unknown. It gives `age_years` (B,),
@@ -174,11 +176,13 @@ def export_onnx(
         out: File to write.
         paths: Images to compare on, at least one.
         calibration: Fitted to this model on images of its own, or None.
-        facts: What the contract is to say besides, such as terms and figures.
+        facts: Further facts for the contract, such as terms and figures.
 
     Raises:
-        BoneAgeError: If there is no image, or the answers differ by more than 0.01 month or 0.001
+        BoneAgeError: If there is no image, or the outputs differ by more than 0.01 month or 0.001
             in probability.
+        ConfigError: If the calibration is of another model, or the preprocessing names other views
+            than those that the network averages.
     """
     if not paths:
         raise BoneAgeError("there is no image to compare torch and ONNX Runtime on.")
@@ -200,7 +204,8 @@ def load_exported(model: BoneAgePredictor, path: Path) -> None:
     """Load the weights of an exported model into a network of the same build, to train it on.
 
     The exporter folds normalisation into a convolution that is used once, and what is folded
-    cannot be trained on; a mirror-averaging model uses each twice and stays whole.
+    cannot be trained on; a network that averages several views uses each more than once and stays
+    whole.
 
     Raises:
         CheckpointError: If a weight is missing or of another shape.
@@ -223,7 +228,7 @@ def load_exported(model: BoneAgePredictor, path: Path) -> None:
 
 
 def measure_parity(checkpoint: Checkpoint, predictor: Predictor, paths: Sequence[Path]) -> Parity:
-    """Compare torch's and ONNX Runtime's answers to the same images, whatever the sex given."""
+    """Compare torch's and ONNX Runtime's outputs for the same images, with and without the sex."""
     graph = _Graph(checkpoint)
     names = predictor.contract.outputs
     gaps: dict[str, list[float]] = {name: [0.0] for name in OUTPUTS}
@@ -233,9 +238,9 @@ def measure_parity(checkpoint: Checkpoint, predictor: Predictor, paths: Sequence
         for sex, code in SEX_CODE.items():
             with torch.inference_mode():
                 expected = graph(torch.from_numpy(grey)[None, None], torch.tensor([code]))
-            answers = predictor.run(grey[None], [sex])
+            outputs = predictor.run(grey[None], [sex])
             for name, tensor in zip(names, expected, strict=True):
-                gaps[name].append(float(np.abs(tensor.numpy() - answers[name]).max()))
+                gaps[name].append(float(np.abs(tensor.numpy() - outputs[name]).max()))
     # numpy's max, unlike Python's, lets a NaN through, which then fails the comparison.
     return Parity(
         len(paths),
@@ -260,7 +265,12 @@ def _write(
 ) -> None:
     import onnx
 
-    recipe = checkpoint.recipe
+    recipe, tta = checkpoint.recipe, checkpoint.preprocessing.tta
+    if tta != checkpoint.model.tta:
+        raise ConfigError(
+            f"the checkpoint's preprocessing has {tta}, its network {checkpoint.model.tta}; "
+            "expected the same. Make both from one recipe."
+        )
     graph = _Graph(checkpoint)
     example = {"image": torch.zeros(2, 1, recipe.image_size, recipe.image_size)}
     if recipe.sex_input:

@@ -1,4 +1,4 @@
-"""Grad-CAM: where on the image the evidence for an answer lies."""
+"""Grad-CAM: which parts of an image support a prediction."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -26,7 +26,7 @@ def predicted_age(outputs: Outputs) -> torch.Tensor:
 
 
 def predicted_stage(outputs: Outputs) -> torch.Tensor:
-    """Target: the logit of the stage that was answered, one number an image."""
+    """Target: the logit of the predicted stage, one number an image."""
     _, logits = outputs
     if logits is None:
         raise ConfigError("this model has no stage head to explain; explain the age head.")
@@ -84,7 +84,7 @@ class GradCAM:
         sex: torch.Tensor | None = None,
         target: Target = predicted_stage,
     ) -> npt.NDArray[np.float32]:
-        """Map the evidence for a target.
+        """Compute a saliency map of a target.
 
         Args:
             image: (B, 3, S, S), normalised.
@@ -94,15 +94,15 @@ class GradCAM:
 
         Returns:
             (B, h, w) on the grid of the feature map, each map from 0 to 1; all zero where no
-            place speaks for the target.
+            place supports the target.
         """
-        views = self._model.views(image)
         with torch.no_grad():
-            told = self._model.resolve_sex(self._model.features(image), sex)
-        evidence = [self._weigh(view, told, target) for view, _ in views]
-        upright = [e.flip(2) if is_mirrored else e
-                   for e, (_, is_mirrored) in zip(evidence, views, strict=True)]  # fmt: skip
-        maps = torch.stack(upright).mean(dim=0).relu()
+            resolved = self._model.resolve_sex(self._model.features(image), sex)
+        evidence = [
+            view.restore(self._weigh(view.image, resolved, target))
+            for view in self._model.views(image)
+        ]
+        maps = torch.stack(evidence).mean(dim=0).relu()
         tops = maps.amax(dim=(1, 2), keepdim=True)
         heat = torch.where(tops > 0, maps / tops.clamp_min(torch.finfo(maps.dtype).tiny), 0.0)
         return heat.float().cpu().numpy()
@@ -110,10 +110,10 @@ class GradCAM:
     def _weigh(self, image: torch.Tensor, sex: torch.Tensor | None, target: Target) -> torch.Tensor:
         """Sum the feature map over its channels, weighted by their mean gradients: (B, h, w)."""
         with torch.enable_grad():
-            answers = self._model.answer(self._model.backbone(image), sex)
+            outputs = self._model.apply_heads(self._model.backbone(image), sex)
             if self._features is None:
                 raise RuntimeError("use GradCAM in a with statement")
-            (gradients,) = torch.autograd.grad(target(answers).sum(), self._features)
+            (gradients,) = torch.autograd.grad(target(outputs).sum(), self._features)
         weights = gradients.mean(dim=(2, 3), keepdim=True)
         evidence = (weights * self._features.detach()).sum(dim=1)
         self._features = None
@@ -134,7 +134,7 @@ def last_feature_map(backbone: nn.Module, image_size: int) -> nn.Module:
         if not isinstance(output, torch.Tensor):
             return
         features = output.shape[-1]
-        if output.ndim == 3:  # tokens: a map before them is not what the answer is made of
+        if output.ndim == 3:  # tokens: the prediction is not made from a map before them
             found.clear()
         if output.ndim == 4 and min(output.shape[2:]) > 1:
             found.append((module, output.shape))

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torchvision
@@ -11,7 +11,12 @@ from torch import nn
 from boneage.config import Recipe
 from boneage.errors import CheckpointError, ConfigError
 from boneage.imaging.orientation import ORIENTATIONS
-from boneage.imaging.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from boneage.imaging.preprocess import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocessing,
+    TestTimeAugmentation,
+)
 from boneage.stages import STAGES
 
 logger = logging.getLogger(__name__)
@@ -22,9 +27,9 @@ TIMM_PREFIX = "timm:"
 class SexConditionedLinear(nn.Linear):
     """A linear layer whose weights depend on sex: `(W + s V) x + (b + s c)`.
 
-    s is +1 for male, -1 for female, between them for an image that tells its sex in part, and 0 for
-    unknown, where `U x + d` is added if there are such weights: features that tell the sex let an
-    answer without it be better than the mean of both. V, c, U and d start at zero. For a given s
+    s is +1 for male, -1 for female and 0 for unknown, or between them for a predicted sex. With
+    `unknown_weights`, `(1 - |s|)(U x + d)` is added: features that show the sex let the output
+    without it be better than the mean of both sexes'. V, c, U and d start at zero. For a given s
     the output stays linear in the features.
     """
 
@@ -43,30 +48,44 @@ class SexConditionedLinear(nn.Linear):
         """Map features (B, in) and sex (B,) to (B, out)."""
         sex = sex[:, None]
         by_sex = nn.functional.linear(features, self.sex_weight, self.sex_bias)
-        answer = super().forward(features) + sex * by_sex
+        output = super().forward(features) + sex * by_sex
         if self.has_unknown_weights:
             unknown = nn.functional.linear(features, self.unknown_weight, self.unknown_bias)
-            answer = answer + (1.0 - sex.abs()) * unknown
-        return answer
+            output = output + (1.0 - sex.abs()) * unknown
+        return output
+
+
+class View(NamedTuple):
+    """One augmented view of a batch of images.
+
+    Attributes:
+        image: (B, 3, S, S).
+        is_mirrored: Whether left and right are exchanged.
+    """
+
+    image: torch.Tensor
+    is_mirrored: bool
+
+    def restore(self, maps: torch.Tensor) -> torch.Tensor:
+        """Give maps (..., h, w) of this view as they lie over the image itself."""
+        return maps.flip(-1) if self.is_mirrored else maps
 
 
 class BoneAgePredictor(nn.Module):
     """Multi-task network: bone age in years and developmental stage from one image.
 
-    The backbone's classification layer is replaced by the identity; a `Linear(F, 1)` reads the
-    age and a `Linear(F, 3)` the stage off its features.
+    The backbone's classification layer is replaced by the identity; a `Linear(F, 1)` predicts the
+    age and a `Linear(F, 3)` the stage from its features.
 
     Args:
         backbone: A torchvision classification model (`resnet18`, `resnet50`, ...), or
             `timm:NAME` for one of timm's.
         tasks: "age,stage", "age" or "stage"; the head of a task left out does not exist.
         sex_input: Whether the heads' weights depend on sex (`SexConditionedLinear`).
-        sex_head: Whether a `Linear(F, 1)` reads the sex off the image, which then stands for it
-            where it is withheld.
-        orientation_head: Whether a `Linear(F, 8)` tells how the image lies (`ORIENTATIONS`).
-        tta_mirror: Whether, outside training, the features are the mean of those of an image
-            and of its mirror image, and so are the answers, which are linear in them.
-        tta_zoom: Likewise the mean of an image reduced and magnified by this share.
+        sex_head: Whether a `Linear(F, 1)` predicts the sex, which is used where none is provided.
+        orientation_head: Whether a `Linear(F, 8)` predicts the orientation (`ORIENTATIONS`).
+        tta: Views whose features are averaged outside training, and with them the outputs, which
+            are linear in the features. Sampling phases are left to whoever prepares the images.
         image_size: Side of the input in pixels; some backbones are built for one size.
         init: Initial weights, see `load_backbone`.
 
@@ -90,17 +109,16 @@ class BoneAgePredictor(nn.Module):
         sex_input: bool = False,
         sex_head: bool = False,
         orientation_head: bool = False,
-        tta_mirror: bool = False,
-        tta_zoom: float = 0.0,
+        tta: TestTimeAugmentation = TestTimeAugmentation(),
         image_size: int = 256,
         init: str = "none",
     ) -> None:
         super().__init__()
         self.sex_input = sex_input
-        self.tta_mirror = tta_mirror
+        self.tta = tta
         black = -torch.tensor(IMAGENET_MEAN) / torch.tensor(IMAGENET_STD)
         self.register_buffer("_black", black[:, None, None], persistent=False)
-        factors = (1.0 - tta_zoom, 1.0 + tta_zoom) if tta_zoom else ()
+        factors = (1.0 - tta.zoom, 1.0 + tta.zoom) if tta.zoom else ()
         self._zooms = [f"_zoom_{i}" for i in range(len(factors))]
         for name, factor in zip(self._zooms, factors, strict=True):
             self.register_buffer(name, _make_zoom(factor, image_size), persistent=False)
@@ -128,8 +146,7 @@ class BoneAgePredictor(nn.Module):
             sex_input=recipe.sex_input,
             sex_head=recipe.sex_weight > 0,
             orientation_head=recipe.orientation_head,
-            tta_mirror=recipe.tta_mirror,
-            tta_zoom=recipe.tta_zoom,
+            tta=Preprocessing.of(recipe, None).tta,
             image_size=recipe.image_size,
             init=init,
         )
@@ -139,40 +156,35 @@ class BoneAgePredictor(nn.Module):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Estimate age and stage; see the class for shapes."""
         self._require_sex(sex)
-        return self.answer(self.features(image), sex)
+        return self.apply_heads(self.features(image), sex)
 
     def features(self, image: torch.Tensor) -> torch.Tensor:
         """Reduce images (B, 3, S, S) to the features (B, F) that the heads read."""
         if self.training:
             return self.backbone(image)
-        views = self.views(image)
-        return torch.stack([self.backbone(view) for view, _ in views]).mean(dim=0)
+        features = [self.backbone(view.image) for view in self.views(image)]
+        return torch.stack(features).mean(dim=0)
 
-    def views(self, image: torch.Tensor) -> list[tuple[torch.Tensor, bool]]:
-        """Give the images whose features are averaged outside training.
-
-        Args:
-            image: (B, 3, S, S), normalised.
-
-        Returns:
-            Each (B, 3, S, S), and whether it is mirrored.
-        """
-        seen = [image]
+    def views(self, image: torch.Tensor) -> list[View]:
+        """Give the views of images (B, 3, S, S), normalised, whose features are averaged."""
+        scales = [image]
         if self._zooms:
-            # Zero is black once black is taken off, so what lies beside the image stays black.
+            # Black is moved to zero, which is what sampling beside the image gives.
             shifted = image - self._black
             grids = [getattr(self, name).expand(image.shape[0], -1, -1, -1) for name in self._zooms]
-            seen = [
+            scales = [
                 nn.functional.grid_sample(shifted, grid, align_corners=False) + self._black
                 for grid in grids
             ]
-        views = [(view, False) for view in seen]
-        return views + [(view.flip(3), True) for view in seen] if self.tta_mirror else views
+        views = [View(scale, is_mirrored=False) for scale in scales]
+        if self.tta.mirror:
+            views += [View(scale.flip(3), is_mirrored=True) for scale in scales]
+        return views
 
-    def answer(
+    def apply_heads(
         self, features: torch.Tensor, sex: torch.Tensor | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Read age and stage off features (B, F); see the class for shapes."""
+        """Predict age and stage from features (B, F); see the class for shapes."""
         self._require_sex(sex)
         extra = (self.resolve_sex(features, sex),) if self.sex_input else ()
         age = None if self.age_head is None else self.age_head(features, *extra).squeeze(1)
@@ -180,10 +192,10 @@ class BoneAgePredictor(nn.Module):
         return age, logits
 
     def resolve_sex(self, features: torch.Tensor, sex: torch.Tensor | None) -> torch.Tensor | None:
-        """Put the image's own evidence in the place of a sex that is withheld (0).
+        """Replace a sex that is not provided (0) by the predicted sex.
 
-        The evidence is tanh of the head's log-odds, from -1 to 1: nearer to the likelier sex than
-        the chances themselves, as the answer of the smallest absolute error is.
+        The predicted sex is tanh of the sex head's log-odds, from -1 to 1. It is nearer to the
+        likelier sex than the probabilities are, which makes the absolute error of the age smaller.
 
         Args:
             features: (B, F).

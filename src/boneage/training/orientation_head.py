@@ -1,4 +1,4 @@
-"""Fit the head that tells turned and inverted images, on the features of a trained network."""
+"""Fit the head that detects rotated and inverted images on the features of a trained network."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from boneage.imaging.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from boneage.training.model import BoneAgePredictor
 
 IMAGES = 3000
-"""Images that it is fitted on, each laid in all eight ways."""
+"""Images that it is fitted on, each in all eight orientations."""
 
 _BATCH = 16
 _STEPS = 400
@@ -26,8 +26,8 @@ def fit_orientation_head(
 ) -> float:
     """Fit `model.orientation_head` by logistic regression; nothing else is changed.
 
-    The network itself has seen upright images alone, so its features of others are unlike any of
-    those: a linear head tells them apart, and the answers to upright images stay what they were.
+    The network was trained on upright images alone, so its features of others are unlike those of
+    upright ones: a linear head separates them, and all other predictions stay what they were.
 
     Args:
         model: Trained, with an orientation head.
@@ -35,7 +35,7 @@ def fit_orientation_head(
         seed: Which images are taken, where there are more than `IMAGES`.
 
     Returns:
-        Share of the fitted images in all orientations that it tells right.
+        Proportion of the fitted images, in all orientations, that it classifies correctly.
 
     Raises:
         BoneAgeError: If the model has no such head.
@@ -57,11 +57,11 @@ def fit_orientation_head(
         nn.functional.cross_entropy(head(scaled), codes).backward()
         optimizer.step()
     with torch.no_grad():
-        share = (head(scaled).argmax(dim=1) == codes).float().mean().item()
+        accuracy = (head(scaled).argmax(dim=1) == codes).float().mean().item()
         weight = head.weight / spread
         model.orientation_head.weight.copy_(weight)
         model.orientation_head.bias.copy_(head.bias - weight @ mean)
-    return share
+    return accuracy
 
 
 @torch.no_grad()
@@ -71,10 +71,10 @@ def _collect(
     chosen: list[int],
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of the chosen images in every orientation, and which one each shows.
+    """Compute features of the chosen images in every orientation, and the orientations' codes.
 
-    Each batch is seen in one of the views whose features the network averages: the head is linear
-    in their mean, and more images can be seen in the same time.
+    Of the views that the network averages, each batch takes a random one: the head is linear in
+    their mean, and more images can be used in the same time.
     """
     device = next(model.parameters()).device
     mean, std = (torch.tensor(v)[:, None, None].to(device) for v in (IMAGENET_MEAN, IMAGENET_STD))
@@ -84,11 +84,11 @@ def _collect(
         rows = chosen[start : start + _BATCH]
         batch = torch.stack([images[i]["image"] for i in rows]).to(device)
         for orientation in ORIENTATIONS:
-            laid = torch.rot90(batch, orientation.quarter_turns, dims=(2, 3))
+            oriented = torch.rot90(batch, orientation.quarter_turns, dims=(2, 3))
             if orientation.is_inverted:
-                laid = (1.0 - (laid * std + mean) - mean) / std
-            views = model.views(laid)
-            view, _ = views[int(torch.randint(len(views), (1,), generator=generator))]
+                oriented = (1.0 - (oriented * std + mean) - mean) / std
+            views = model.views(oriented)
+            view = views[int(torch.randint(len(views), (1,), generator=generator))].image
             features.append(model.backbone(view.contiguous(memory_format=torch.channels_last)))
             codes.append(torch.full((len(rows),), orientation.code, device=device))
     return torch.cat(features), torch.cat(codes)

@@ -280,7 +280,7 @@ class Trainer:
                 with self._autocast():
                     features = self._train_backbone(image)
                 features = features.float()
-                losses = self._losses(self.model.answer(features, sex), batch)
+                losses = self._losses(self.model.apply_heads(features, sex), batch)
                 loss = losses[0].mean() + self._auxiliary_loss(features, batch)
                 self._optimizer.zero_grad()
                 loss.backward()
@@ -336,7 +336,7 @@ class Trainer:
         sex = batch["sex"].to(self.device)
         loss = features.new_zeros(())
         if self.recipe.unknown_sex_weight:
-            withheld = self.model.answer(features, torch.zeros_like(sex))
+            withheld = self.model.apply_heads(features, torch.zeros_like(sex))
             loss = self.recipe.unknown_sex_weight * self._losses(withheld, batch)[0].mean()
         if self.model.sex_head is not None:
             logits = self.model.sex_head(features).squeeze(1)

@@ -37,7 +37,8 @@ from boneage.evaluation.plots import (
 from boneage.evaluation.prediction_table import load_table
 from boneage.files import save_text
 from boneage.imaging.preprocess import Preprocessing, find_processed, preprocess_folder
-from boneage.inference.calibration import describe_lacks, load_calibration
+from boneage.inference.calibration import load_calibration
+from boneage.inference.calibration_fit import describe_lacks
 from boneage.inference.predictor import Predictor
 from boneage.inference.registry import MODELS
 from boneage.phantom.cohort import write_cohort

@@ -1,0 +1,176 @@
+"""Whether an image can be predicted, and the coded reasons to read a prediction with care."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from boneage.imaging.orientation import UPRIGHT, Orientation
+from boneage.imaging.radiograph import Radiograph
+from boneage.sex import ProvidedSex, Sex
+from boneage.stages import STAGES, stage_from_years
+
+SMALLEST_SIDE = 50
+"""Images with a shorter side, in pixels, are rejected: half of what the shipped model samples."""
+
+Status = Literal["ok", "warn", "reject", "error"]
+
+
+class Severity(StrEnum):
+    """What a reason means for the prediction."""
+
+    INFO = "info"
+    """Worth knowing; the status stays as it is."""
+    WARN = "warn"
+    """The prediction may be wrong."""
+    REJECT = "reject"
+    """There is no prediction."""
+
+
+class ReasonCode(StrEnum):
+    """What a reason says, in a word that programs can rely on."""
+
+    INVERTED = "inverted"
+    """The image had dark bones and was inverted."""
+    ORIENTATION_CORRECTED = "orientation_corrected"
+    """The image was rotated or inverted, and was corrected."""
+    SEX_CONTRADICTS_FILE = "sex_contradicts_file"
+    """The sex provided is not the one that the DICOM file states."""
+    SEX_NOT_UNDERSTOOD = "sex_not_understood"
+    """The DICOM file's word for the sex is none that is known."""
+    SEX_CONTRADICTS_IMAGE = "sex_contradicts_image"
+    """The image looks like one of the other sex."""
+    STAGE_CONTRADICTS_AGE = "stage_contradicts_age"
+    """The most likely stage is not the one in which the predicted age falls."""
+    IMAGE_TOO_SMALL = "image_too_small"
+    """The image has too few pixels to show the bones."""
+    UNREADABLE = "unreadable"
+    """The image cannot be read."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One reason why a prediction is missing or is to be read with care.
+
+    Attributes:
+        code: What it says, for programs.
+        severity: What it means for the prediction.
+        message: What it says, for people.
+    """
+
+    code: ReasonCode
+    severity: Severity
+    message: str
+
+    def __str__(self) -> str:
+        """Give the reason as the column `reasons` has it."""
+        return f"note: {self.message}" if self.severity is Severity.INFO else self.message
+
+
+def find_status(reasons: Iterable[Reason]) -> Status:
+    """Give the status that follows from reasons: the gravest severity, or `error` if unreadable."""
+    found = list(reasons)
+    if any(reason.code is ReasonCode.UNREADABLE for reason in found):
+        return "error"
+    severities = {reason.severity for reason in found}
+    if Severity.REJECT in severities:
+        return "reject"
+    return "warn" if Severity.WARN in severities else "ok"
+
+
+def find_fault(radiograph: Radiograph) -> Reason | None:
+    """Give the reason to reject an image without a prediction; None if there is none."""
+    height, width = radiograph.pixels.shape
+    if min(height, width) >= SMALLEST_SIDE:
+        return None
+    return Reason(
+        ReasonCode.IMAGE_TOO_SMALL,
+        Severity.REJECT,
+        f"the image has {height}×{width} pixels; expected {SMALLEST_SIDE} or more a side",
+    )
+
+
+def check_image(radiograph: Radiograph, orientation: Orientation) -> Iterator[Reason]:
+    """Tell how an image was changed before the prediction.
+
+    Args:
+        radiograph: The image.
+        orientation: The orientation that was found and corrected, or upright.
+    """
+    if radiograph.was_inverted:
+        yield Reason(
+            ReasonCode.INVERTED,
+            Severity.WARN,
+            "bones were dark: the image was inverted before the prediction",
+        )
+    if orientation != UPRIGHT:
+        yield Reason(
+            ReasonCode.ORIENTATION_CORRECTED,
+            Severity.WARN,
+            f"the image is {orientation.describe()}: it was corrected before the prediction",
+        )
+
+
+def check_sex(
+    radiograph: Radiograph,
+    provided: ProvidedSex | None,
+    used: Sex | None,
+    p_male: float | None,
+    warn_above: float,
+) -> Iterator[Reason]:
+    """Compare the sex that the model was given with the file and with the image.
+
+    Args:
+        radiograph: The image.
+        provided: The sex that the caller provided; None leaves it to the file.
+        used: The sex that the model was given.
+        p_male: Probability that the image is of a boy; None if the model does not predict it.
+        warn_above: Probability of the other sex above which the image contradicts `used`.
+    """
+    header = radiograph.header
+    if provided in ("M", "F") and header.sex not in (None, provided):
+        yield Reason(
+            ReasonCode.SEX_CONTRADICTS_FILE,
+            Severity.WARN,
+            f"sex was entered as {provided}, but the file says {header.sex}",
+        )
+    if header.sex_not_understood is not None:
+        was_needed = provided is None
+        yield Reason(
+            ReasonCode.SEX_NOT_UNDERSTOOD,
+            Severity.WARN if was_needed else Severity.INFO,
+            f"the file's PatientSex is {header.sex_not_understood!r}, "
+            + ("which is not understood: the sex was taken as unknown" if was_needed
+               else "not understood"),
+        )  # fmt: skip
+    if p_male is None or used is None:
+        return
+    p_other, other = (p_male, "boy") if used == "F" else (1.0 - p_male, "girl")
+    if p_other > warn_above:
+        yield Reason(
+            ReasonCode.SEX_CONTRADICTS_IMAGE,
+            Severity.WARN,
+            f"sex was entered as {used}, but the image looks like a {other}'s ({p_other:.0%})",
+        )
+
+
+def check_stage(
+    years: float | None, stage: str | None, probability: float | None
+) -> Iterator[Reason]:
+    """Tell where the predicted age and stage contradict each other; each stays as predicted.
+
+    Args:
+        years: Predicted age in years; None without an age head.
+        stage: Predicted stage.
+        probability: Its probability; None without a stage head.
+    """
+    if years is None or probability is None:
+        return
+    by_age = STAGES[int(stage_from_years(years))]
+    if by_age != stage:
+        yield Reason(
+            ReasonCode.STAGE_CONTRADICTS_AGE,
+            Severity.INFO,
+            f"age and stage differ: {years:.2f} years is {by_age} by the thresholds, "
+            f"{stage} is the most likely stage ({probability:.0%})",
+        )
