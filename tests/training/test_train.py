@@ -1,7 +1,6 @@
 import csv
 import math
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -27,10 +26,16 @@ from boneage.imaging.preprocess import Preprocessing
 from boneage.stages import PROBABILITIES, STAGES
 from boneage.training.checkpoint import load_checkpoint
 from boneage.training.model import BoneAgePredictor
-from boneage.training.train import Trainer, is_better, pick_device
+from boneage.training.train import Trainer, is_better
 
 RAW = Preprocessing(image_size=48, stored_size=None, invert="auto")
 Make = Callable[..., Trainer]
+
+
+@pytest.fixture
+def recipe(recipe: Recipe) -> Recipe:
+    """A recipe with a backbone of a few thousand weights, whose checkpoints are small."""
+    return replace(recipe, backbone="timm:test_resnet")
 
 
 @pytest.fixture
@@ -84,7 +89,7 @@ def test_the_checkpoint_of_the_lowest_validation_loss_is_kept(make_trainer: Make
 
 
 def test_training_lowers_the_loss(make_trainer: Make, recipe: Recipe) -> None:
-    history = make_trainer(replace(recipe, epochs=5)).fit()
+    history = make_trainer(replace(recipe, backbone="resnet18", epochs=5)).fit()
     assert history[-1]["train_loss"] < 0.6 * history[0]["train_loss"]
     assert history[-1]["train_age_loss"] < 0.6 * history[0]["train_age_loss"]
 
@@ -322,13 +327,13 @@ def test_one_cycle_raises_the_step_to_its_highest_and_then_lowers_it(
 
 
 @pytest.mark.parametrize("tasks", ["age", "stage", "age,stage"])
-def test_an_answer_that_is_no_number_stops_with_the_remedy(
+def test_a_prediction_that_is_not_finite_stops_with_the_remedy(
     make_trainer: Make, recipe: Recipe, tasks: Any
 ) -> None:
     trainer = make_trainer(replace(recipe, tasks=tasks))
     with torch.no_grad():
         next(trainer.model.parameters()).fill_(math.nan)
-    with pytest.raises(BoneAgeError, match=r"a val image is not a number.*learning-rate"):
+    with pytest.raises(BoneAgeError, match=r"image 9\d+ is not a finite number.*learning-rate"):
         trainer.evaluate("val", resamples=0)
 
 
@@ -432,27 +437,13 @@ def test_the_last_epoch_is_kept_when_asked(make_trainer: Make, recipe: Recipe) -
     assert load_checkpoint(trainer.output / "models/best_model.pt").provenance["epoch"] == 3
 
 
-def test_answers_without_the_sex_are_learned_only_when_asked(
+def test_predictions_without_the_sex_are_learned_only_when_asked(
     make_trainer: Make, recipe: Recipe
 ) -> None:
     for weight in (0.0, 0.5):
         trainer = make_trainer(replace(recipe, sex_input=True, unknown_sex_weight=weight))
         trainer._train_epoch(1)
         assert bool(trainer.model.age_head.unknown_weight.abs().sum() > 0) == (weight > 0)
-
-
-def test_the_sex_head_learns_from_images_of_known_sex_alone(
-    make_trainer: Make, recipe: Recipe
-) -> None:
-    trainer = make_trainer(replace(recipe, sex_weight=1.0))
-    head = trainer.model.sex_head
-    assert head is not None
-    features = torch.randn(4, head.in_features)
-    batch = {"sex": torch.tensor([1.0, 0.0, -1.0, 0.0])}
-    logits = head(features).squeeze(1).detach()
-    expected = (torch.log1p((-logits[0]).exp()) + torch.log1p(logits[2].exp())) / 4
-    torch.testing.assert_close(trainer._auxiliary_loss(features, batch).detach(), expected)
-    assert make_trainer(recipe).model.sex_head is None
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
@@ -465,37 +456,6 @@ def test_a_compiled_backbone_trains_as_a_plain_one(make_trainer: Make, recipe: R
     losses = [trainer._train_epoch(1)["loss"] for trainer in (plain, compiled)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
-def test_training_on_a_cpu_reuses_the_memory_of_freed_tensors() -> None:
-    code = """
-import torch
-from pathlib import Path
-from boneage.training.train import keep_freed_memory
-
-def kept_pages():
-    before = int(Path("/proc/self/statm").read_text().split()[1])
-    torch.ones(25_000_000)  # 100 MB, and freed at once
-    return int(Path("/proc/self/statm").read_text().split()[1]) - before
-
-by_default = kept_pages()
-assert keep_freed_memory()
-print(by_default, kept_pages())
-"""
-    printed = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    ).stdout
-    by_default, kept = (int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in printed.split())
-    assert by_default < 20e6
-    assert kept > 90e6
-
-
-def test_a_device_that_is_not_there_is_an_error() -> None:
-    assert pick_device("cpu").type == "cpu"
-    if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match=r"cuda is not available here; found: .*cpu"):
-            pick_device("cuda")
 
 
 def test_provenance_travels_with_the_checkpoint(make_trainer: Make) -> None:
