@@ -11,6 +11,7 @@ from boneage.errors import BoneAgeError
 from boneage.evaluation.evaluate import TABLE_COLUMNS
 from boneage.imaging.preprocess import Preprocessing
 from boneage.stages import STAGES
+from boneage.training.losses import Outputs
 from boneage.training.model import BoneAgePredictor
 from boneage.training.predict import evaluate_loader, predict_loader
 
@@ -84,8 +85,9 @@ def test_without_a_stage_head_stages_follow_from_the_ages(samples: pd.DataFrame)
 
 def test_an_image_whose_prediction_is_not_finite_is_named(samples: pd.DataFrame) -> None:
     class Diverged(BoneAgePredictor):
-        def answer(self, features, sex=None):  # type: ignore[no-untyped-def]
+        def answer(self, features: torch.Tensor, sex: torch.Tensor | None = None) -> Outputs:
             age, logits = super().answer(features, sex)
+            assert age is not None
             age[2] = torch.inf
             return age, logits
 

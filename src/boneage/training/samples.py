@@ -126,8 +126,8 @@ def _recall_split(
     split_file = paths.output / "split.csv"
     if not split_file.is_file():
         raise CheckpointError(
-            f"{split_file} does not exist; without it, test images cannot be told from training "
-            "images. Restore the file, or train again."
+            f"{split_file} does not exist; without it, test images cannot be distinguished from "
+            "training images. Restore the file, or train again."
         )
     split = pd.read_csv(split_file, dtype=str, keep_default_na=False)
     if split_sha256(split["image_id"], split["split"]) != provenance["split_sha256"]:

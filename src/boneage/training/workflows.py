@@ -1,4 +1,4 @@
-"""The workflows behind the commands: what is read, in which order, and every file written."""
+"""Training, evaluation, explanation and export as the commands run them, with all their files."""
 
 import logging
 from collections.abc import Sequence
@@ -68,13 +68,13 @@ def train_model(
     run there is moved to `paths.output/previous/` first, unless it is resumed.
 
     Args:
-        paths: Where images, labels and results lie.
+        paths: Where images, labels and results are.
         recipe: What to train.
         runtime: How to compute.
         split: CSV of `image_id` and `split` to use instead of a split by the seed.
-        resume: Whether to go on with the run in the output folder.
+        resume: Whether to continue the run in the output folder.
         tensorboard: Whether to write the history for TensorBoard too.
-        evaluated: Parts to evaluate at the end; ("val",) leaves the test images unseen.
+        evaluated: Parts to evaluate at the end; with ("val",) no test image is predicted.
 
     Returns:
         Their reports.
@@ -212,10 +212,10 @@ def explain_model(
     head: Literal["stage", "age"] = "stage",
     cases: int = 6,
 ) -> list[Path]:
-    """Draw Grad-CAM maps of test images, half of them answered right and half wrong.
+    """Plot Grad-CAM maps of test images, half with a correct and half with a wrong prediction.
 
-    With the stage head, wrong is a wrong stage; with the age head, the images are those with the
-    smallest and the largest error. Writes `plots/gradcam_example_<i>.png`.
+    With the stage head, a prediction is wrong if its stage is; with the age head, the images are
+    those with the smallest and the largest errors. Writes `plots/gradcam_example_<i>.png`.
 
     Returns:
         The files written.
@@ -265,15 +265,15 @@ def export_model(
         paths: Where the checkpoint is, if it is not given.
         out: File to write.
         checkpoint: A trained model; by default the best one in the output folder.
-        calibration: Fitted to an earlier export of that checkpoint, to put inside.
+        calibration: Fitted to an earlier export of that checkpoint, to store in the file.
         images: Folder of images to compare on, the first `PARITY_IMAGES` of them by id; by default
-            they are drawn, of every age.
+            synthetic images of every age.
 
     Returns:
-        How far the answers are apart.
+        The largest differences between the two.
 
     Raises:
-        BoneAgeError: If there is no such checkpoint, the answers differ, or the calibration was
+        BoneAgeError: If there is no such checkpoint, the outputs differ, or the calibration was
             fitted to another model.
     """
     trained = load_checkpoint(checkpoint or paths.output / BEST)
@@ -287,7 +287,7 @@ def export_model(
 
 
 def _choose_cases(table: pd.DataFrame, head: str, n: int) -> list[int]:
-    """Row numbers of n images: right and wrong ones by turns, spread over the ages."""
+    """Choose the rows of n images, right and wrong ones, spread over the ages."""
     if head == "stage":
         is_right = table["predicted_stage"] == table["reference_stage"]
         order = table["reference_years"].rank(method="first").astype(int)
