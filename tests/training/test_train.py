@@ -41,7 +41,8 @@ def recipe(recipe: Recipe) -> Recipe:
 @pytest.fixture
 def samples(samples: pd.DataFrame, processed: Path) -> pd.DataFrame:
     """The processed images, which are read faster than the raw ones."""
-    return samples.assign(path=[processed / f"{image_id}.png" for image_id in samples["image_id"]])
+    paths = [processed / f"{image_id}.png" for image_id in samples["image_id"]]
+    return samples.assign(path=pd.Series(paths, index=samples.index, dtype=object))
 
 
 @pytest.fixture

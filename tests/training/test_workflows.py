@@ -16,12 +16,12 @@ from boneage.data.labels import find_images
 from boneage.data.split import split_sha256
 from boneage.errors import BoneAgeError, CheckpointError, LabelError
 from boneage.evaluation.evaluate import load_table
-from boneage.imaging.preprocess import Preprocessing, preprocess_folder
-from boneage.imaging.radiograph import read_radiograph
+from boneage.imaging.preprocess import preprocess_folder
 from boneage.inference.predictor import Predictor
 from boneage.phantom.cohort import write_cohort
 from boneage.training import workflows
 from boneage.training.checkpoint import load_checkpoint
+from boneage.training.export import export_onnx
 from boneage.training.workflows import evaluate_model, explain_model, export_model, train_model
 
 TABLE = [
@@ -321,8 +321,11 @@ def test_explain_draws_images_predicted_right_and_wrong(
         assert np.asarray(Image.open(path)).std() > 10
 
 
-def test_an_exported_run_predicts_what_its_own_tables_say(mine: Paths, tmp_path: Path) -> None:
-    assert export_model(mine, tmp_path / "model.onnx").n == 32
+def test_an_exported_run_predicts_what_its_own_tables_say(
+    mine: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflows, "PARITY_IMAGES", 5)
+    assert export_model(mine, tmp_path / "model.onnx").n == 5
     predictor = Predictor(tmp_path / "model.onnx")
     radiographs = find_images(mine.data)
     few = tmp_path / "few"
@@ -392,19 +395,22 @@ def test_sampled_images_are_the_same_raw_and_processed(
     processed = replace(mine, processed=tmp_path / "sampled")
     train_model(processed, sampled, runtime)
     checkpoint = load_checkpoint(mine.output / "models/best_model.pt")
-    assert checkpoint.preprocessing == Preprocessing(48, None, "auto", 40, True)
+    preprocessing = checkpoint.preprocessing
+    assert (preprocessing.image_size, preprocessing.stored_size) == (48, None)
+    assert (preprocessing.sampled_size, preprocessing.stretch_grey) == (40, True)
     tables = []
     for paths in (processed, replace(mine, use_processed=False)):
         evaluate_model(paths, runtime)
         tables.append(load_table(mine.output / "predictions_test.csv"))
     pd.testing.assert_frame_equal(tables[0], tables[1])
-    export_model(mine, tmp_path / "model.onnx")
-    predictor = Predictor(tmp_path / "model.onnx")
     radiographs = find_images(mine.data)
+    export_onnx(checkpoint, tmp_path / "model.onnx", list(radiographs.values())[:1])
+    predictor = Predictor(tmp_path / "model.onnx")
+    exported = predictor.contract.preprocessing
     for row in tables[0].itertuples():
-        radiograph = read_radiograph(radiographs[str(row.image_id)])
-        look = predictor.look(radiograph, None, phases=((0.0, 0.0),))
-        assert look.answers.years[0] == pytest.approx(row.predicted_years, abs=1e-4)
+        image = exported.to_array(exported.read(radiographs[str(row.image_id)]))
+        (years,) = predictor.run(image[None], [None])["age_years"]
+        assert years == pytest.approx(row.predicted_years, abs=1e-4)
 
 
 def test_explaining_no_image_is_refused(mine: Paths, runtime: Runtime) -> None:

@@ -20,8 +20,8 @@ not redistribute the images or try to identify anyone in them."""
 _LOGIN_HELP = (
     f"Log in to kaggle.com, make an API token under Settings and save it as ~/.kaggle/kaggle.json "
     f"(or set KAGGLE_API_TOKEN). Without a login, download the archive of {DATASET} in a browser "
-    f"and unpack it so that {KAGGLE_NAME}.csv is in the --data folder; or use the synthetic cohort: "
-    "boneage phantom"
+    f"and unpack it so that {KAGGLE_NAME}.csv is in the --data folder; or make a synthetic cohort "
+    "with `boneage phantom`."
 )
 
 
