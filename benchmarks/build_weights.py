@@ -1,15 +1,15 @@
-"""Build the weights in the package, and every figure told of them, from the real images.
+"""Build the weights in the package, and every published figure of them, from the real images.
 
     python benchmarks/build_weights.py DATA --init WEIGHTS
-    python benchmarks/build_weights.py DATA --measure  # the weights as they are, figures anew
+    python benchmarks/build_weights.py DATA --measure  # only the figures, not the weights
 
 DATA is the raw folder of the RSNA images (here: the public copy at 100x100 px), WEIGHTS the
-ImageNet weights of tf_efficientnet_lite0 (docs/experiments.md tells where they come from). The
-recipe is configs/boneage.toml. An interrupted build goes on where it stopped.
+ImageNet weights of tf_efficientnet_lite0 (docs/experiments.md says where they come from). The
+recipe is configs/boneage.toml. An interrupted build continues where it stopped.
 
-The validation images are used by halves: the one to choose among recipes, the other to calibrate.
-Calibrated on as well is a quarter of the training images, answered by a network of its own that
-has left them out. The test images are answered once both are trained, by the measuring half.
+One half of the validation images chose among recipes, the other half calibrates. A quarter of the
+training images calibrates too: an auxiliary (cross-fit) model, trained without them, predicts them.
+The test images are predicted once, after both models are trained.
 """
 
 import argparse
@@ -47,10 +47,10 @@ from boneage.inference.predictor import Predictor
 from boneage.inference.quality import ReasonCode
 from boneage.inference.registry import find_model
 from boneage.phantom.cohort import write_cohort
-from boneage.training.checkpoint import load_checkpoint
+from boneage.training.checkpoint import BEST, LAST, load_checkpoint
 from boneage.training.export import export_onnx
-from boneage.training.train import BEST, LAST
-from boneage.training.workflows import choose_training, load_samples, train_model
+from boneage.training.samples import choose_training, load_samples
+from boneage.training.workflows import train_model
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "configs" / "boneage.toml"
@@ -66,15 +66,15 @@ DATA = (
     "11,111 of the 12,611 RSNA 2017 training radiographs, in a public copy reduced to 100×100 px "
     "by nearest-neighbour sampling; the training part of a 70/15/15 split, and synthetic images."
 )
-SYNTHETIC_IMAGES, DRAWN_SEED = 300, 5
+SYNTHETIC_IMAGES, SYNTHETIC_SEED = 300, 5
 FOLDS = 4
-"""The training part is cut into as many folds, and the first is what the sister leaves out."""
+"""Parts into which the training images are cut; the auxiliary model leaves out the first."""
 
 PARITY_IMAGES = 100
 
 
 def main() -> None:
-    """Train if need be, then calibrate, measure, export."""
+    """Train if that is not done yet, then calibrate, measure, export."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--init", default="imagenet")
@@ -95,22 +95,22 @@ def main() -> None:
         return
     preprocess_folder(find_images(paths.data), paths.processed, recipe)
     train(paths, recipe)
-    sister = replace(paths, output=paths.output / "fold0")
-    train(sister, replace(recipe, split_sha256=None), write_fold(paths, recipe, 0))
-    build(paths, recipe, sister)
+    auxiliary = replace(paths, output=paths.output / "fold0")
+    train(auxiliary, replace(recipe, split_sha256=None), write_fold(paths, recipe, 0))
+    build(paths, recipe, auxiliary)
 
 
 def train(paths: Paths, recipe: Recipe, split: Path | None = None) -> None:
-    """Train up to the recipe's end, unless that has been done; the test images stay unseen."""
+    """Train up to the recipe's last epoch, unless that is done; no test image is predicted."""
     if not is_trained(paths, recipe):
         is_begun = (paths.output / LAST).is_file()
         train_model(paths, recipe, split=split, resume=is_begun, evaluated=("val",))
 
 
 def write_fold(paths: Paths, recipe: Recipe, fold: int) -> Path:
-    """Write the split of a network that leaves out a quarter of the training images, as its "val".
+    """Write the split of a model that leaves out a quarter of the training images, as its "val".
 
-    It learns from the validation images in their place. The recipe keeps the last epoch, so
+    It trains on the validation images in their place. The recipe selects the last epoch, so
     nothing is chosen on the images left out.
     """
     samples, _ = load_samples(replace(paths, use_processed=False), recipe)
@@ -126,33 +126,40 @@ def write_fold(paths: Paths, recipe: Recipe, fold: int) -> Path:
 
 
 def is_trained(paths: Paths, recipe: Recipe) -> bool:
-    """Whether the output folder holds the recipe's finished run; one of another stops the build."""
+    """Whether the output folder holds the recipe's finished run.
+
+    Raises:
+        SystemExit: If it holds the run of another recipe.
+    """
     if not (paths.output / "metrics_val.json").is_file():
         return False
     found = load_checkpoint(paths.output / BEST).recipe
-    if replace(found, init="") != replace(recipe, init=""):  # a path, or another to the same file
+    if replace(found, init="") != replace(recipe, init=""):  # a path, which may differ
         raise SystemExit(f"{paths.output} holds a run of another recipe; pass another --output")
     return True
 
 
 def fit(networks: Sequence[tuple[Path, pd.DataFrame]]) -> tuple[Calibration, dict[str, Any]]:
-    """Calibrate the first network on what each answers of images that it has not learned from.
+    """Calibrate the first model on the predictions of each for images that it was not trained on.
 
-    This takes networks of one recipe for alike: what one errs on new images, all do.
+    This assumes that models of one recipe make errors alike on new images.
+
+    Args:
+        networks: The exported file of each model, and its images.
 
     Returns:
-        The calibration, and figures: the raw error of each network on its images, and the width in
-        months of the constant interval that covers as much.
+        The calibration, and figures: the raw error of each model on its images, and the width in
+        months of the constant interval with the same coverage.
     """
-    looks: list[list[Any]] = []
+    outputs: list[list[Any]] = []
     figures = []
     for model, samples in networks:
-        *look, broken = predict_raw_twice(Predictor(model, threads=1), make_images(samples))
+        *predicted, broken = predict_raw_twice(Predictor(model, threads=1), make_images(samples))
         if broken:
             raise SystemExit(f"{len(broken)} images cannot be read, the first: {broken.popitem()}")
-        looks.append(look)
-        error = 12.0 * (look[0].years - look[2])
-        of_sex = {"all": error, "M": error[look[0].sex > 0], "F": error[look[0].sex < 0]}
+        outputs.append(predicted)
+        error = 12.0 * (predicted[0].years - predicted[2])
+        of_sex = {"all": error, "M": error[predicted[0].sex > 0], "F": error[predicted[0].sex < 0]}
         figures.append(
             {
                 sex: {
@@ -164,18 +171,18 @@ def fit(networks: Sequence[tuple[Path, pd.DataFrame]]) -> tuple[Calibration, dic
                 for sex, errors in of_sex.items()
             }
         )
-    told, withheld, years = zip(*looks, strict=True)
-    answers, reference = join_outputs(told), np.concatenate(years)
+    with_sex, without_sex, years = zip(*outputs, strict=True)
+    known, reference = join_outputs(with_sex), np.concatenate(years)
     own = Predictor(networks[0][0], threads=1).contract.graph_sha256
-    calibration = fit_calibration(answers, join_outputs(withheld), reference, own)
-    corrected, _, _ = calibration.apply(answers)
+    calibration = fit_calibration(known, join_outputs(without_sex), reference, own)
+    corrected, _, _ = calibration.apply(known)
     error = np.abs(corrected.years - reference)
     naive_width = float(24.0 * np.quantile(error, calibration.level))
     return calibration, {"calibrated_on": figures, "naive_width_months": naive_width}
 
 
-def build(paths: Paths, recipe: Recipe, sister: Paths) -> None:
-    """Calibrate, with a sister network's help, measure and export the run in the output folder."""
+def build(paths: Paths, recipe: Recipe, auxiliary: Paths) -> None:
+    """Calibrate the run in the output folder with an auxiliary model's help, measure and export."""
     samples, _ = load_samples(replace(paths, use_processed=False), recipe)
     samples["split"] = read_split(paths.output / "split.csv", samples)
     val, test = (samples[samples["split"] == part] for part in ("val", "test"))
@@ -185,14 +192,16 @@ def build(paths: Paths, recipe: Recipe, sister: Paths) -> None:
     trained = load_checkpoint(paths.output / BEST)
     real_images = list(test["path"].iloc[:PARITY_IMAGES])
     parity = export_onnx(trained, plain, real_images)
-    left_out = samples[read_split(sister.output / "split.csv", samples) == "val"]
+    left_out = samples[read_split(auxiliary.output / "split.csv", samples) == "val"]
     if (left_out["split"] != "train").any():
-        raise SystemExit(f"{sister.output} left out images of another split; pass another --output")
-    sisters = sister.output / "plain.onnx"
+        raise SystemExit(
+            f"{auxiliary.output} left out images of another split; pass another --output"
+        )
+    cross_fit = auxiliary.output / "plain.onnx"
     export_onnx(
-        load_checkpoint(sister.output / BEST), sisters, list(left_out["path"][:PARITY_IMAGES])
+        load_checkpoint(auxiliary.output / BEST), cross_fit, list(left_out["path"][:PARITY_IMAGES])
     )
-    networks = [(plain, calibrated_on), (sisters, left_out)]
+    networks = [(plain, calibrated_on), (cross_fit, left_out)]
     calibration, calibration_figures = fit(networks)
     calibration.save(site)
     predictor = Predictor(plain, calibration=site, threads=1)
@@ -219,7 +228,7 @@ def build(paths: Paths, recipe: Recipe, sister: Paths) -> None:
 
 
 def measure_again(paths: Paths, recipe: Recipe) -> None:
-    """Measure the weights in the package as they are, and tell the figures where they stand."""
+    """Measure the weights in the package as they are, and write the figures into file and docs."""
     samples, _ = load_samples(replace(paths, use_processed=False), recipe)
     samples["split"] = split_samples(samples, recipe.seed)
     if split_sha256(samples["image_id"], samples["split"]) != recipe.split_sha256:
@@ -238,7 +247,7 @@ def measure_again(paths: Paths, recipe: Recipe) -> None:
 def measure(
     predictor: Predictor, samples: pd.DataFrame
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
-    """Answer the images that the network has not learned from, and drawn ones.
+    """Predict the images that the model was not trained on, and synthetic ones.
 
     Returns:
         The tables, and the reports of the same names, without single images.
@@ -247,22 +256,22 @@ def measure(
     chosen_on = samples[samples["split"] == "val"].iloc[::2]
     median = float(samples.loc[samples["split"] == "train", "age_years"].median())
     tables = {
-        "test": answer(predictor, test),
-        "test_unknown_sex": answer(predictor, test, sex="unknown"),
-        "test_wrong_sex": answer(predictor, test, sex="wrong"),
-        "val_chosen_on": answer(predictor, chosen_on),
+        "test": predict(predictor, test),
+        "test_unknown_sex": predict(predictor, test, sex="unknown"),
+        "test_wrong_sex": predict(predictor, test, sex="wrong"),
+        "val_chosen_on": predict(predictor, chosen_on),
     }
     calibration, predictor.calibration = predictor.calibration, None
-    tables["test_not_calibrated"] = answer(predictor, test)
+    tables["test_not_calibrated"] = predict(predictor, test)
     predictor.calibration = calibration
     reports = {
         name: evaluate_table(table.assign(split=name), baseline_years=median)
         for name, table in tables.items()
     }
     with TemporaryDirectory() as folder:
-        write_cohort(Path(folder), n=SYNTHETIC_IMAGES, seed=DRAWN_SEED)
-        drawn = match_images(read_labels(find_labels(Path(folder))), find_images(Path(folder)))
-        reports["drawn"] = evaluate_table(answer(predictor, drawn).assign(split="drawn"))
+        write_cohort(Path(folder), n=SYNTHETIC_IMAGES, seed=SYNTHETIC_SEED)
+        synthetic = match_images(read_labels(find_labels(Path(folder))), find_images(Path(folder)))
+        reports["drawn"] = evaluate_table(predict(predictor, synthetic).assign(split="drawn"))
     for report in reports.values():
         report.pop("worst_cases")  # single images stay with the data
     return tables, reports
@@ -299,20 +308,20 @@ def publish(result: dict[str, Any], test: pd.DataFrame) -> None:
 
 
 def make_images(samples: pd.DataFrame, sex: str | None = None) -> list[ImageRecord]:
-    """Make images to answer: with their sex, the sex withheld ("unknown"), or the "wrong" one."""
-    told: dict[str, Any] = {
+    """Make images to predict: with their sex, without it ("unknown"), or with the "wrong" one."""
+    provided: dict[str, Any] = {
         "wrong": {"M": "F", "F": "M"},
         "unknown": {"M": "unknown", "F": "unknown"},
     }
-    words = told.get(sex or "", {"M": "M", "F": "F"})
+    words = provided.get(sex or "", {"M": "M", "F": "F"})
     return [
         ImageRecord(row.path, words[row.sex], row.age_years)
         for row in samples.itertuples()
     ]  # fmt: skip
 
 
-def answer(predictor: Predictor, samples: pd.DataFrame, sex: str | None = None) -> pd.DataFrame:
-    """Answer images; the table has their true sex, whatever the model was told."""
+def predict(predictor: Predictor, samples: pd.DataFrame, sex: str | None = None) -> pd.DataFrame:
+    """Predict images; the table has their true sex, whichever was provided to the model."""
     images = make_images(samples, sex)
     predictions = tqdm(predict_images(predictor, images), total=len(images), desc=sex or "predict")
     table = pd.DataFrame([p.to_row(with_reference=True) for p in predictions])

@@ -131,7 +131,7 @@ def test_settings_cannot_change_after_they_were_checked(group: Any) -> None:
         setattr(group, fields(group)[0].name, None)
 
 
-def test_no_two_groups_share_a_setting_since_a_file_is_flat() -> None:
+def test_no_two_groups_have_a_setting_in_common_since_a_file_is_flat() -> None:
     assert len(KNOWN) == len(set(KNOWN))
 
 

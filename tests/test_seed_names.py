@@ -109,7 +109,7 @@ def test_what_the_network_predicts_goes_into_the_report_s_functions(
         assert min(Image.open(picture).size) > 300
 
 
-def test_grad_cam_explains_the_stage_unless_told_otherwise() -> None:
+def test_grad_cam_explains_the_stage_by_default() -> None:
     torch.manual_seed(0)
     model = BoneAgePredictor("resnet18")
     image = torch.rand(2, 3, 256, 256)

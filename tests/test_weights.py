@@ -25,7 +25,8 @@ from boneage.inference.contract import OUTPUTS
 from boneage.inference.predictor import Predictor
 from boneage.inference.registry import find_model
 from boneage.phantom.cohort import write_cohort
-from boneage.training.workflows import take_over, train_model
+from boneage.training.initial_weights import take_over
+from boneage.training.workflows import train_model
 from builders import ROOT, save_dicom
 
 DOCS = ROOT / "docs"

@@ -1,7 +1,7 @@
-"""Every setting, once: its default is the seed report's, its docstring is its help text.
+"""Every setting, with the seed report's default; its docstring is its help text.
 
-The command line is generated from these dataclasses, a `--config` file sets the same
-names, and `Recipe` is saved inside every checkpoint.
+The command line is generated from these dataclasses, a `--config` file sets the same names, and
+`Recipe` is saved in every checkpoint.
 """
 
 import difflib
@@ -19,18 +19,18 @@ Invert = Literal["auto", "never", "always"]
 
 @dataclass(frozen=True)
 class Paths:
-    """Where images, labels and results lie."""
+    """Where images, labels and results are."""
 
     data: Path = Path("data/raw")
-    """Raw folder: a label CSV and the images, in the Kaggle layout or flat."""
+    """Folder of the raw images and their label CSV, in Kaggle's layout or flat."""
     labels: Path | None = None
-    """Label CSV, if it is not the one in the raw folder."""
+    """Label CSV, if not the one in the raw folder."""
     processed: Path = Path("data/processed")
-    """Folder of resized images that `preprocess` fills."""
+    """Folder of the resized images that `preprocess` writes."""
     use_processed: bool = False
     """Read images from the processed folder instead of the raw one."""
     output: Path = Path("output")
-    """Folder for the split, models, predictions, metrics and plots."""
+    """Folder for the split, the models, the predictions, the metrics and the plots."""
 
     def __post_init__(self) -> None:
         for name in ("data", "labels", "processed", "output"):
@@ -40,16 +40,16 @@ class Paths:
 
 @dataclass(frozen=True)
 class Runtime:
-    """How to compute; none of it changes what is computed."""
+    """How to compute. None of these settings changes what is computed."""
 
     device: Device = "auto"
-    """Where to compute; auto takes CUDA, then an Apple GPU, then the CPU."""
+    """Device to compute on; auto takes CUDA, then an Apple GPU, then the CPU."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of training; auto is bf16 autocast on CUDA and fp32 elsewhere."""
+    """Precision of training; auto is bf16 autocast on CUDA and fp32 elsewhere."""
     workers: int | None = None
-    """Processes that read images; by default four on a GPU, none (the main one) on a CPU."""
+    """Processes that read images; by default 4 with a GPU, and 0 (the main process) without."""
     compile: bool = False
-    """Compile the backbone for training (torch.compile); on a CPU, steps get no faster."""
+    """Compile the backbone for training (torch.compile); this does not help on a CPU."""
 
     def __post_init__(self) -> None:
         _require_choices(self)
@@ -58,14 +58,14 @@ class Runtime:
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """How an image becomes an image."""
+    """How a radiograph becomes a square image."""
 
     image_size: int = 256
     """Side of the square image, in pixels."""
     invert: Invert = "auto"
-    """Images with dark bones: auto detects and turns them, always turns all, never turns none."""
+    """Invert images with dark bones: auto inverts those detected, always all, never none."""
     sampled_size: int | None = None
-    """Reduce images to this side by nearest neighbour first, as in the 100-px copy of RSNA."""
+    """First reduce images to this side by nearest neighbour, as in the 100-px copy of RSNA."""
 
     def __post_init__(self) -> None:
         _require_choices(self)
@@ -85,38 +85,38 @@ class Recipe(ImageSettings):
     """Everything that decides what a training run computes. Saved with the checkpoint."""
 
     stretch_grey: bool = False
-    """Stretch each image's grey values between its 1st and 99th percentile."""
+    """Stretch each image's grey values: its 1st percentile becomes black, its 99th white."""
     horizontal_flip: bool = True
-    """Mirror half of the training images at random."""
+    """Mirror half of the training images, chosen at random."""
     rotation: float = 10.0
-    """Largest random rotation of a training image, in degrees either way."""
+    """Largest random rotation of a training image, in degrees in either direction."""
     early_rotation: float = 0.0
-    """Proportion of training images rotated before enlarging as well, which blurs small ones."""
+    """Proportion of training images also rotated before resizing, which blurs small images."""
     zoom: float = 0.0
-    """Largest random magnification or reduction of a training image, as a share of its size."""
+    """Largest random magnification or reduction of a training image, as a proportion."""
     shift: float = 0.0
-    """Largest random shift of a training image, as a share of its side."""
+    """Largest random shift of a training image, as a proportion of its side."""
     brightness: float = 0.0
-    """Largest random loss of a training image's brightness and of its contrast, as a share."""
+    """Largest random reduction of a training image's brightness and contrast, as a proportion."""
     synthetic_images: int = 0
-    """Drawn images added to the training images, so that the model reads such images too."""
+    """Number of synthetic images added to the training images."""
     hold_out: tuple[str, ...] = ()
-    """Ids of images never trained on, whichever part of the split they fall in."""
+    """Ids of images left out of training, whichever part of the split they are in."""
     backbone: str = "resnet18"
-    """A torchvision classification model, or timm:NAME for one of timm's."""
+    """Backbone: a torchvision classification model, or timm:NAME for one of timm's."""
     init: str = "auto"
-    """Initial weights: imagenet, none, a local weights file, auto (ImageNet if to be had), or
-    boneage (the model in the package, whose backbone, input and heads are then taken over)."""
+    """Initial weights: imagenet, none, auto (imagenet if available), a local weights file, or the
+    name of a model in the package, such as boneage, which also sets backbone, input and heads."""
     tasks: Literal["age,stage", "age", "stage"] = "age,stage"
-    """Heads to train."""
+    """Tasks to train: the age, the stage, or both."""
     sex_input: bool = False
-    """Give the network the sex as well as the image."""
+    """Give the network the patient's sex as a second input."""
     tta_mirror: bool = False
     """Test-time augmentation: average the predictions of an image and its mirror image."""
     tta_zoom: float = 0.0
     """Test-time augmentation: average over the image reduced and magnified by this proportion."""
     age_bias: Literal["zero", "mean"] = "zero"
-    """Start of the age head's bias: zero, or the mean age of the training images."""
+    """Initial bias of the age head: zero, or the mean age of the training images."""
     epochs: int = 10
     """Passes over the training images."""
     batch_size: int = 32
@@ -124,29 +124,29 @@ class Recipe(ImageSettings):
     optimizer: Literal["adam", "adamw"] = "adam"
     """Adam with an L2 penalty, or with decoupled weight decay (Loshchilov & Hutter 2019)."""
     learning_rate: float = 1e-4
-    """Adam's step size, and its highest where the schedule varies it."""
+    """Learning rate; with one-cycle, the highest."""
     schedule: Literal["constant", "one-cycle"] = "constant"
-    """Step size over the run: the same throughout, or rising and falling once (Smith 2018)."""
+    """Learning rate over the run: constant, or rising and falling once (Smith 2018)."""
     weight_decay: float = 1e-5
-    """Adam's L2 penalty, or AdamW's decay."""
+    """Weight decay: Adam's L2 penalty, or AdamW's decay."""
     clip_norm: float = 5.0
     """Largest gradient norm; longer gradients are scaled down to it."""
     unknown_sex_weight: float = 0.0
-    """Weight in the loss of the answers with the sex withheld; needs sex_input."""
+    """Weight in the loss of the predictions without the sex; needs --sex-input."""
     sex_weight: float = 0.0
-    """Weight in the loss of an auxiliary head that reads the sex off the image; 0 for no head."""
+    """Weight in the loss of a head that predicts the sex from the image; 0 for no such head."""
     orientation_head: bool = False
-    """Fit a head that tells turned and inverted images, once the network is trained."""
+    """Fit a head that detects rotated and inverted images, after the training."""
     ema_decay: float = 0.0
-    """Decay of the moving average of the weights that is evaluated and kept; 0 for no average."""
+    """Decay of the moving average of the weights that is evaluated and saved; 0 for no average."""
     checkpoint_selection: Literal["best", "last"] = "best"
-    """Epoch whose weights are kept: that of the lowest validation loss, or the last."""
+    """Weights to save: those of the epoch with the lowest validation loss, or of the last epoch."""
     seed: int = 0
     """Seed of the split, the initial weights, the shuffling and the augmentation."""
     group_column: str | None = None
-    """Label column, such as a patient id, whose rows stay together in one part of the split."""
+    """Label column, such as a patient id, whose equal values stay in one part of the split."""
     drop_unknown_sex: bool = False
-    """Leave out rows whose sex is not M or F instead of stopping at them."""
+    """Leave out rows whose sex is unknown, instead of stopping at them."""
     split_sha256: str | None = None
     """Expected sha256 of the split; training stops if the data give another one."""
 
@@ -161,8 +161,8 @@ class Recipe(ImageSettings):
             _require(self, name, "0 or more", getattr(self, name) >= 0)
         for name in ("early_rotation", "zoom", "shift", "brightness", "ema_decay", "tta_zoom"):
             _require(self, name, "0 or more and below 1", 0 <= getattr(self, name) < 1)
-        withheld = self.unknown_sex_weight == 0 or self.sex_input
-        _require(self, "unknown_sex_weight", "0 without --sex-input", withheld)
+        has_sex = self.unknown_sex_weight == 0 or self.sex_input
+        _require(self, "unknown_sex_weight", "0 without --sex-input", has_sex)
         object.__setattr__(self, "hold_out", tuple(map(str, self.hold_out)))
 
     @property
@@ -177,7 +177,7 @@ class Recipe(ImageSettings):
 
 
 def _require_choices(settings: object) -> None:
-    """Hold settings of a few words to those words, for callers that are no command line."""
+    """Check settings that are one of a few words, for callers other than the command line."""
     for name, hint in get_type_hints(type(settings)).items():
         if get_origin(hint) is Literal:
             choices = get_args(hint)
@@ -192,14 +192,14 @@ def _require(settings: object, name: str, expected: str, holds: bool) -> None:
 def load_config(path: Path, known: Iterable[str]) -> dict[str, Any]:
     """Read a `--config` file: flat TOML whose keys are the options' names.
 
-    One file serves every command; each takes the keys it knows.
+    One file serves all commands: each uses the keys that are its options.
 
     Args:
         path: The file.
         known: Names of the options of all commands, with `_` between words.
 
     Raises:
-        ConfigError: If the file is missing or not TOML, or a key is no option of any command.
+        ConfigError: If the file is missing or not TOML, or a key is not an option of any command.
     """
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -201,7 +201,7 @@ def test_an_unreadable_csv_is_reported_in_one_line(csv: Path) -> None:
 
 def test_a_header_without_rows_is_refused(csv: Path) -> None:
     csv.write_text("id,boneage,male\n")
-    with pytest.raises(LabelError, match="has a header but no rows; expected one row an image"):
+    with pytest.raises(LabelError, match="has a header but no rows; expected one row per image"):
         read_labels(csv)
 
 
@@ -587,7 +587,7 @@ def test_rows_without_an_image_are_left_out_counted_and_named(
     assert record.getMessage() == "left out 8 rows without an image: 1, 2, 3, 5, 6, …"
 
 
-def test_labels_and_images_that_share_no_id_are_an_error_with_the_first_of_each() -> None:
+def test_labels_and_images_without_a_common_id_are_an_error_with_the_first_of_each() -> None:
     images = {f"x{i}": Path(f"x{i}.png") for i in range(5)}
     message = (
         r"none of the 4 labelled ids has an image \(first ids: 1, 2, 3; first images: x0, x1, "

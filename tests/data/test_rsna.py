@@ -1,4 +1,4 @@
-"""Kaggle's own client runs for real, against a server on this machine that answers as Kaggle's."""
+"""Kaggle's own client runs, against a server on this machine that responds as Kaggle's does."""
 
 import io
 import json
@@ -56,7 +56,7 @@ def kaggle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Kag
     server.server_close()
 
 
-def test_nothing_is_fetched_before_the_terms_are_accepted(
+def test_nothing_is_downloaded_before_the_terms_are_accepted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["download", str(tmp_path / "raw")]) == 1

@@ -45,13 +45,13 @@ def test_a_thousand_rows_split_into_700_150_150() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 42])
 @pytest.mark.parametrize("counts", [(569, 410, 21), (120, 63, 17), (50, 40, 10), (30, 30)])
-def test_each_part_has_its_share_of_each_stage(counts: tuple[int, ...], seed: int) -> None:
+def test_each_part_has_its_proportion_of_each_stage(counts: tuple[int, ...], seed: int) -> None:
     samples = _samples(*counts)
     parts = split_samples(samples, seed)
-    for part, share in (("train", 0.70), ("val", 0.15), ("test", 0.15)):
+    for part, proportion in (("train", 0.70), ("val", 0.15), ("test", 0.15)):
         for stage, total in enumerate(counts):
             n = int(((samples["stage"] == stage) & (parts == part)).sum())
-            assert abs(n - share * total) < 1.5, (part, stage)
+            assert abs(n - proportion * total) < 1.5, (part, stage)
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -148,7 +148,7 @@ def test_too_few_adults_are_stratified_as_adolescents_with_a_warning(
     parts = split_samples(_samples(50, 40, adults))
     assert Counter(parts) == dict(zip(("train", "val", "test"), sizes, strict=True))
     (message,) = set(caplog.messages)
-    assert message.startswith("one Adult alone")
+    assert message.startswith("a single Adult image")
     assert message.endswith("stratified as Adolescent")
 
 

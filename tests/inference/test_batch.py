@@ -217,8 +217,8 @@ def test_an_image_that_cannot_be_read_is_a_row_and_the_rest_goes_on(
         ("is not an image", "holds no image", "does not exist"),
         strict=True,
     ):
-        assert reason in answer.reasons[0]
-        assert str(answer.path) in answer.reasons[0]
+        assert reason in answer.reasons[0].message
+        assert str(answer.path) in answer.reasons[0].message
         assert answer.predicted_years is None
         assert answer.predicted_stage is None
         assert answer.reference_stage == "Child"

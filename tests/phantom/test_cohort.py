@@ -11,7 +11,7 @@ from boneage.phantom import cohort
 from boneage.phantom.anatomy import CARPALS
 from boneage.phantom.cohort import SyntheticImage, draw_image, sample_labels, write_cohort
 
-PALE = 0.02  # grey difference that counts, as a share of the image's range
+PALE = 0.02  # grey difference that counts, as a proportion of the image's range
 
 
 def _image(age: float, sex: str = "M", seed: int = 0, height: int = 256) -> SyntheticImage:
@@ -117,7 +117,7 @@ def test_fingers_point_up_and_the_thumb_to_the_right() -> None:
 @pytest.mark.parametrize(
     ("sex", "ages"), [("M", (8, 40, 90, 140, 222)), ("F", (6, 30, 70, 120, 200))]
 )
-def test_centres_drawn_increase_with_age(sex: str, ages: tuple[int, ...]) -> None:
+def test_visible_centres_increase_with_age(sex: str, ages: tuple[int, ...]) -> None:
     found = []
     for age in ages:
         masks = _image(age, sex).masks
@@ -128,10 +128,10 @@ def test_centres_drawn_increase_with_age(sex: str, ages: tuple[int, ...]) -> Non
 
 
 def test_carpal_area_over_hand_area_grows_with_age() -> None:
-    shares = []
+    areas = []
     for age in (12, 48, 84, 132, 180):
         bones = [_image(age, seed=s).masks for s in range(3)]
-        shares.append(
+        areas.append(
             np.mean(
                 [
                     sum(m[f"bone:{c}"].sum() for c in CARPALS if f"bone:{c}" in m)
@@ -140,7 +140,7 @@ def test_carpal_area_over_hand_area_grows_with_age() -> None:
                 ]
             )
         )
-    assert shares == sorted(shares)
+    assert areas == sorted(areas)
 
 
 def test_open_plates_vanish_as_the_skeleton_fuses() -> None:
@@ -235,7 +235,7 @@ def test_masks_on_disk_are_those_of_the_image(tmp_path: Path) -> None:
         assert all(np.array_equal(stored[name], mask) for name, mask in synthetic.masks.items())
 
 
-def test_interrupted_cohort_is_finished_and_drawn_images_are_kept(tmp_path: Path) -> None:
+def test_interrupted_cohort_is_finished_and_its_images_are_kept(tmp_path: Path) -> None:
     csv = _write(tmp_path / "out")
     whole = _bytes(tmp_path / "out")
     folder = csv.parent / "boneage-training-dataset/boneage-training-dataset"

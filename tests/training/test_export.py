@@ -51,7 +51,7 @@ def paths(samples: pd.DataFrame) -> list[Path]:
     ids=str,
 )
 def test_every_kind_of_model_predicts_the_same_in_onnx(
-    settings: dict[str, object], paths: list[Path], tmp_path: Path
+    settings: dict[str, Any], paths: list[Path], tmp_path: Path
 ) -> None:
     parity = export_onnx(make_checkpoint(**settings), tmp_path / "model.onnx", paths)
     assert parity.n == 3

@@ -1,4 +1,4 @@
-"""The verbs of those who make a model: from images, drawn or real, to an exported network."""
+"""The commands that make a model, from images, synthetic or real, to an exported network."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -24,20 +24,20 @@ def phantom(
     masks: bool = False,
     workers: int | None = Runtime.workers,
 ) -> None:
-    """Draw a synthetic cohort of hand radiographs, in the layout of the RSNA data.
+    """Write a cohort of synthetic hand radiographs, in the layout of the RSNA data.
 
     Args:
-        out: Folder to fill; never one that holds anything else.
-        n: Images to draw.
-        seed: Same seed, same bytes.
-        height: Height of an image in pixels; its width varies.
-        masks: Write the true outline of every bone and growth plate as well.
-        workers: Processes; by default one a core.
+        out: Folder to write to: new, empty, or an earlier synthetic cohort, to complete or replace.
+        n: Number of images.
+        seed: Seed; the same seed gives the same files.
+        height: Height of the images in pixels; the width varies.
+        masks: Also write a mask of every bone and every open growth plate.
+        workers: Number of processes; by default one per core.
     """
     from boneage.phantom.cohort import write_cohort
 
     folder = write_cohort(out, n, seed, height, masks, workers)
-    print(f"{n} synthetic images in {folder}. Computer drawings, not patient data.")
+    print(f"{n} synthetic images in {folder}. They are computer drawings, not patient data.")
 
 
 def preprocess(
@@ -49,7 +49,7 @@ def preprocess(
     """Resize the raw images once, into the processed folder.
 
     Args:
-        workers: Processes; by default one a core.
+        workers: Number of processes; by default one per core.
     """
     from boneage.data.labels import find_images
     from boneage.imaging.preprocess import preprocess_folder
@@ -60,7 +60,7 @@ def preprocess(
         f"{summary.up_to_date} up to date, {len(summary.broken)} broken; in {paths.processed}"
     )
     if summary.inverted:
-        print(f"turned because bones were dark: {', '.join(summary.inverted)}")
+        print(f"inverted because bones were dark: {', '.join(summary.inverted)}")
     for image_id, message in summary.broken.items():
         print(f"broken: {image_id}: {message}")
 
@@ -74,13 +74,13 @@ def train(
     resume: bool = False,
     tensorboard: bool = False,
 ) -> None:
-    """Train a model, then evaluate its best checkpoint on validation and test images.
+    """Train a model, then evaluate its best checkpoint on the validation and test images.
 
     Args:
-        split: CSV of image_id and split (train, val, test) to use instead of a split by the seed;
+        split: CSV of image_id and split (train, val, test) to use instead of a random split;
             give it again to resume.
-        resume: Continue the run in the output folder from its last whole epoch.
-        tensorboard: Log to output/tensorboard as well.
+        resume: Continue the run in the output folder after its last finished epoch.
+        tensorboard: Also log to output/tensorboard.
     """
     from boneage.training.workflows import train_model
 
@@ -96,7 +96,7 @@ def evaluate(
     runtime: Annotated[Runtime, Flat] = Runtime(),
     checkpoint: Path | None = None,
 ) -> None:
-    """Evaluate a trained model on the images of its own split that it never learned from.
+    """Evaluate a trained model on the validation and test images of its split.
 
     Args:
         checkpoint: Model to evaluate, if not the best one in the output folder.
@@ -114,12 +114,12 @@ def explain(
     head: Literal["stage", "age"] = "stage",
     cases: int = 6,
 ) -> None:
-    """Draw Grad-CAM heat maps of test images that were answered right and wrong.
+    """Plot Grad-CAM saliency maps of test images with correct and with wrong predictions.
 
     Args:
         checkpoint: Model to explain, if not the best one in the output folder.
-        head: Explain the stage answered, or the age.
-        cases: Images to draw, half of them answered right and half wrong where there are as many.
+        head: Prediction to explain: the stage, or the age.
+        cases: Number of images, half with a correct and half with a wrong prediction if possible.
     """
     from boneage.training.workflows import explain_model
 
@@ -142,8 +142,8 @@ def export(
         output: Folder of the run.
         out: ONNX file to write.
         calibration: File of `boneage calibrate`, fitted to an earlier export of this checkpoint,
-            to put inside.
-        images: Folder of images to check it on; by default they are drawn.
+            to store in the ONNX file.
+        images: Folder of images to check it on; by default, synthetic images.
     """
     from boneage.training.workflows import export_model
 
@@ -157,17 +157,17 @@ def export(
 
 
 def download(out: Path = Paths.data, *, accept_terms: bool = False) -> None:
-    """Fetch the RSNA 2017 bone-age images from Kaggle with its official client.
+    """Download the RSNA 2017 bone-age images from Kaggle with its official client.
 
     Args:
-        out: Folder to fill.
-        accept_terms: Say that you have read the terms of the data and keep to them.
+        out: Folder to write to.
+        accept_terms: Accept the terms of the data, which are printed first.
     """
     from boneage.data.rsna import TERMS, download_rsna
 
     print(TERMS)
     if not accept_terms:
-        raise BoneAgeError("nothing was fetched; to accept these terms, pass --accept-terms.")
+        raise BoneAgeError("nothing was downloaded; to accept these terms, pass --accept-terms.")
     print(f"images in {download_rsna(out)}")
 
 
@@ -176,4 +176,4 @@ def _print_reports(reports: "dict[str, Report]", paths: Paths) -> None:
 
     for report in reports.values():
         print(summarise(report), end="\n\n")
-    print(f"tables, metrics and models in {paths.output}, pictures in {paths.output / 'plots'}")
+    print(f"tables, metrics and models in {paths.output}, plots in {paths.output / 'plots'}")

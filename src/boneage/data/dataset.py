@@ -1,5 +1,7 @@
 """Checked samples -> tensors: `BoneAgeDataset`, `get_transforms` and the loaders."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -7,27 +9,39 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
 from boneage.config import Recipe
+from boneage.data.augmentation import Augmentation, rotate_early, row_seed, vary
 from boneage.data.split import SPLITS
 from boneage.errors import BoneAgeError
-from boneage.imaging.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, stretch_grey
+from boneage.imaging.preprocess import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocessing,
+    resize,
+    stretch_grey,
+)
 from boneage.sex import SEX_CODE
 
+Batch = dict[str, Any]
+"""Items of a `BoneAgeDataset`, stacked."""
 
-def get_transforms(split: str, recipe: Recipe = Recipe()) -> v2.Compose:
+Transform = Callable[[Any], torch.Tensor]
+
+
+def get_transforms(split: str, recipe: Recipe = Recipe()) -> Transform:
     """Build the transform of one split: 8-bit image -> float32 tensor (3, S, S).
 
     It takes a PIL image, or uint8 values as an array (H, W) or (H, W, 3) or a tensor (C, H, W);
     colour is reduced to grey.
 
     Every split is resized to `image_size` and normalised with ImageNet's statistics. Training
-    images are varied at random as well; val and test never are.
+    images are also augmented, at random by torch's global generator; val and test images never are.
 
     Args:
         split: "train", "val" or "test".
-        recipe: Gives the size and what is varied: mirroring, rotation, zoom, shift, brightness.
+        recipe: Gives the size and the augmentation: mirroring, rotation, zoom, shift, brightness.
 
     Raises:
         BoneAgeError: If there is no such split, or, on use, if the image is not of 8 bits.
@@ -38,49 +52,54 @@ def get_transforms(split: str, recipe: Recipe = Recipe()) -> v2.Compose:
     """
     if split not in SPLITS:
         raise BoneAgeError(f"split is {split!r}; expected one of {', '.join(SPLITS)}.")
-    size = recipe.image_size
-    bilinear = v2.InterpolationMode.BILINEAR
-    steps: list[Any] = [v2.Lambda(_to_grey)]
-    if recipe.stretch_grey:
-        steps.append(v2.Lambda(stretch_grey))
-    if split == "train" and recipe.early_rotation:
-        turn = v2.RandomRotation(recipe.rotation, interpolation=bilinear)
-        steps.append(v2.RandomApply([turn], p=recipe.early_rotation))
-    steps.append(v2.Resize((size, size), antialias=True))
-    if split == "train":
-        if recipe.horizontal_flip:
-            steps.append(v2.RandomHorizontalFlip())
-        if recipe.rotation or recipe.zoom or recipe.shift:
-            steps.append(
-                v2.RandomAffine(
-                    recipe.rotation,
-                    translate=(recipe.shift, recipe.shift),
-                    scale=(1.0 - recipe.zoom, 1.0 + recipe.zoom),
-                    interpolation=bilinear,
-                )
-            )
-        if recipe.brightness:
-            # Downwards only: upwards would clip the brightest bones of an image of full range.
-            darker = (1.0 - recipe.brightness, 1.0)
-            steps.append(v2.ColorJitter(brightness=darker, contrast=darker))
-    steps += [
-        v2.RGB(),
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-    ]
-    return v2.Compose(steps)
+    return _Transform(recipe, is_augmented=split == "train")
+
+
+@dataclass(frozen=True)
+class _Transform:
+    """What `get_transforms` gives; a class, so that it can be sent to other processes."""
+
+    recipe: Recipe
+    is_augmented: bool
+
+    def __call__(self, given: Any) -> torch.Tensor:
+        image = _to_grey(given)
+        if self.recipe.stretch_grey:
+            image = stretch_grey(image)
+        size = self.recipe.image_size
+        if self.is_augmented:
+            augmentation = Augmentation.draw(self.recipe, [None])
+            if augmentation.early_rotation.any():
+                rotated = rotate_early(_to_tensor(image), augmentation)
+                image = functional.to_pil_image((rotated[0] * 255.0).round().byte())
+            grey = vary(_to_tensor(resize(image, size)), augmentation)
+        else:
+            grey = _to_tensor(resize(image, size))
+        return normalise(grey)[0]
+
+
+def normalise(grey: torch.Tensor) -> torch.Tensor:
+    """Turn grey images (B, 1, S, S) in [0, 1] into a network's input (B, 3, S, S)."""
+    mean, std = (
+        torch.tensor(values, device=grey.device)[:, None, None]
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return (grey - mean) / std
+
+
+def _to_tensor(image: Image.Image) -> torch.Tensor:
+    """Give an 8-bit grey image as (1, 1, H, W) in [0, 1]."""
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0)[None, None]
 
 
 def _to_grey(image: Any) -> Image.Image:
     """Give the 8-bit grey image of a PIL image, an array or a tensor.
 
-    Other pixels than those of 8 bits are refused: torchvision would clip or wrap them, and it
-    lets an array pass all steps without resizing it.
+    Pixels of other than 8 bits are refused: conversion would clip or wrap them.
     """
     kind = getattr(image, "dtype", type(image).__name__)
     if isinstance(image, np.ndarray | torch.Tensor) and kind in (np.uint8, torch.uint8):
-        image = v2.functional.to_pil_image(image)
+        image = functional.to_pil_image(image)
     if isinstance(image, Image.Image):
         if image.mode == "L":
             return image
@@ -93,29 +112,33 @@ def _to_grey(image: Any) -> Image.Image:
     )
 
 
-class BoneAgeDataset(Dataset[dict[str, Any]]):
+class BoneAgeDataset(Dataset[Batch]):
     """Radiographs with their bone age, stage and sex, one dict an image.
 
     The RSNA 2017 training set that this was written for has 12,611 left-hand images, 54% of boys,
-    labelled with one clinical report each (1 to 228 months, mean 127); its ages are heaped on
-    the plates of the Greulich-Pyle atlas, 21 are above 18 years and all of those are male.
+    labelled with one clinical report each (1 to 228 months, mean 127). Its ages are heaped on
+    the plates of the Greulich-Pyle atlas; 21 are above 18 years, and all of those are male.
     Source: Halabi et al., Radiology 2019, doi 10.1148/radiol.2018180736.
 
     Args:
         samples: One row an image: `image_id, path, sex, age_years, stage`.
         transform: Of `get_transforms`.
         preprocessing: How raw images are read; None if `path` points to processed ones.
-        seed: Of the augmentation, which depends on seed, epoch and row alone, so that neither
-            the number of workers nor an interruption changes it.
+        seed: Of the augmentation, which depends on seed, epoch and row alone: neither the number
+            of workers nor an interruption changes it.
 
     Each item holds `image` float32 (3, S, S), `sex` float32 (+1 male, -1 female, 0 unknown),
     `age_years` float32, `stage` int64 and `image_id` str.
+
+    Attributes:
+        samples: As given, its rows numbered from 0.
+        epoch: Epoch whose augmentation is applied; the training loop sets it.
     """
 
     def __init__(
         self,
         samples: pd.DataFrame,
-        transform: v2.Compose,
+        transform: Transform,
         preprocessing: Preprocessing | None = None,
         seed: int = 0,
     ) -> None:
@@ -134,7 +157,7 @@ class BoneAgeDataset(Dataset[dict[str, Any]]):
         image = self.read_image(index)
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed, which would reseed the GPU as well.
-            torch.default_generator.manual_seed(hash((self._seed, self.epoch, index)))
+            torch.default_generator.manual_seed(row_seed(self._seed, self.epoch, index))
             tensor = self._transform(image)
         return {
             "image": tensor,
@@ -144,12 +167,12 @@ class BoneAgeDataset(Dataset[dict[str, Any]]):
             "image_id": row["image_id"],
         }
 
-    def with_transform(self, transform: v2.Compose) -> "BoneAgeDataset":
-        """Give the same images seen through another transform."""
+    def with_transform(self, transform: Transform) -> "BoneAgeDataset":
+        """Give the same images with another transform."""
         return BoneAgeDataset(self.samples, transform, self._preprocessing, self._seed)
 
     def read_image(self, index: int) -> Image.Image:
-        """Read one image as training sees it, before resizing to the network and augmentation."""
+        """Read one image as training reads it, before it is augmented and resized."""
         path = self._rows[index]["path"]
         if self._preprocessing is not None:
             return self._preprocessing.read(path)
@@ -157,9 +180,21 @@ class BoneAgeDataset(Dataset[dict[str, Any]]):
             return image.convert("L")
 
 
+def get_dataset(loader: DataLoader[Batch]) -> BoneAgeDataset:
+    """Give the data set behind a loader.
+
+    Raises:
+        TypeError: If it is not a `BoneAgeDataset`.
+    """
+    dataset = loader.dataset
+    if not isinstance(dataset, BoneAgeDataset):
+        raise TypeError(f"a loader holds a {type(dataset).__name__}, not a BoneAgeDataset")
+    return dataset
+
+
 def make_loader(
     dataset: BoneAgeDataset, recipe: Recipe, *, shuffle: bool = False, workers: int = 0
-) -> DataLoader[dict[str, Any]]:
+) -> DataLoader[Batch]:
     """Batch a data set; shuffling follows the loader's own generator, which `Trainer` seeds."""
     # A last batch of one image has no variance for batch normalisation to divide by.
     leaves_one = len(dataset) > 1 and len(dataset) % recipe.batch_size == 1

@@ -1,4 +1,4 @@
-"""Label CSVs in any RSNA dialect -> one checked table, its rows matched with their images."""
+"""Label CSVs with any of the RSNA headers -> one checked table, its rows matched with images."""
 
 import hashlib
 import logging
@@ -38,9 +38,9 @@ def read_labels(
     require_age: bool = True,
     group_column: str | None = None,
 ) -> pd.DataFrame:
-    """Read one label table, its columns found by name.
+    """Read one label table; its columns are found by their names.
 
-    Accepts every header in circulation for the RSNA 2017 data: `id,boneage,male` ·
+    Every header in use for the RSNA 2017 data is accepted: `id,boneage,male` ·
     `id,male,boneage` · `Image ID,male,Bone Age (months)` · `Case ID,Sex[,Ground truth bone
     age (months)]` · `id,bone_age,sex` · `id,bone_age,male` with 0/1.
 
@@ -49,21 +49,24 @@ def read_labels(
         unknown_sex: What to do with a row whose sex is empty, U or O.
         require_age: Whether a table without a bone-age column, or a row without an age, is an
             error.
-        group_column: Further column to keep, as `group`.
+        group_column: Further column to read, as `group`.
 
     Returns:
         One row an image, sorted by id: `image_id` (str, the file's stem), `sex` ("M", "F" or
-        None), `sex_int` (1 male, 0 female), where the table has ages `months` and `age_years`
-        (months / 12), and where each row must have one `stage` (0, 1, 2).
+        None) and `sex_int` (1 male, 0 female). If the table has ages, also `months` and
+        `age_years` (months / 12); if each row must have one, also `stage` (0, 1, 2).
 
     Raises:
         LabelError: Naming the line and the value, if a column is missing or doubled, an id
-            comes twice, an age is no number in (0, 240], or a sex is unreadable.
+            comes twice, an age is not a number in (0, 240], or a sex cannot be read.
     """
     raw = read_csv(path)
     columns = _find_columns(path, list(raw.columns), require_age)
     if raw.empty:
-        raise LabelError(f"{path} has a header but no rows; expected one row an image.")
+        raise LabelError(
+            f"{path} has a header but no rows; expected one row per image. Add rows, or pass "
+            "another file as --labels."
+        )
     table = pd.DataFrame({"image_id": read_ids(path, raw[columns["image_id"]])})
     if "months" in columns or "years" in columns:
         table["months"] = read_ages(
@@ -82,12 +85,17 @@ def read_labels(
     if group_column is not None:
         if group_column not in raw.columns:
             found = ", ".join(raw.columns)
-            raise LabelError(f"{path} has no column {group_column!r} to group by; found: {found}.")
+            raise LabelError(
+                f"{path} has no column {group_column!r} to group by; found: {found}. Pass one of "
+                "those as --group-column."
+            )
         if list(raw.columns).count(group_column) > 1:
             raise LabelError(f"{path} has the column {group_column!r} twice. Keep one of them.")
         table["group"] = raw[group_column].str.strip()
         for line in table.index[table["group"] == ""]:
-            raise LabelError(f"{path} line {line}: {group_column} is empty; expected a group id.")
+            raise LabelError(
+                f"{path} line {line}: {group_column} is empty; expected a group id. Add one."
+            )
     if unknown_sex == "drop":
         unknown = table["sex"].isna()
         if unknown.any():
@@ -96,13 +104,15 @@ def read_labels(
             )
         table = table[~unknown]
         if table.empty:
-            raise LabelError(f"{path} has no row with a known sex; expected M or F.")
+            raise LabelError(
+                f"{path} has no row with a known sex; expected M or F. Correct the sexes."
+            )
     order = sorted(range(len(table)), key=[natural_order(i) for i in table["image_id"]].__getitem__)
     return table.iloc[order].reset_index(drop=True)
 
 
 def read_known(path: Path) -> dict[str, tuple[str | None, float | None]]:
-    """Read the sex ("M", "F" or None) and the age in years, where known, by image id."""
+    """Read sex ("M", "F" or None) and age in years (None if unknown) by image id."""
     labels = read_labels(path, unknown_sex="keep", require_age=False)
     ages = labels["age_years"] if "age_years" in labels else [None] * len(labels)
     return {
@@ -112,19 +122,19 @@ def read_known(path: Path) -> dict[str, tuple[str | None, float | None]]:
 
 
 def read_further(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read further columns of a label table as text, under `image_id`; those it lacks are left."""
+    """Read further columns of a label table as text, with `image_id`; missing ones are skipped."""
     raw = read_csv(path)
     ids = read_ids(path, raw[_find_columns(path, list(raw.columns), False)["image_id"]])
     return raw[[name for name in dict.fromkeys(columns) if name in raw]].assign(image_id=ids)
 
 
 def natural_order(image_id: str) -> tuple[int, int, str]:
-    """Key to sort ids by: numbers by their value, then words."""
+    """Give the key to sort ids by: numbers by their value, then other names."""
     return (0, int(image_id), image_id) if image_id.isdecimal() else (1, 0, image_id)
 
 
 def _find_columns(path: Path, header: list[str], require_age: bool) -> dict[str, str]:
-    """Map our column names to the table's own."""
+    """Map our column names to the table's."""
     found = find_columns(path, header)
     missing = [] if "image_id" in found else ["image_id"]
     if require_age and not {"months", "years"} & set(found):
@@ -147,8 +157,8 @@ def find_labels(data: Path) -> Path:
     """
     if not data.is_dir():
         raise LabelError(
-            f"{data} is not a folder; expected the raw images. Draw a synthetic cohort with "
-            f"`boneage phantom {data}`, or fetch RSNA's with `boneage download`."
+            f"{data} is not a folder; expected the raw images. Make a synthetic cohort with "
+            f"`boneage phantom {data}`, or download RSNA's images with `boneage download`."
         )
     kaggle = data / f"{KAGGLE_NAME}.csv"
     if kaggle.is_file():
@@ -161,12 +171,12 @@ def find_labels(data: Path) -> Path:
 
 
 def find_images(data: Path, *, required: bool = True) -> dict[str, Path]:
-    """Find the images of a raw folder: Kaggle's nested folder, once or twice, or the folder itself.
+    """Find the images of a raw folder: in Kaggle's nested folders, or in the folder itself.
 
-    Where none of these holds an image, those in all folders below are taken, such as one a patient.
+    If none of these holds an image, all folders below are searched, such as one per patient.
 
     Returns:
-        Path by image id: the file's stem, with as many folders before it as tell it from others.
+        Path by image id: the file's stem, with folders before it where stems alone are not unique.
 
     Raises:
         LabelError: If two files share an id, or there is no image though one is required.
@@ -190,11 +200,14 @@ def find_images(data: Path, *, required: bool = True) -> dict[str, Path]:
         below = []
     if below or not required:
         return {image_id: path for path, image_id in name_images(below).items()}
-    raise LabelError(f"{data} holds no images; expected {', '.join(IMAGE_SUFFIXES)} files.")
+    raise LabelError(
+        f"{data} holds no images; expected {', '.join(IMAGE_SUFFIXES)} files. Pass the folder of "
+        "the images as --data."
+    )
 
 
 def pair_images(labels: pd.DataFrame, images: Mapping[str, Path]) -> dict[str, Path]:
-    """Give the image of each labelled id that has one; a warning counts images without a row.
+    """Find the image of each labelled id; images without a row are counted in a warning.
 
     Raises:
         LabelError: If one id fits several images.
@@ -206,7 +219,9 @@ def pair_images(labels: pd.DataFrame, images: Mapping[str, Path]) -> dict[str, P
 
 
 def match_images(labels: pd.DataFrame, images: Mapping[str, Path]) -> pd.DataFrame:
-    """Add each row's image as `path`; what has no counterpart is left out and counted in a warning.
+    """Add each row's image as `path`; rows and images without a counterpart are left out.
+
+    Both are counted in warnings.
 
     Args:
         labels: Of `read_labels`.
@@ -221,12 +236,12 @@ def match_images(labels: pd.DataFrame, images: Mapping[str, Path]) -> pd.DataFra
 def join_images(
     labels: pd.DataFrame, found: Mapping[str, Path], names: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """Add the images found, by labelled id, as `path`; rows without one are counted in a warning.
+    """Add the images found as `path`; rows without one are left out and counted in a warning.
 
     Args:
         labels: Of `read_labels`.
         found: Path by labelled id.
-        names: Of all images there are, for the message where no row has one.
+        names: Ids of all images, for the message if no row has one.
 
     Raises:
         LabelError: If no row has an image.
@@ -246,7 +261,7 @@ def join_images(
 
 
 def data_sha256(samples: pd.DataFrame) -> str:
-    """Fingerprint the labels in use: sha256 of the sorted lines `id,months,sex`."""
+    """Compute the fingerprint of labels: sha256 of the sorted lines `id,months,sex`."""
     rows = zip(samples["image_id"], samples["months"], samples["sex"], strict=True)
     lines = sorted(f"{image_id},{months:g},{sex}\n" for image_id, months, sex in rows)
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Fetch the RSNA 2017 training images from Kaggle with Kaggle's official client."""
+"""Download the RSNA 2017 training images from Kaggle with Kaggle's official client."""
 
 import os
 import shutil
@@ -19,16 +19,16 @@ not redistribute the images or try to identify anyone in them."""
 
 _LOGIN_HELP = (
     f"Log in to kaggle.com, make an API token under Settings and save it as ~/.kaggle/kaggle.json "
-    f"(or set KAGGLE_API_TOKEN). Without a login, fetch the archive of {DATASET} in a browser and "
-    f"unpack it so that {KAGGLE_NAME}.csv lies in the --data folder; or use the synthetic cohort: "
-    "boneage phantom"
+    f"(or set KAGGLE_API_TOKEN). Without a login, download the archive of {DATASET} in a browser "
+    f"and unpack it so that {KAGGLE_NAME}.csv is in the --data folder; or make a synthetic cohort "
+    "with `boneage phantom`."
 )
 
 
 def download_rsna(out: Path) -> Path:
     """Download and unpack the data set to `out`, in the Kaggle layout.
 
-    The client keeps what has arrived, so an interrupted download goes on where it stopped.
+    An interrupted download continues where it stopped.
 
     Raises:
         BoneAgeError: If the client is not installed, there is no access, or `out` holds other
@@ -48,7 +48,7 @@ def download_rsna(out: Path) -> Path:
     except Exception as error:  # the client raises its own, requests' and the system's errors
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
         raise BoneAgeError(f"Kaggle did not give {DATASET} ({reason}). {_LOGIN_HELP}") from None
-    # The labels last: their presence says that all images are there.
+    # The labels last: where they are, all images are there as well.
     files = sorted((p for p in fetched.rglob("*") if p.is_file()), key=lambda p: p.suffix == ".csv")
     for file in files:
         _link_or_copy(file, out / file.relative_to(fetched))
@@ -56,7 +56,7 @@ def download_rsna(out: Path) -> Path:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Show a cached file under a second name; copy it only onto another disk."""
+    """Link a cached file under a second name, or copy it if it is on another disk."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:

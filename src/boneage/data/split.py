@@ -1,4 +1,4 @@
-"""One checked table -> its training, validation and test parts, by the seed or from a file."""
+"""A checked table -> its training, validation and test parts, by a seed or from a file."""
 
 import hashlib
 import logging
@@ -17,17 +17,17 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 
 FEW_OF_STAGE = 10
-"""A part with fewer images of a stage is said to have few."""
+"""A part with fewer images of a stage is reported as small."""
 
 
 def split_samples(samples: pd.DataFrame, seed: int = 0) -> pd.Series:
     """Assign each row to train, val or test: 70/15/15, stratified by stage.
 
-    The seed report's two steps of scikit-learn's `train_test_split`: 70% against 30%, then the
-    30% in halves. Rows are taken in the order of their ids, so the order of the CSV does not
-    matter. Where `samples` has a `group` column, groups are split instead of rows, each under
-    its most frequent stage. A stage with one image or group alone cannot be on both sides of a
-    step; it is stratified together with the nearest stage, with a warning.
+    As in the seed report, scikit-learn's `train_test_split` is applied twice: 70% and 30%, then
+    the 30% in halves. Rows are taken in the order of their ids, so the order of the CSV does not
+    matter. If `samples` has a `group` column, groups are split instead of rows, each under its
+    most frequent stage. A stage with a single image or group cannot be in two parts; it is
+    stratified together with the nearest stage, with a warning.
 
     Returns:
         "train", "val" or "test" for each row.
@@ -45,7 +45,8 @@ def split_samples(samples: pd.DataFrame, seed: int = 0) -> pd.Series:
         val, test = _cut(rest, stages[[position[u] for u in rest]], 0.50, seed)
     except ValueError as error:
         raise LabelError(
-            f"{len(units)} images or groups are too few to split 70/15/15 by stage ({error})."
+            f"{len(units)} images or groups are too few to split 70/15/15 by stage ({error}). "
+            "Add images, or pass a split of your own as --split."
         ) from None
     part = dict.fromkeys(train, "train") | dict.fromkeys(val, "val") | dict.fromkeys(test, "test")
     return samples[unit_name].map(part)
@@ -95,15 +96,15 @@ def read_part(output: Path, part: str, split_fingerprint: str) -> set[str]:
 def read_split(path: Path, samples: pd.DataFrame) -> pd.Series:
     """Read the part of each row from a CSV with the columns `image_id` and `split`.
 
-    Rows of other images are passed over, whatever their part, and counted: the split of a larger
-    set serves a part of it.
+    Rows of other images are ignored and counted, so the split of a larger set can be used for a
+    part of it.
 
     Returns:
         "train", "val" or "test" for each row of `samples`.
 
     Raises:
         LabelError: If a column is missing or doubled, an id comes twice, a part has another name
-            or no image, an image has no part, or a group has several.
+            or no image, an image has no part, or a group is in several.
     """
     raw = read_csv(path, "a CSV of image_id and split")
     _require_columns(path, raw)
@@ -147,7 +148,7 @@ def _require_columns(path: Path, raw: pd.DataFrame) -> None:
 
 
 def _cut(
-    units: np.ndarray, stages: np.ndarray, second_share: float, seed: int
+    units: np.ndarray, stages: np.ndarray, second_proportion: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.model_selection import train_test_split
 
@@ -157,14 +158,14 @@ def _cut(
         if (strata == stage).sum() == 1 and len(others):
             nearest = min(others, key=lambda other: abs(other - stage))
             logger.warning(
-                "one %s alone cannot be on both sides of a split; stratified as %s",
+                "a single %s image cannot be in two parts of the split; it is stratified as %s",
                 STAGES[stage],
                 STAGES[nearest],
             )
             strata[strata == stage] = nearest
     first, second = train_test_split(
         units,
-        test_size=second_share,
+        test_size=second_proportion,
         random_state=seed,
         stratify=strata,
     )
@@ -172,6 +173,6 @@ def _cut(
 
 
 def split_sha256(image_ids: pd.Series, parts: pd.Series) -> str:
-    """Fingerprint a split: sha256 of the lines `id,part`, sorted, each ended by a newline."""
+    """Compute the fingerprint of a split: sha256 of its sorted lines `id,part`."""
     lines = sorted(f"{image_id},{part}\n" for image_id, part in zip(image_ids, parts, strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -175,8 +175,8 @@ def plot_confusion_matrix(
     for row, column in np.ndindex(counts.shape):
         proportion = f"\n{proportions[row, column]:.0%}" if truths[row, 0] else ""
         axes.text(
-            column, row, f"{counts[row, column]}{proportion}", ha="center", va="center", fontsize=11,
-            color="black" if proportions[row, column] > 0.55 else "white",
+            column, row, f"{counts[row, column]}{proportion}", ha="center", va="center",
+            fontsize=11, color="black" if proportions[row, column] > 0.55 else "white",
         )  # fmt: skip
     names = [f"{s}\n(n = {n})" for s, n in zip(STAGES, truths[:, 0], strict=True)]
     axes.set_xticks(range(len(STAGES)), STAGES)

@@ -1,4 +1,4 @@
-"""The left hand by bone age and sex: what exists, how wide, how far fused, and where.
+"""The left hand by bone age and sex: which bones exist, how wide, how far fused, and where.
 
 Ages are bone ages in months. Lengths are in units of PP3, the distance from the third
 metacarpophalangeal to the third proximal interphalangeal joint centre. The origin is the
@@ -25,7 +25,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class PlateAges:
-    """The calendar of one growth plate, as (boys, girls) in months.
+    """Ages at which one growth plate reaches its stages, as (boys, girls) in months.
 
     Attributes:
         appear: First bone in the epiphysis.
@@ -83,12 +83,13 @@ PLATES: dict[str, PlateAges] = {
 
 @dataclass(frozen=True)
 class CentreAges:
-    """The calendar of a round bone, as (boys, girls) in months.
+    """Ages at which a round bone reaches its stages, as (boys, girls) in months.
 
     Attributes:
         appear: First bone.
         mature: Adult size and shape.
-        pace: Growth follows the share of that time to this power: small is early growth.
+        pace: Size grows as the elapsed proportion of that time to this power; a small one means
+            early growth.
     """
 
     appear: Point
@@ -138,7 +139,7 @@ class PlateState:
     """One growth plate at one age.
 
     Attributes:
-        exists: The epiphysis has begun to ossify.
+        exists: Whether the epiphysis has begun to ossify.
         width: Epiphysis width over metaphysis width, 0 before it appears.
         height: Bony height over adult height of the epiphysis, 0..1.
         gap: Thickness of the lucent plate in units of PP3; cartilage at first.
@@ -162,7 +163,7 @@ class PlateState:
 
 
 def check_age_and_sex(age_months: float, sex: str) -> None:
-    """Reject what no hand can have.
+    """Check a bone age and a sex.
 
     Raises:
         BoneAgeError: If sex is not "M" or "F", or the age is not within 0..240 months.
@@ -187,8 +188,8 @@ def _ramp(age: float, start: float, end: float) -> float:
 def plate_state(name: str, age_months: float, sex: str) -> PlateState:
     """State of the growth plate of one bone, continuous in age.
 
-    The lucency closes over the first two thirds of fusion; the last third, and two years
-    more, show only the scar.
+    The lucent plate closes over the first two thirds of fusion; in the last third, and for a time
+    after it, only the scar shows.
     """
     ages = PLATES[name]
     appear, full, cap, fusing, fused = (
@@ -243,7 +244,7 @@ def ulnar_styloid(age_months: float, sex: str) -> float:
 
 
 def immaturity(age_months: float, sex: str) -> float:
-    """1 in the newborn, 0 when the ends of the shafts have their adult shape."""
+    """Immaturity of the shafts: 1 in the newborn, 0 when their ends have their adult shape."""
     return 1.0 - _ramp(age_months, 0.0, 84.0 if sex == "M" else 66.0) ** 0.7
 
 

@@ -1,6 +1,6 @@
 """Single bones as solids: how much mineral a ray meets, and which pixels are bone or plate.
 
-Lengths are in units of PP3, as in `boneage.anatomy`. A thickness is the length of solid
+Lengths are in units of PP3, as in `boneage.phantom.anatomy`. A thickness is the length of solid
 mineral along the ray, so overlapping bones add.
 """
 
@@ -17,7 +17,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Exposed:
-    """What one bone does to the rays through a patch of the image.
+    """One bone in a patch of the image.
 
     Attributes:
         thickness: Mineral along the ray, float32, shape of the patch.
@@ -72,13 +72,13 @@ def _trabeculae() -> Array:
 
 
 def trabeculae(along: Array, across: Array, grain: float, seed: int) -> Array:
-    """Texture at the given points, its meshes drawn out along the bone.
+    """Texture at the given points, its meshes longer along the bone than across.
 
     Args:
         along: Position along the bone.
         across: Position across the bone.
         grain: Width of a texture cell; one sixth of a mesh.
-        seed: Where in the endless pattern the bone lies.
+        seed: Where in the repeating pattern the bone lies.
     """
     row = (along / (2.4 * grain)).astype(np.int32) + seed
     column = (across / grain + 4096).astype(np.int32) + 7 * seed
@@ -113,7 +113,7 @@ class TubularBone:
 
     Attributes:
         name: As in `boneage.phantom.anatomy.PLATES`.
-        origin: Where the joint surface stands, (x, y).
+        origin: Place of the joint surface, (x, y).
         axis: Unit vector from there along the shaft.
         length: Distance from the origin to the far end of the shaft.
         ends: Shape.
@@ -124,7 +124,7 @@ class TubularBone:
         bow: Sideways bulge of the shaft, to the thumb when positive.
         warp: Slant and cupping of the growth plate.
         styloid: Length of the ulnar styloid, in units of PP3.
-        seed: Draws the texture.
+        seed: Of the texture.
     """
 
     name: str
@@ -200,7 +200,7 @@ class TubularBone:
         end = end - ends.far_notch * np.maximum(1 - 2.5 * tau * tau, 0.0)
         half = half * (1 - 0.07 * (1 - bridged) * _line(along - seam, 0.03))
         inside = _soft_min(half - np.abs(across), end - along, 0.06)
-        # The shaft ends flat at the plate: its disc is seen edge on and does not thin out.
+        # The shaft ends flat at the plate: seen from the side, it is as thick there as before it.
         inside = _soft_min(inside, (4 - 2.5 * self.youth) * (along - seam) + 2 * bridged, 0.06)
         cortex = self.cortex * (1 - 0.68 * near) * (1 - 0.62 * far)
         spongy = self.spongiosa * (0.12 + 0.78 * near**0.8 + 0.72 * far**0.6)
@@ -263,7 +263,7 @@ class Nodule:
             the last equal to the first.
         density: Density of the spongy bone, 0..1.
         shell: Thickness of the cortex; a nodule of shell only shows as a ring.
-        seed: Draws the texture.
+        seed: Of the texture.
     """
 
     name: str

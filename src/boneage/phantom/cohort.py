@@ -1,7 +1,7 @@
-"""A synthetic cohort of hand radiographs, drawn from anatomy: never patient data.
+"""A cohort of synthetic hand radiographs, drawn from anatomy: never patient data.
 
-The images stand in for the RSNA set where that may not be shipped: same folders, same CSV,
-same ages by sex. The bone age is in the bones, not in the size of the hand or the grey.
+The images take the place of the RSNA set, which may not be redistributed: same folders, same CSV,
+same ages by sex. The bone age shows in the bones, not in the size of the hand or the grey values.
 """
 
 import json
@@ -28,7 +28,7 @@ _NAME = "boneage-training-dataset"
 _NOTICE = "SYNTHETIC.txt"
 _ADULT_EVERY = 25
 
-# Plate ages, Greulich & Pyle 1959: radiologists' labels are heaped on them.
+# Plate ages, Greulich & Pyle 1959: radiologists' labels are heaped on them (age heaping).
 _PLATE_AGES = {
     "M": (3, 6, 9, 12, 15, 18, 24, 32, 36, 42, 48, 54, 60, 72, 84, 96, 108, 120, 132, 138, 150,
           156, 162, 168, 180, 186, 192, 204, 216),
@@ -37,25 +37,25 @@ _PLATE_AGES = {
 }  # fmt: skip
 
 # Quantiles of the 12,611 public RSNA training labels by sex, children only (Halabi et al.,
-# Radiology 2019;290:498): months at these cumulative shares.
-_SHARES = (0, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975,
-           0.99, 1)  # fmt: skip
+# Radiology 2019;290:498): months at these cumulative proportions.
+_PROPORTIONS = (0, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95,
+                0.975, 0.99, 1)  # fmt: skip
 _AGES = {
     "M": (9, 24, 36, 54, 72, 84, 96, 120, 138, 150, 156, 162, 168, 180, 192, 204, 214, 216),
     "F": (4, 24, 36, 50, 69, 82, 84, 94, 106, 120, 132, 144, 150, 162, 175, 182, 192, 216),
 }  # fmt: skip
-_MALE_SHARE = 0.542
-_HEAPED_SHARE = 0.85
+_MALE_PROPORTION = 0.542
+_HEAPED_PROPORTION = 0.85
 
 
 @dataclass(frozen=True)
 class SyntheticImage:
-    """One drawn image.
+    """One synthetic image.
 
     Attributes:
         image: uint8, shape (height, width), bone bright.
         masks: bool, same shape, by name: "bone:PP3", "plate:radius", ...; empty unless
-            asked for. Masks of bones overlap where the bones do; only open growth plates
+            asked for. Masks of bones overlap where the bones do. Only open growth plates
             of at least one pixel have a mask.
     """
 
@@ -70,7 +70,7 @@ class PhantomLabel:
     Attributes:
         id: From 900001 on, outside the ids of RSNA.
         boneage: Whole months, 1..228.
-        male: Sex.
+        male: Whether the sex is male.
     """
 
     id: int
@@ -91,17 +91,17 @@ def draw_image(
     height: int = 256,
     masks: bool = False,
 ) -> SyntheticImage:
-    """Draw a left-hand radiograph at a bone age.
+    """Draw a synthetic left-hand radiograph at a bone age.
 
     Args:
         age_months: Bone age, 0..240.
         sex: "M" or "F".
-        rng: Fixes the person, the posture, the exposure and the image.
-        height: Height of the image in pixels, at least 64; the width is drawn.
-        masks: Also return truth masks of every bone and open growth plate.
+        rng: Decides the person, the posture, the exposure and the noise.
+        height: Height of the image in pixels, at least 64; the width is random.
+        masks: Also return masks of every bone and open growth plate.
 
     Raises:
-        BoneAgeError: If an argument cannot be true.
+        BoneAgeError: If age, sex or height is impossible.
     """
     check_age_and_sex(age_months, sex)
     _check_whole("height", height, MIN_HEIGHT, " of pixels")
@@ -120,7 +120,7 @@ def _check_whole(name: str, value: int, least: int, unit: str = "") -> None:
 
 
 def sample_labels(n: int, seed: int) -> list[PhantomLabel]:
-    """Sexes and bone ages as in RSNA, but every 25th image is a man over 18 years.
+    """Draw sexes and bone ages as in RSNA, but every 25th image is of a man over 18 years.
 
     RSNA has 21 such images in 12,611, too few to learn or test the adult stage. A label
     depends on the seed and its id only, so a longer cohort begins with the shorter one.
@@ -138,10 +138,10 @@ def _sample_label(image_id: int, seed: int) -> PhantomLabel:
     if (image_id - FIRST_ID) % _ADULT_EVERY == 0:
         return PhantomLabel(image_id, int(rng.integers(ADULT_MONTHS + 1, 229)), True)
     adults = 1 / _ADULT_EVERY
-    male = bool(rng.random() < (_MALE_SHARE - adults) / (1 - adults))
+    male = bool(rng.random() < (_MALE_PROPORTION - adults) / (1 - adults))
     sex = "M" if male else "F"
-    age = float(np.interp(rng.random(), _SHARES, _AGES[sex]))
-    if rng.random() < _HEAPED_SHARE:
+    age = float(np.interp(rng.random(), _PROPORTIONS, _AGES[sex]))
+    if rng.random() < _HEAPED_PROPORTION:
         age = min(_PLATE_AGES[sex], key=lambda plate: abs(plate - age))
     return PhantomLabel(image_id, round(age), male)
 
@@ -158,18 +158,18 @@ def write_cohort(
 
     Under `out`: `boneage-training-dataset.csv` (id,boneage,male), written last;
     `boneage-training-dataset/boneage-training-dataset/<id>.png`; `SYNTHETIC.txt`, which
-    says what this is; on request `masks/<id>.npz`, one bool array a bone or plate.
+    says what this is; on request `masks/<id>.npz`, one bool array per bone or plate.
 
-    A cohort with the same settings is finished where it was left; one with others is
-    replaced, and nothing but its own files removed.
+    An unfinished cohort with the same settings is completed. One with other settings is replaced;
+    nothing but its own files is removed.
 
     Args:
         out: A new or empty folder, or an earlier cohort.
         n: Number of images.
         seed: Image i depends on the seed and its id, not on n or workers.
         height: Height of every image in pixels.
-        masks: Also write truth masks.
-        workers: Processes; by default one a core.
+        masks: Also write masks of bones and growth plates.
+        workers: Number of processes; by default one per core.
 
     Returns:
         The path of the CSV.
@@ -182,7 +182,7 @@ def write_cohort(
     _check_whole("height", height, MIN_HEIGHT, " of pixels")
     workers = (os.cpu_count() or 1) if workers is None else workers
     _check_whole("workers", workers, 0, " of processes")
-    _make_room(
+    _prepare_folder(
         out, {"images": int(n), "seed": int(seed), "height": int(height), "masks": bool(masks)}
     )
     _image_path(out, FIRST_ID).parent.mkdir(parents=True, exist_ok=True)
@@ -225,8 +225,8 @@ def _notice(settings: dict[str, int]) -> str:
     )
 
 
-def _make_room(out: Path, settings: dict[str, int]) -> None:
-    """Leave `out` empty or holding a part of this very cohort, with its notice.
+def _prepare_folder(out: Path, settings: dict[str, int]) -> None:
+    """Leave `out` empty, or with a part of this same cohort, and its notice there.
 
     Raises:
         BoneAgeError: If `out` holds anything but a cohort.
@@ -263,16 +263,16 @@ def _remove_cohort(out: Path, held: str) -> None:
 
 def _write_image(label: PhantomLabel, out: Path, seed: int, height: int, masks: bool) -> None:
     rng = np.random.default_rng(np.random.SeedSequence([seed, label.id]))
-    drawn = draw_image(label.boneage, label.sex, rng, height=height, masks=masks)
+    synthetic = draw_image(label.boneage, label.sex, rng, height=height, masks=masks)
     if masks:
         with replacing(_mask_path(out, label.id)) as part, part.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **drawn.masks)
+            np.savez_compressed(file, allow_pickle=False, **synthetic.masks)
     with replacing(_image_path(out, label.id)) as part:
-        Image.fromarray(drawn.image).save(part, format="PNG")
+        Image.fromarray(synthetic.image).save(part, format="PNG")
 
 
 def contact_sheet(height: int = 224, seed: int = 0) -> Image.Image:
-    """One image a year: boys of 1 to 19 years, then girls of 1 to 18 years, labelled."""
+    """Draw one image per year of age, labelled: boys of 1 to 19 years, girls of 1 to 18 years."""
     _check_whole("height", height, MIN_HEIGHT, " of pixels")
     _check_whole("seed", seed, 0)
     columns, width, title = 10, round(0.8 * height), height // 12

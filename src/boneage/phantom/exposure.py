@@ -1,7 +1,7 @@
 """From a hand to an 8-bit image: beam, attenuation, noise, markers and display window.
 
 Attenuation adds along the ray and intensity falls with its exponential (Beer-Lambert); the
-display shows the logarithm, bone bright. Everything is drawn on a grid twice as fine as
+display shows the logarithm, bone bright. Everything is computed on a grid twice as fine as
 the image and averaged.
 
 Source: attenuation coefficients at about 40 keV, NIST XCOM (Hubbell & Seltzer 1995).
@@ -41,8 +41,8 @@ class Frame:
     def to_image_plane(self, points: Array) -> Array:
         """Hand coordinates (N, 2) to pixels (N, 2)."""
         cos, sin = np.cos(self.tilt), np.sin(self.tilt)
-        turned = points @ np.array([[cos, sin], [-sin, cos]])
-        return self.unit * turned + np.array(self.centre)
+        rotated = points @ np.array([[cos, sin], [-sin, cos]])
+        return self.unit * rotated + np.array(self.centre)
 
     def grid(self) -> tuple[Array, Array]:
         """Hand coordinates (x, y) of the fine grid, each (2H, 2W) float32."""
@@ -66,7 +66,7 @@ class Frame:
 
 
 def place(hand: Hand, height: int, age_months: float, rng: np.random.Generator) -> Frame:
-    """Lay the hand on an image of the given height as RSNA images are cropped.
+    """Place the hand on an image of the given height, as RSNA images are cropped.
 
     Source: geometry over 323 annotated RSNA radiographs: height over width 1.29 (1.00-1.62),
     PP3 16.3% of the height (11.9-19.6) at all ages, carpal centre at x 0.50 and y 0.69, tilt
@@ -75,12 +75,14 @@ def place(hand: Hand, height: int, age_months: float, rng: np.random.Generator) 
     width = round(height / float(np.clip(rng.normal(1.29, 0.13), 1.0, 1.62)))
     spread = float(np.interp(age_months, (24, 60), (16.0, 5.8)))
     tilt = np.radians(float(np.clip(rng.normal(-1.7, spread), -40, 40)))
-    share = float(np.clip(rng.normal(0.163, 0.017), 0.119, 0.196))
+    proportion = float(np.clip(rng.normal(0.163, 0.017), 0.119, 0.196))
     extent = np.array([p for part in hand.flesh[:-1] for p in (part.start, part.end)])
     extent = Frame(1, 1, 1.0, (0.0, 0.0), tilt).to_image_plane(extent)
     low, high = extent.min(axis=0) - 0.18, extent.max(axis=0) + 0.18
-    room = rng.uniform(0.95, 1.0)
-    unit = min(share * height, room * width / (high - low)[0], room * height / (high[1] - low[1]))
+    fill = rng.uniform(0.95, 1.0)
+    unit = min(
+        proportion * height, fill * width / (high - low)[0], fill * height / (high[1] - low[1])
+    )
     wanted = np.array([width, height]) * (0.50 + rng.normal(0, 0.05), 0.69 + rng.normal(0, 0.035))
     lowest = -unit * low + 1
     highest = np.array([width, height]) - unit * high - 1
@@ -129,8 +131,8 @@ def bone_tissue(
             if part is not None and part.any():
                 fine = truth.setdefault(f"{kind}:{bone.name}", np.zeros(x.shape, bool))
                 fine[patch] |= part
-    share = {name: coarse(mask.astype(np.float32)) for name, mask in truth.items()}
-    return total, {name: part >= 0.5 for name, part in share.items() if (part >= 0.5).any()}
+    covered = {name: coarse(mask.astype(np.float32)) for name, mask in truth.items()}
+    return total, {name: part >= 0.5 for name, part in covered.items() if (part >= 0.5).any()}
 
 
 def coarse(fine: Array) -> Array:
@@ -142,7 +144,7 @@ def coarse(fine: Array) -> Array:
 
 
 def blur(image: Array, radius: float) -> Array:
-    """A short symmetric kernel along both axes, for focal spot and light spread."""
+    """Blur with a short symmetric kernel along both axes, for focal spot and light spread."""
     side = np.float32(min(radius * radius / 2, 0.33))
     for axis in (0, 1):
         padded = np.pad(image, [(1, 1) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
@@ -152,7 +154,7 @@ def blur(image: Array, radius: float) -> Array:
 
 
 def beam(frame: Frame, rng: np.random.Generator) -> Array:
-    """Intensity without the hand: 1 in the centre, heel effect and falloff, (H, W)."""
+    """Intensity of the beam without the hand, (H, W): 1 in the centre, lower to the edges."""
     angle = rng.uniform(0, 2 * np.pi)
     rows = np.linspace(-1, 1, frame.height, dtype=np.float32)[:, None]
     columns = np.linspace(-1, 1, frame.width, dtype=np.float32)[None, :]
@@ -163,7 +165,7 @@ def beam(frame: Frame, rng: np.random.Generator) -> Array:
 
 
 def collimation(frame: Frame, flesh: Array, rng: np.random.Generator) -> Array:
-    """Part of the beam let through, (H, W) in 0..1: usually all, else a rotated rectangle.
+    """Proportion of the beam let through, (H, W) in 0..1: usually all, else a rotated rectangle.
 
     The edges stay off the fingers.
     """
@@ -207,7 +209,7 @@ def marker(frame: Frame, flesh: Array, rng: np.random.Generator) -> tuple[Array,
 
 
 def _stamp(size: int, letters: str, turn: float) -> tuple[Array, Array]:
-    """An "L", with initials below when given, and the plate under it, turned by degrees."""
+    """Draw an "L", with initials below when given, and the plate under it, rotated by degrees."""
     big, small = ImageFont.load_default(3 * size), ImageFont.load_default(1.7 * size)
     wide, high = 4 * size, (5 if letters else 4) * size
     lead = Image.new("L", (wide, high))
@@ -217,16 +219,16 @@ def _stamp(size: int, letters: str, turn: float) -> tuple[Array, Array]:
         draw.text((wide / 2, 2.95 * size), letters, 255, small, anchor="ma",
                   stroke_width=size // 24)  # fmt: skip
     plate = Image.new("L", (wide, high), 255)
-    turned = [part.rotate(turn, Image.Resampling.BILINEAR, expand=True) for part in (lead, plate)]
-    target = (max(2, turned[0].width // 4), max(2, turned[0].height // 4))
-    small_parts = [part.resize(target, Image.Resampling.BOX) for part in turned]
+    rotated = [part.rotate(turn, Image.Resampling.BILINEAR, expand=True) for part in (lead, plate)]
+    target = (max(2, rotated[0].width // 4), max(2, rotated[0].height // 4))
+    small_parts = [part.resize(target, Image.Resampling.BOX) for part in rotated]
     return tuple(np.asarray(part, np.float32) / 255 for part in small_parts)  # type: ignore[return-value]
 
 
 def expose(
     hand: Hand, frame: Frame, rng: np.random.Generator, masks: bool
 ) -> tuple[Array, dict[str, Array]]:
-    """The image, uint8 (H, W), and its truth masks."""
+    """Compute the image, uint8 (H, W), and the masks of bones and growth plates."""
     x, y = frame.grid()
     flesh = soft_tissue(hand, frame, x, y)
     mineral, truth = bone_tissue(hand, frame, x, y, masks)
@@ -245,7 +247,7 @@ def expose(
 
 
 def _window(density: Array, flesh: Array, open_part: Array, rng: np.random.Generator) -> Array:
-    """Log signal to grey, uint8: a contrast and brightness set to the hand, as a reader does."""
+    """Turn the log signal into grey, uint8, with contrast and brightness set to the hand."""
     inside = density[(flesh > 0.1) & (open_part > 0.9)]
     bright = float(np.quantile(inside, 0.997)) if inside.size else 1.0
     air = float(np.quantile(density[open_part > 0.9], 0.02))
@@ -259,7 +261,7 @@ def _window(density: Array, flesh: Array, open_part: Array, rng: np.random.Gener
 
 
 def _display(rng: np.random.Generator) -> tuple[float, float]:
-    """Grey of air and of the densest bone: mostly dark images, some grey, some very flat."""
+    """Draw the grey of air and of the densest bone: most images dark, some grey, some flat."""
     kind = rng.random()
     if kind < 0.76:
         return rng.uniform(1, 14), rng.uniform(150, 262)

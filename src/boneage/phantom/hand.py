@@ -1,6 +1,6 @@
 """One person's left hand: bones and flesh placed in hand coordinates.
 
-Coordinates and units as in `boneage.anatomy`: unit PP3, x to the thumb, y down.
+Coordinates and units as in `boneage.phantom.anatomy`: unit PP3, x to the thumb, y down.
 Source: relative widths of the bones measured on public hand radiographs; cortical
 thickness after Garn, The Earlier Gain and the Later Loss of Cortical Bone, 1970.
 """
@@ -67,7 +67,7 @@ class Flesh:
 
 @dataclass(frozen=True)
 class Hand:
-    """All that the beam meets, in units of PP3, with the length of that unit in cm."""
+    """All bones and soft tissue of a hand, in units of PP3, with the length of that unit in cm."""
 
     bones: tuple[TubularBone | Nodule, ...]
     flesh: tuple[Flesh, ...]
@@ -76,7 +76,7 @@ class Hand:
 
 @dataclass(frozen=True)
 class _Person:
-    """What one draw of a person fixes: age, sex, stature of the bones and posture."""
+    """One person: age, sex, build of the bones and posture."""
 
     age: float
     sex: str
@@ -96,14 +96,14 @@ class _Person:
         return int(self.rng.integers(0, 256))
 
 
-def _turned(point: Vector, about: Vector, radians: float) -> Vector:
+def _rotate(point: Vector, about: Vector, radians: float) -> Vector:
     cos, sin = np.cos(radians), np.sin(radians)
     dx, dy = point - about
     return about + np.array([cos * dx - sin * dy, sin * dx + cos * dy])
 
 
 def _posture(rng: np.random.Generator) -> tuple[dict[str, Vector], dict[int, Vector]]:
-    """Joint centres and finger tips of one hand laid on the cassette."""
+    """Joint centres and finger tips of one hand on the cassette."""
     joints = {name: np.array(point) for name, point in JOINTS.items()}
     spread = rng.normal(0.0, 0.05)
     for digit in range(1, 6):
@@ -114,19 +114,19 @@ def _posture(rng: np.random.Generator) -> tuple[dict[str, Vector], dict[int, Vec
             fan += rng.normal(-0.02, 0.13)
         stretch = 1 + rng.normal(0, 0.02)
         for joint in chain:
-            here = _turned(joints[f"{joint}{digit}"], knuckle, fan)
+            here = _rotate(joints[f"{joint}{digit}"], knuckle, fan)
             joints[f"{joint}{digit}"] = knuckle + stretch * (here - knuckle)
     wrist = rng.normal(0.0, 0.06)
     for name in ("radius", "ulna"):
-        joints[name] = _turned(joints[name], np.array([0.0, 0.2]), wrist)
+        joints[name] = _rotate(joints[name], np.array([0.0, 0.2]), wrist)
     tips = {}
     for digit, length in DISTAL_LENGTH.items():
         last, before = ("DIP", "PIP") if digit > 1 else ("PIP", "MCP")
         end = joints[f"{last}{digit}"]
         way = end - joints[f"{before}{digit}"]
         way = length * (1 + rng.normal(0, 0.03)) * way / np.hypot(*way)
-        tips[digit] = _turned(end + way, end, rng.normal(0, 0.03))
-    joints["elbow"] = _turned(np.array([-0.16, 0.6 + _FOREARM]), np.array([0.0, 0.2]), wrist)
+        tips[digit] = _rotate(end + way, end, rng.normal(0, 0.03))
+    joints["elbow"] = _rotate(np.array([-0.16, 0.6 + _FOREARM]), np.array([0.0, 0.2]), wrist)
     return joints, tips
 
 

@@ -17,6 +17,10 @@ from boneage.imaging.preprocess import Preprocessing
 from boneage.training.model import BoneAgePredictor
 
 FORMAT = 1
+"""Version of the file's layout."""
+
+BEST, LAST = Path("models/best_model.pt"), Path("models/last.pt")
+"""Checkpoints in a run's output folder: the one to use, and the one to continue training from."""
 
 
 @dataclass
@@ -26,7 +30,7 @@ class Checkpoint:
     Attributes:
         model: The network, on the CPU, in evaluation mode.
         recipe: The settings that it was trained with.
-        preprocessing: How a file becomes its input.
+        preprocessing: How an image becomes its input.
         provenance: Where it comes from: version, commit, seed, device, fingerprints of data and
             split, initial weights, epoch, validation figures.
         state: Tensors needed only to continue training; empty in a best checkpoint.
@@ -49,8 +53,8 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint, whole or not at all.
 
-    The file is torch's, holding tensors, and JSON text for all the rest, so that it loads
-    without unpickling objects.
+    The file holds tensors, and everything else as JSON text, so that it loads without unpickling
+    objects.
     """
     meta = {
         "recipe": asdict(recipe),
@@ -67,7 +71,7 @@ def save_checkpoint(
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            # torch still closes its half-written archive, and that failure hides the Ctrl-C.
+            # On Ctrl-C, torch closes its half-written archive, and that error hides the interrupt.
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise error.__context__ from None
             raise
@@ -79,7 +83,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Rebuild a model from its file alone.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, or not one of ours.
+        CheckpointError: If the file is missing, damaged, or not a checkpoint of this version.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -90,7 +94,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ) from None
     except Exception as error:  # torch.load raises whatever the damaged bytes provoke
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from None
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint: {reason}. Restore the file, or train again."
+        ) from None
     if not isinstance(content, dict) or content.get("boneage_format") != FORMAT:
         raise CheckpointError(
             f"{path} is not a boneage checkpoint of format {FORMAT}. To start from other "
@@ -103,7 +109,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         model.load_state_dict(content["weights"])
         preprocessing = Preprocessing.from_values(meta["preprocessing"])
     except (BoneAgeError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not fit this version of boneage: {error}") from None
+        raise CheckpointError(
+            f"{path} does not fit this version of boneage: {error}. Train again."
+        ) from None
     return Checkpoint(
         model.eval(),
         recipe,

@@ -1,4 +1,4 @@
-"""The script that builds the weights in the package: who learns from what, who calibrates."""
+"""The script that builds the weights in the package: what is trained and calibrated on what."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,34 +37,34 @@ def test_every_training_image_is_left_out_by_one_fold(
 
 
 @pytest.fixture(scope="module")
-def sister(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network that answers two years more than `exported`."""
+def auxiliary(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose predictions are two years above those of `exported`."""
     checkpoint = make_checkpoint(sex_input=True, sex_weight=0.1, tta_mirror=True)
     checkpoint = replace(checkpoint, preprocessing=Preprocessing(48, None, "auto", 64, True))
     assert checkpoint.model.age_head is not None
     with torch.no_grad():
         checkpoint.model.age_head.bias.add_(2.0)
-    path = tmp_path_factory.mktemp("sister") / "model.onnx"
+    path = tmp_path_factory.mktemp("auxiliary") / "model.onnx"
     export_onnx(checkpoint, path, [min(raw.rglob("*.png"))])
     return path
 
 
-def test_each_network_answers_its_own_images_and_the_first_is_calibrated(
-    samples: pd.DataFrame, exported: Path, sister: Path
+def test_each_model_predicts_its_own_images_and_the_first_is_calibrated(
+    samples: pd.DataFrame, exported: Path, auxiliary: Path
 ) -> None:
     first, second = samples[::2], samples[1::2]
-    found, figures = build.fit([(exported, first), (sister, second)])
-    ours, theirs = figures["calibrated_on"]
-    assert ours == build.fit([(exported, first)])[1]["calibrated_on"][0]
-    as_ours = build.fit([(exported, second)])[1]["calibrated_on"][0]
+    found, figures = build.fit([(exported, first), (auxiliary, second)])
+    main, other = figures["calibrated_on"]
+    assert main == build.fit([(exported, first)])[1]["calibrated_on"][0]
+    as_main = build.fit([(exported, second)])[1]["calibrated_on"][0]
     for sex in ("all", "M", "F"):
-        more = theirs[sex]["signed_error_months"] - as_ours[sex]["signed_error_months"]
+        more = other[sex]["signed_error_months"] - as_main[sex]["signed_error_months"]
         assert more == pytest.approx(24.0, abs=0.01)
     assert found.graph_sha256 == Predictor(exported).contract.graph_sha256
-    assert found.images == ours["all"]["n"] + theirs["all"]["n"] == len(samples)
+    assert found.images == main["all"]["n"] + other["all"]["n"] == len(samples)
     for sex, bias in (("M", found.bias_male_years), ("F", found.bias_female_years)):
-        n = [part[sex]["n"] for part in (ours, theirs)]
-        errors = [part[sex]["signed_error_months"] for part in (ours, theirs)]
+        n = [part[sex]["n"] for part in (main, other)]
+        errors = [part[sex]["signed_error_months"] for part in (main, other)]
         assert 12.0 * bias == pytest.approx((n[0] * errors[0] + n[1] * errors[1]) / sum(n))
 
 
