@@ -21,7 +21,6 @@ from boneage.audit.wording import format_figure, format_p
 from boneage.evaluation.prediction_table import Predictions, read_all
 from builders import EVIL, Page, add_intervals, make_biased, make_full_table
 
-
 COMMAND = ["boneage", "audit", "model 0.csv", "--by", "site"]
 
 
@@ -99,8 +98,8 @@ def test_every_chart_is_there_with_its_caption(parsed: Page) -> None:
 
 def test_every_link_of_the_page_leads_to_a_section(parsed: Page) -> None:
     sections = [section["id"] for section in parsed.every("section")]
-    assert sections == ["summary", "cases", "accuracy", "agreement", "stages", "calibration", "groups",
-                        "clinical", "comparison", "difficult", "checklist"]  # fmt: skip
+    assert sections == ["summary", "cases", "accuracy", "agreement", "stages", "calibration",
+                        "groups", "clinical", "comparison", "difficult", "checklist"]  # fmt: skip
     assert {link["href"] for link in parsed.every("a")} == {f"#{name}" for name in sections}
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
+from boneage.audit.stress import STRESSES
 from PIL import Image
 from pydicom.uid import RLELossless
 
-from boneage.audit.stress import STRESSES
 from boneage.cli.app import app, main, option_names
 from boneage.config import Paths
 from boneage.data.labels import find_labels
