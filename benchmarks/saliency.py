@@ -33,7 +33,7 @@ RESAMPLES = 2000
 
 
 def main() -> None:
-    """Measure real and synthetic images with the weights as they are and shuffled; write it down."""
+    """Measure real and synthetic images, with the weights as they are and shuffled."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("regions", type=Path)
@@ -46,15 +46,11 @@ def main() -> None:
         write_cohort(cohort, SYNTHETIC_IMAGES, SYNTHETIC_SEED, SYNTHETIC_HEIGHT, masks=True)
         for what, data, annotations in (
             ("real images", arguments.data, arguments.regions),
-            ("drawn images", cohort, cohort / "masks"),
+            ("synthetic images", cohort, cohort / "masks"),
         ):
             regions = read_regions(annotations)
-            paths = discover([data]).images
-            records = make_records(
-                [path for path in paths if path.stem in regions],
-                None,
-                read_known(find_labels(data)),
-            )
+            paths = [path for path in discover([data]).images if path.stem in regions]
+            records = make_records(paths, None, read_known(find_labels(data)))
             for model in (find_model(), shuffled):
                 found = measure_images(Predictor(model, threads=1), records, regions)
                 name = what if model == find_model() else f"{what}, weights shuffled"

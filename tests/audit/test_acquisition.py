@@ -16,7 +16,10 @@ def hand() -> Image.Image:
 def group(**images: Image.Image) -> pd.DataFrame:
     """Put images into groups, a row a name."""
     rows = [
-        {"image_id": name, **measure_acquisition(np.asarray(image, dtype=np.float32) / 255)}
+        {
+            "image_id": name,
+            **measure_acquisition(np.asarray(image, dtype=np.float32) / np.float32(255)),
+        }
         for name, image in images.items()
     ]
     table = group_acquisition(pd.DataFrame(rows))

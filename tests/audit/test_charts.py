@@ -180,7 +180,8 @@ def points(axes: Any) -> list[tuple[float, float, str]]:
 def test_the_profile_shows_each_perturbation_in_order_and_marks_the_harmful() -> None:
     figure = plot_robustness(make_robustness(0.0, 0.6, 30.0, 0.5, -0.4))
     assert figure is not None
-    errors, stages = figure.axes
+    axes: list[Any] = figure.axes
+    errors, stages = axes
     assert errors.get_xscale() == stages.get_xscale() == "linear"
     assert points(errors) == [
         (0.0, 0.0, to_hex(BLUE)), (0.6, 1.0, to_hex(RED)), (30.0, 2.0, to_hex(RED)),
@@ -207,7 +208,7 @@ def test_a_perturbation_without_predictions_is_named_without_a_dot() -> None:
     assert len(axes.get_yticklabels()) == 3
 
 
-REGIONS = {
+REGIONS: dict[str, Any] = {
     "n": 12,
     "groups": [
         {"by": by, "group": group, "n": n,
@@ -221,7 +222,8 @@ REGIONS = {
 def test_the_chart_of_the_saliency_maps_shows_them_beside_chance_in_percent() -> None:
     figure = plot_regions(REGIONS)
     assert figure is not None
-    energy, hit = figure.axes
+    axes: list[Any] = figure.axes
+    energy, hit = axes
     assert [place for place, _, _ in points(energy)] == pytest.approx([10, 10, 30, 30])
     assert [place for place, _, _ in points(hit)] == pytest.approx([20, 20, 50, 0])
     labels = [label.get_text() for label in energy.get_yticklabels()]
