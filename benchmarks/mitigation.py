@@ -26,7 +26,7 @@ from tqdm import tqdm
 from boneage.config import Paths
 from boneage.data.dataset import BoneAgeDataset, get_transforms
 from boneage.errors import ConfigError
-from boneage.evaluation.statistics import paired_mean
+from boneage.evaluation.bootstrap import mean_estimate
 from boneage.files import save_text
 from boneage.stages import STAGES
 from boneage.training.losses import task_losses
@@ -281,9 +281,9 @@ def compare(
         "bias_male_months": float(error[:, male].mean()),
         "bias_female_months": float(error[:, ~male].mean()),
         "stage_accuracy": float(np.mean(hits[method])),
-        "mae_change_months": paired_mean((size - base).mean(axis=0), RESAMPLES),
-        "gap_change_months": paired_mean((weight * (size - base)).mean(axis=0), RESAMPLES),
-        "accuracy_change": paired_mean(
+        "mae_change_months": mean_estimate((size - base).mean(axis=0), RESAMPLES),
+        "gap_change_months": mean_estimate((weight * (size - base)).mean(axis=0), RESAMPLES),
+        "accuracy_change": mean_estimate(
             np.mean(hits[method], axis=0) - np.mean(hits[METHODS[0]], axis=0), RESAMPLES
         ),
     }

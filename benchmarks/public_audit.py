@@ -2,8 +2,8 @@
 
     python benchmarks/public_audit.py DATA --split RUN/split.csv --regions REGIONS
 
-DATA is the raw folder of the images; those of the test split are audited with every test. Single
-cases are left out of the page, and drawn images stand in for them. An interrupted run goes on.
+DATA is the raw folder of the images. Those of the test split are audited with every test. The page
+leaves single cases out and shows synthetic images in their place. An interrupted run is taken up.
 """
 
 import argparse
@@ -12,23 +12,32 @@ from pathlib import Path
 
 import pandas as pd
 
-from boneage.audit.report import make_page
-from boneage.audit.workflow import audit_images
+from boneage.audit.report import describe_run, make_page
+from boneage.audit.workflow import PREDICTIONS, audit_images
 from boneage.data.labels import find_images, find_labels
 from boneage.files import save_text
 from boneage.inference.predictor import Predictor
 from boneage.phantom.cohort import write_cohort
 
 DOCS = Path(__file__).parent.parent / "docs"
-SYNTHETIC_IMAGES, DRAWN_SEED = 100, 5
+SYNTHETIC_IMAGES, SYNTHETIC_SEED = 100, 5
+COMMAND = [
+    "python",
+    "benchmarks/public_audit.py",
+    "DATA",
+    "--split",
+    "SPLIT",
+    "--regions",
+    "REGIONS",
+]
 NOTE = (
-    "These are drawings of the synthetic cohort: they stand in for the patients' images of this "
-    "audit, which cannot be shown. The figures above are of the patients' images."
+    "The images shown here are synthetic: the patients' images of this audit cannot be published. "
+    "The figures above are those of the patients' images."
 )
 
 
 def main() -> None:
-    """Audit the test images, and drawn ones for the gallery."""
+    """Audit the test images, and synthetic ones for the gallery."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--split", type=Path, default=Path("output/boneage/split.csv"))
@@ -47,13 +56,14 @@ def main() -> None:
     result, table, _ = audit_images(
         folder, labels, arguments.output, stress=True, regions=arguments.regions
     )
-    # What follows is published: no row of the data is.
+    # The page and the JSON are published; rows of the data must not be.
     result |= {"difficult": [], "uncertain": [], "suspects": []}
+    result |= describe_run(COMMAND, [arguments.output / PREDICTIONS])
     result["graph_sha256"] = Predictor().contract.graph_sha256
-    cohort = arguments.output / "drawn"
-    write_cohort(cohort, SYNTHETIC_IMAGES, DRAWN_SEED)
+    cohort = arguments.output / "synthetic"
+    write_cohort(cohort, SYNTHETIC_IMAGES, SYNTHETIC_SEED)
     _, _, gallery = audit_images(
-        cohort, find_labels(cohort), arguments.output / "drawn_audit", resamples=0
+        cohort, find_labels(cohort), arguments.output / "synthetic_audit", resamples=0
     )
     save_text(DOCS / "audit_boneage.html", make_page(result, table, gallery, NOTE))
     save_text(DOCS / "results" / "audit.json", json.dumps(result, indent=1) + "\n")

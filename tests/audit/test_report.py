@@ -1,9 +1,11 @@
 import base64
 import doctest
+import hashlib
 import html
 import io
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ import pytest
 from PIL import Image
 
 import boneage.audit.report
-from boneage.audit.charts import format_figure, format_p
 from boneage.audit.figures import audit
-from boneage.audit.report import CHECKLIST, FIGURES, flatten, make_checklist, save_audit
+from boneage.audit.report import FIGURES, describe_run, flatten, list_cases, make_page, save_audit
+from boneage.audit.wording import format_figure, format_p
 from boneage.evaluation.prediction_table import Predictions, read_all
 from builders import EVIL, Page, add_intervals, make_biased, make_full_table
+
+COMMAND = ["boneage", "audit", "model 0.csv", "--by", "site"]
 
 
 def read_tables(folder: Path, *tables: pd.DataFrame, by: tuple[str, ...] = ()) -> list[Predictions]:
@@ -31,7 +35,9 @@ def save(
     folder: Path, *tables: pd.DataFrame, by: tuple[str, ...] = (), resamples: int = 100
 ) -> Path:
     read = read_tables(folder, *tables, by=by)
-    return save_audit(folder / "out", audit(read, resamples=resamples), read[0].table)
+    inputs = [folder / f"model {i}.csv" for i in range(len(tables))]
+    result = audit(read, resamples=resamples) | describe_run(COMMAND, inputs)
+    return save_audit(folder / "out", result, read[0].table)
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +86,9 @@ def test_the_page_asks_the_network_for_nothing_and_runs_no_script(page: Path, pa
     assert not re.search(r"https?://", page.read_text())
 
 
-def test_every_picture_is_there_and_said_in_words(parsed: Page) -> None:
+def test_every_chart_is_there_with_its_caption(parsed: Page) -> None:
     pictures = parsed.every("img")
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     for picture in pictures:
         assert len(picture["alt"] or "") > 30
         data = (picture["src"] or "").partition(",")[2]
@@ -92,8 +98,8 @@ def test_every_picture_is_there_and_said_in_words(parsed: Page) -> None:
 
 def test_every_link_of_the_page_leads_to_a_section(parsed: Page) -> None:
     sections = [section["id"] for section in parsed.every("section")]
-    assert sections == ["cases", "accuracy", "agreement", "stages", "calibration", "groups",
-                        "clinical", "comparison", "difficult", "checklist"]  # fmt: skip
+    assert sections == ["summary", "cases", "accuracy", "agreement", "stages", "calibration",
+                        "groups", "clinical", "comparison", "difficult", "checklist"]  # fmt: skip
     assert {link["href"] for link in parsed.every("a")} == {f"#{name}" for name in sections}
 
 
@@ -169,8 +175,8 @@ def test_opposite_biases_are_named_marked_and_in_the_table(tmp_path: Path) -> No
 
 def test_coverage_that_differs_is_named_and_marked(tmp_path: Path) -> None:
     table = make_biased(girls=0.0, boys=0.0)
-    chance = np.where(table["sex"] == "F", 0.75, 0.95)
-    covered = np.random.default_rng(7).random(len(table)) < chance
+    probability = np.where(table["sex"] == "F", 0.75, 0.95)
+    covered = np.random.default_rng(7).random(len(table)) < probability
     page = save(tmp_path, add_intervals(table, covered), resamples=2000)
     text = html.unescape(page.read_text())
     assert Page(text).row("female")[-1] == "coverage"
@@ -197,7 +203,7 @@ def test_where_nothing_differs_the_page_says_so_and_marks_nothing(tmp_path: Path
     assert {row[-1] for row in parsed.rows if row and row[0] in ("male", "female")} == {"–"}
 
 
-def test_groups_that_could_not_be_tested_are_not_said_to_be_alike(tmp_path: Path) -> None:
+def test_groups_that_could_not_be_tested_are_marked_so(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     text = html.unescape(save(tmp_path / "none", make_biased(), resamples=0).read_text())
     assert "No difference was tested: no permutations were asked for (--resamples 0)." in text
@@ -208,11 +214,11 @@ def test_groups_that_could_not_be_tested_are_not_said_to_be_alike(tmp_path: Path
     (tmp_path / "one").mkdir()
     text = html.unescape(save(tmp_path / "one", alike).read_text())
     assert "No difference was tested: every group holds all the cases." in text
-    assert "The sexes cannot be compared: the cases are not known to be of both." in text
+    assert "The sexes cannot be compared: there are no cases of both sexes." in text
     assert "male minus female" not in text
 
 
-def test_names_from_the_table_are_text_and_no_markup(parsed: Page, page: Path) -> None:
+def test_names_from_the_table_are_shown_as_text(parsed: Page, page: Path) -> None:
     assert parsed.row(EVIL)[1] == "30 (small)"
     assert "&lt;script&gt;" in page.read_text()
 
@@ -255,19 +261,84 @@ def test_the_tables_hold_the_figures_of_the_json(page: Path, result: dict[str, A
     )
 
 
-def test_the_page_shows_the_uncertain_the_suspects_and_what_failures_share(
-    parsed: Page, result: dict[str, Any], page: Path
+def test_the_page_lists_each_difficult_case_once_with_its_reasons(
+    parsed: Page, result: dict[str, Any]
 ) -> None:
-    text = page.read_text(encoding="utf-8")
-    assert "The 20 widest intervals" in text
-    assert "Labels to look at again" in text
+    lists = {name: [row["image_id"] for row in result[name]]
+             for name in ("difficult", "uncertain", "suspects")}  # fmt: skip
+    assert all(lists.values())
+    header = next(row for row in parsed.rows if row[-1:] == ["listed for"])
+    start = parsed.rows.index(header) + 1
+    rows = [row for row in parsed.rows[start:] if len(row) == len(header)]
+    ids = [row[0] for row in rows]
+    assert len(set(ids)) == len(ids)
+    assert set(ids) == {image_id for found in lists.values() for image_id in found}
+    words = {"difficult": "large error", "uncertain": "wide interval",
+             "suspects": "potential label error"}  # fmt: skip
+    for row in rows:
+        expected = [words[name] for name in lists if row[0] in lists[name]]
+        assert row[-1] == ", ".join(expected)
     first = result["suspects"][0]
-    row = [row for row in parsed.rows if row and row[0] == first["image_id"]][-1]
-    assert row[5] == f"{first['error_in_half_widths']:.1f}"
+    row = next(row for row in rows if row[0] == first["image_id"])
+    assert row[6] == f"{first['error_in_half_widths']:.1f}"
+
+
+def test_cases_of_the_gallery_are_left_out_of_the_list(result: dict[str, Any]) -> None:
+    everyone = [case["image_id"] for case in list_cases(result)]
+    rest = [case["image_id"] for case in list_cases(result, everyone[:3])]
+    assert rest == everyone[3:]
+
+
+def test_the_page_shows_what_failures_have_in_common(parsed: Page, result: dict[str, Any]) -> None:
     shared = result["shared"][0]
     row = parsed.row(f"{shared['by']}: {shared['group']}")
     assert row[1:3] == [str(shared["n"]), format_figure(shared["failed"], -1)]
     assert row[4] == format_p(shared["p_corrected"])
+
+
+def test_the_summary_holds_five_figures(page: Path, result: dict[str, Any]) -> None:
+    text = page.read_text()
+    summary = text[text.index('<section id="summary">') : text.index('<section id="cases">')]
+    accuracy = result["accuracy"]
+    assert re.findall(r"<strong>([^< ]+)", summary) == [
+        "300",
+        f"{accuracy['mae_months']['value']:.1f}",
+        f"{accuracy['bias_months']['value']:.1f}",
+        f"{100 * accuracy['accuracy']['value']:.1f}%",
+        f"{100 * accuracy['coverage']['value']:.1f}%",
+    ]
+    assert "This model was audited on 300 cases with a reference age." in summary
+
+
+def test_a_summary_without_intervals_says_so(tmp_path: Path) -> None:
+    text = save(tmp_path, make_biased()).read_text()
+    assert "There are no prediction intervals, so coverage cannot be assessed." in text
+    assert "<strong>–</strong> the table has no intervals" in text
+
+
+def test_the_page_and_the_json_tell_when_from_what_and_by_which_command_they_were_made(
+    page: Path, result: dict[str, Any]
+) -> None:
+    created = datetime.fromisoformat(result["created"])
+    assert created.tzinfo is not None
+    assert datetime.now(UTC) - created < timedelta(hours=1)
+    assert result["command"] == "boneage audit 'model 0.csv' --by site"
+    tables = [page.parents[1] / f"model {i}.csv" for i in range(2)]
+    assert result["inputs"] == [
+        {"file": table.name, "sha256": hashlib.sha256(table.read_bytes()).hexdigest()}
+        for table in tables
+    ]
+    text = html.unescape(page.read_text())
+    assert result["command"] in text
+    assert f"{created:%Y-%m-%d %H:%M:%S} UTC" in text
+    for found in result["inputs"]:
+        assert f"{found['file']} <code>{found['sha256']}</code>" in text
+
+
+def test_a_result_without_a_run_has_a_page(tmp_path: Path) -> None:
+    read = read_tables(tmp_path, make_biased(60))
+    text = make_page(audit(read, resamples=0), read[0].table)
+    assert "SHA-256" not in text
 
 
 def test_the_comparison_is_shown(parsed: Page, result: dict[str, Any]) -> None:
@@ -278,17 +349,18 @@ def test_the_comparison_is_shown(parsed: Page, result: dict[str, Any]) -> None:
     assert row[6] == format_p(found["mcnemar_p"])
 
 
-def test_what_was_not_asked_is_said_and_not_shown(tmp_path: Path) -> None:
+def test_what_was_not_asked_for_is_named_and_not_shown(tmp_path: Path) -> None:
     table = make_full_table(1)[["image_id", "sex", "reference_months", "predicted_months"]]
     text = save(tmp_path, table).read_text()
     parsed = Page(text)
     assert "Not assessable: the table has no chronological age." in text
     assert "One table was given; pass a second one to compare with it." in text
-    assert len(parsed.every("img")) == 3
+    assert len(parsed.every("img")) == 1  # one case has no agreement, and its groups no spread
+    assert "One case alone shows no agreement." in text
     topics = {row[1]: row[2] for row in parsed.rows if row[0].startswith(("CLAIM", "TRIPOD"))}
-    assert topics["calibration of probabilities"] == "not answered"
-    assert topics["calibration of intervals"] == "not answered"
-    assert topics["what an error means for a patient"] == "not answered"
+    assert topics["calibration of probabilities"] == "not covered"
+    assert topics["calibration of intervals"] == "not covered"
+    assert topics["what an error means for a patient"] == "not covered"
     assert topics["analysis of failures"] == "difficult"
     assert parsed.row("intraclass correlation ICC(2,1)")[1] == "–"
     assert "[" not in parsed.row("mean absolute error, months")[1]
@@ -313,185 +385,16 @@ def test_cases_left_out_are_counted(tmp_path: Path) -> None:
     table = make_full_table(20).assign(status=["ok"] * 16 + ["reject"] * 4)
     table.loc[:2, "reference_months"] = None
     text = save(tmp_path, table.drop(columns="chronological_age_months")).read_text()
-    assert "13 cases with a prediction and a reference; 4 more had no answer" in text
-    assert "; 3 were answered but have no reference" in text
+    assert "13 cases with a prediction and a reference; 4 more have no prediction" in text
+    assert "; 3 have a prediction but no reference" in text
     assert "no row is marked" not in text
 
 
-def test_a_page_without_draws_speaks_of_no_intervals(tmp_path: Path) -> None:
+def test_a_page_without_resamples_has_no_intervals(tmp_path: Path) -> None:
     text = save(tmp_path, make_full_table(20).drop(columns="site"), resamples=0).read_text()
-    assert "bootstrap intervals (" not in text
+    assert "bootstrap resamples of the cases" not in text
     assert "no bootstrap resamples were asked for (--resamples 0)." in text
     assert "20 cases with a prediction and a reference; no row is marked as one without" in text
-
-
-Rows = dict[str, dict[str, str | None]]
-
-
-def check(folder: Path, table: pd.DataFrame, *more: pd.DataFrame, **options: Any) -> Rows:
-    """Rows of the checklist by topic, from the JSON; the page and the CSV hold the same."""
-    folder.mkdir(exist_ok=True)
-    page = save(folder, table, *more, **options)
-    rows = json.loads(page.with_name("audit.json").read_text())["checklist"]
-    assert len(rows) == len(CHECKLIST)
-    parsed = Page(page.read_text())
-    sections = {section["id"] for section in parsed.every("section")}
-    kept = pd.read_csv(page.with_name("checklist.csv"), keep_default_na=False)
-    assert kept.to_dict("records") == [{k: v or "" for k, v in row.items()} for row in rows]
-    shown = {row[1]: row[2:] for row in parsed.rows if row and row[0] in GUIDES}
-    for row in rows:
-        assert set(row) == {"guide", "topic", "section", "missing"}
-        assert row["section"] is None or row["section"] in sections
-        assert row["section"] or row["missing"], row["topic"]
-        assert shown[row["topic"]] == [row["section"] or "not answered", row["missing"] or ""]
-    return {row["topic"]: row for row in rows}
-
-
-def judge(
-    folder: Path, *tables: pd.DataFrame, by: tuple[str, ...] = (), resamples: int = 100
-) -> Rows:
-    """Rows of the checklist by topic, without the page."""
-    folder.mkdir(exist_ok=True)
-    rows = make_checklist(audit(read_tables(folder, *tables, by=by), resamples=resamples))
-    return {str(row["topic"]): row for row in rows}
-
-
-GUIDES = {guide for guide, _, _ in CHECKLIST}
-FAIRNESS = "performance and fairness in groups of people"
-BARE = ["image_id", "sex", "reference_months", "predicted_months"]
-
-
-def test_the_checklist_of_a_full_report_names_the_sections_and_what_they_lack(
-    page: Path, result: dict[str, Any]
-) -> None:
-    rows = {row["topic"]: row for row in result["checklist"]}
-    sections = {topic: row["section"] for topic, row in rows.items()}
-    assert {topic: where for topic, where in sections.items() if where} == {
-        "cases without a prediction, and what was done with them": "cases",
-        "number of cases, overall and in each group": "groups",
-        "performance with its uncertainty": "accuracy",
-        "comparison with predictions that need no model": "accuracy",
-        "agreement and calibration of what is predicted": "agreement",
-        "calibration of probabilities": "calibration",
-        "calibration of intervals": "groups",
-        FAIRNESS: "groups",
-        "groups that the data do not show": "groups",
-        "analysis of failures": "difficult",
-        "comparison with other models or readers, paired": "comparison",
-        "what an error means for a patient": "clinical",
-    }
-    assert rows["performance with its uncertainty"]["missing"] is None
-    assert "race or ethnicity, diagnosis" in (rows[FAIRNESS]["missing"] or "")
-    assert "outside the reference tables" in rows["what an error means for a patient"]["missing"]
-
-
-def test_a_reference_standard_is_never_said_to_be_described(tmp_path: Path) -> None:
-    row = check(tmp_path, make_full_table())["what the reference standard is, and how good it is"]
-    assert row["section"] is None
-    assert "noise floor from the literature" in str(row["missing"])
-
-
-def test_the_checklist_of_a_bare_table_answers_what_it_can(tmp_path: Path) -> None:
-    rows = check(tmp_path, make_biased()[BARE])
-    assert rows["calibration of probabilities"]["section"] is None
-    assert rows["calibration of intervals"]["section"] is None
-    assert rows["comparison with other models or readers, paired"]["section"] is None
-    assert rows["what an error means for a patient"]["section"] is None
-    assert rows["what an error means for a patient"]["missing"] == (
-        "the table has no chronological age"
-    )
-    assert rows["robustness to changes of the image"]["section"] is None
-    assert rows["where on the image the evidence lies"]["section"] is None
-    assert rows["analysis of failures"]["section"] == "difficult"
-    assert rows[FAIRNESS]["section"] == "groups"
-
-
-def test_probabilities_and_intervals_are_answered_one_without_the_other(tmp_path: Path) -> None:
-    table = make_full_table()
-    ends = ["predicted_low_months", "predicted_high_months"]
-    chances = ["p_child", "p_adolescent", "p_adult"]
-    rows = check(tmp_path / "probabilities", table.drop(columns=ends))
-    assert rows["calibration of probabilities"]["section"] == "calibration"
-    assert "likeliest stage" in str(rows["calibration of probabilities"]["missing"])
-    assert rows["calibration of intervals"]["section"] is None
-    rows = check(tmp_path / "intervals", table.drop(columns=chances))
-    assert rows["calibration of probabilities"]["section"] is None
-    assert rows["calibration of intervals"]["section"] == "groups"
-    assert "nominal coverage" in str(rows["calibration of intervals"]["missing"])
-
-
-def test_without_draws_neither_uncertainty_nor_tests_are_claimed(tmp_path: Path) -> None:
-    rows = check(tmp_path, make_biased()[BARE], resamples=0)
-    uncertainty = rows["performance with its uncertainty"]
-    assert uncertainty["section"] is None
-    assert "--resamples 0" in str(uncertainty["missing"])
-    assert "tests of the differences (--resamples 0)" in str(rows[FAIRNESS]["missing"])
-
-
-def test_one_case_has_no_uncertainty_no_agreement_and_no_groups(tmp_path: Path) -> None:
-    rows = check(tmp_path, make_full_table(1)[BARE])
-    assert rows["performance with its uncertainty"]["section"] is None
-    assert "--resamples" not in str(rows["performance with its uncertainty"]["missing"])
-    assert rows["agreement and calibration of what is predicted"]["section"] is None
-    assert rows[FAIRNESS]["section"] is None
-    assert "what failures have in common" in str(rows["analysis of failures"]["missing"])
-
-
-@pytest.mark.parametrize("sex", ["", "M"])
-def test_age_bands_alone_are_no_groups_of_people(tmp_path: Path, sex: str) -> None:
-    table = make_biased().assign(sex=sex, site=["a", "b", "b", "c"] * 100, lot="x", exposure="")
-    table.loc[:99, "exposure"] = "1 of 3, darkest"
-    row = judge(tmp_path / "bare", table)[FAIRNESS]
-    assert row["section"] is None
-    assert "both sexes" in str(row["missing"])
-    # One group is no comparison, and how an image was taken no group of people.
-    row = judge(tmp_path / "lot", table, by=("lot", "exposure"))[FAIRNESS]
-    assert row["section"] is None
-    row = judge(tmp_path / "site", table, by=("site",))[FAIRNESS]
-    assert row["section"] == "groups"
-    assert "both sexes" in str(row["missing"])
-
-
-def test_small_groups_of_people_are_a_gap(tmp_path: Path) -> None:
-    table = make_biased().assign(site=["a"] * 30 + ["b"] * 370)
-    row = judge(tmp_path, table, by=("site",))[FAIRNESS]
-    assert "1 of 4 groups has under 50 cases" in str(row["missing"])
-
-
-def test_cases_of_unknown_sex_or_group_are_no_group_of_people(tmp_path: Path) -> None:
-    table = make_biased().assign(site=["a", "a", "a", ""] * 100)
-    row = judge(tmp_path / "site", table.assign(sex=["M", ""] * 200), by=("site",))[FAIRNESS]
-    assert row["section"] is None
-    table.loc[:20, "sex"] = ""
-    row = judge(tmp_path / "sexes", table, by=("site",), resamples=2000)[FAIRNESS]
-    assert row["section"] == "groups"
-    assert row["missing"] == "groups by race or ethnicity, diagnosis"
-    row = judge(tmp_path / "few", table, by=("site",), resamples=20)[FAIRNESS]
-    assert "tests of the differences (--resamples 20)" in str(row["missing"])
-
-
-def test_the_comparison_is_answered_where_there_is_one(tmp_path: Path) -> None:
-    topic = "comparison with other models or readers, paired"
-    table = make_biased()
-    rows = judge(tmp_path / "two", table, table.assign(predicted_months=120.0))
-    assert rows[topic] == {
-        "guide": "CLAIM", "topic": topic, "section": "comparison", "missing": None
-    }  # fmt: skip
-    others = [table.assign(predicted_months=age) for age in (120.0, 121.0)]
-    missing = judge(tmp_path / "three", table, *others)[topic]["missing"]
-    assert "correction for the number of comparisons" in str(missing)
-
-
-def test_a_page_without_single_cases_says_what_of_the_failures_is_missing(
-    result: dict[str, Any],
-) -> None:
-    def answer(**changes: Any) -> dict[str, str | None]:
-        rows = make_checklist({**result, "uncertain": [], "suspects": [], **changes})
-        return next(row for row in rows if row["topic"] == "analysis of failures")
-
-    assert answer(difficult=[])["section"] == "difficult"
-    assert "single cases" in str(answer(difficult=[])["missing"])
-    assert answer(difficult=[], shared=[])["section"] is None
 
 
 def test_the_caption_of_the_groups_says_what_the_picture_shows(parsed: Page) -> None:

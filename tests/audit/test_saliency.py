@@ -37,9 +37,9 @@ def read(folder: Path, text: str) -> dict[str, list[Region]]:
 
 def box(top: int, left: int, height: int, width: int, name: str = "box") -> Region:
     """A region of whole cells."""
-    share = np.zeros((GRID, GRID), dtype=np.float32)
-    share[top : top + height, left : left + width] = 1.0
-    return Region(name, share)
+    mask = np.zeros((GRID, GRID), dtype=np.float32)
+    mask[top : top + height, left : left + width] = 1.0
+    return Region(name, mask)
 
 
 def reduce_exactly(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
@@ -57,7 +57,7 @@ def test_a_box_covers_the_cells_that_it_does_by_hand(tmp_path: Path) -> None:
     expected[0, 1:4] = 0.5, 1.0, 1.0  # two pixels a cell across, one down
     expected[1, 1:4] = 0.125, 0.25, 0.25
     assert region.name == "wrist"
-    np.testing.assert_allclose(region.share, expected, atol=1e-6)
+    np.testing.assert_allclose(region.mask, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(96, 192), (100, 77), (45, 30), (300, 217)])
@@ -74,8 +74,8 @@ def test_a_box_and_a_mask_of_the_same_pixels_are_the_same_region(
     row = f"7.png,{width},{height},PP,{left},{top},{right},{bottom}\n"
     (boxed,) = read(tmp_path, HEADER + row)["7"]
     assert drawn.name == boxed.name == "PP"
-    np.testing.assert_allclose(boxed.share, reduce_exactly(mask), atol=1e-6)
-    np.testing.assert_allclose(drawn.share, boxed.share, atol=1e-6)
+    np.testing.assert_allclose(boxed.mask, reduce_exactly(mask), atol=1e-6)
+    np.testing.assert_allclose(drawn.mask, boxed.mask, atol=1e-6)
 
 
 def test_a_mask_of_any_shape_is_reduced_by_the_mean_of_its_cells(tmp_path: Path) -> None:
@@ -83,10 +83,10 @@ def test_a_mask_of_any_shape_is_reduced_by_the_mean_of_its_cells(tmp_path: Path)
     np.savez(tmp_path / "1.npz", allow_pickle=False, **{"plate:radius": mask, "bone:PP3": ~mask})
     (region,) = read_regions(tmp_path)["1"]
     assert region.name == "radius"
-    np.testing.assert_allclose(region.share, reduce_exactly(mask), atol=1e-6)
+    np.testing.assert_allclose(region.mask, reduce_exactly(mask), atol=1e-6)
 
 
-def test_the_masks_of_a_drawn_cohort_give_its_open_growth_plates(cohort: Path) -> None:
+def test_the_masks_of_a_synthetic_cohort_give_its_open_growth_plates(cohort: Path) -> None:
     found = read_regions(cohort / "masks")
     assert set(found) == set(find_images(cohort))
     for image_id, regions in found.items():
@@ -123,14 +123,14 @@ def test_the_first_reader_of_each_image_counts(tmp_path: Path) -> None:
         (HEADER.replace("region", "xmin"), "has no column 'region'"),
         (HEADER.replace("\n", ",xmin\n"), "has the column 'xmin' twice. Keep one of them"),
         (HEADER + "1,96,96,a,0,0,9,9\n ,96,96,a,0,0,9,9\n", "line 3: the id is empty"),
-        (HEADER + "1,96,80,a,5,5,5,9\n", "line 2: the box 5, 5, 5, 9 not lie in an image of 96"),
-        (HEADER + "1,96,80,a,9,5,5,9\n", "line 2: the box 9, 5, 5, 9 not lie"),
-        (HEADER + "1,96,80,a,0,0,97,9\n", "line 2: the box 0, 0, 97, 9 not lie in an image of"),
-        (HEADER + "1,96,80,a,0,0,9,81\n", "not lie in an image of 96×80 pixels. Fix or remove"),
-        (HEADER + "1,96,80,a,-1,0,9,9\n", "line 2: the box -1, 0, 9, 9 not lie"),
-        (HEADER + "1,96,80,a,0,nine,9,9\n", "line 2: the box 0, nine, 9, 9 not lie"),
-        (HEADER + "1,,80,a,0,0,9,9\n", "line 2: the box 0, 0, 9, 9 not lie in an image of ×80"),
-        (HEADER + "1,inf,80,a,0,0,9,9\n", "not lie in an image of inf×80 pixels"),
+        (HEADER + "1,96,80,a,5,5,5,9\n", "line 2: the box 5, 5, 5, 9 does not lie in an image"),
+        (HEADER + "1,96,80,a,9,5,5,9\n", "line 2: the box 9, 5, 5, 9 does not lie"),
+        (HEADER + "1,96,80,a,0,0,97,9\n", "line 2: the box 0, 0, 97, 9 does not lie in an image"),
+        (HEADER + "1,96,80,a,0,0,9,81\n", "does not lie in an image of 96×80 pixels. Fix or rem"),
+        (HEADER + "1,96,80,a,-1,0,9,9\n", "line 2: the box -1, 0, 9, 9 does not lie"),
+        (HEADER + "1,96,80,a,0,nine,9,9\n", "line 2: the box 0, nine, 9, 9 does not lie"),
+        (HEADER + "1,,80,a,0,0,9,9\n", "line 2: the box 0, 0, 9, 9 does not lie in an image of ×8"),
+        (HEADER + "1,inf,80,a,0,0,9,9\n", "does not lie in an image of inf×80 pixels"),
     ],
 )  # fmt: skip
 def test_what_is_no_region_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -153,41 +153,41 @@ def test_what_holds_no_regions_says_what_was_expected(tmp_path: Path) -> None:
 
 
 def test_the_hand_that_is_found_covers_the_bones_and_not_the_image() -> None:
-    shares, sizes = [], []
+    proportions, sizes = [], []
     for age in (12, 36, 72, 120, 168, 216):
         for seed, sex in enumerate("MFMF"):
             drawn = draw_image(age, sex, np.random.default_rng(seed), height=128, masks=True)
             hand = find_hand((drawn.image / 255.0).astype(np.float32), [])
             bones = np.any([m for n, m in drawn.masks.items() if n.startswith("bone:")], axis=0)
-            shares.append(hand[reduce_exactly(bones) > 0.5].mean())
+            proportions.append(hand[reduce_exactly(bones) > 0.5].mean())
             sizes.append(hand.mean())
-    assert np.mean(shares) > 0.92
-    assert min(shares) > 0.75  # thin fingers of infants lose their tips
+    assert np.mean(proportions) > 0.92
+    assert min(proportions) > 0.75  # thin fingers of infants lose their tips
     assert max(sizes) < 0.5
 
 
 def test_the_hand_holds_every_region() -> None:
-    record = np.zeros((192, 192), dtype=np.float32)
-    record[20:120, 20:120] = 0.8
+    image = np.zeros((192, 192), dtype=np.float32)
+    image[20:120, 20:120] = 0.8
     region = box(85, 80, 4, 6)
-    alone, with_region = (find_hand(record, regions) for regions in ([], [region]))
-    assert not alone[region.share > 0].any()
-    np.testing.assert_array_equal(with_region, alone | (region.share > 0))
+    alone, with_region = (find_hand(image, regions) for regions in ([], [region]))
+    assert not alone[region.mask > 0].any()
+    np.testing.assert_array_equal(with_region, alone | (region.mask > 0))
 
 
 def test_the_hand_is_the_largest_bright_part_without_holes() -> None:
-    record = np.zeros((192, 192), dtype=np.float32)
-    record[20:120, 20:120] = 0.8
-    record[50:80, 50:80] = 0.0
-    record[150:170, 150:170] = 1.0
-    hand = find_hand(record, [])
+    image = np.zeros((192, 192), dtype=np.float32)
+    image[20:120, 20:120] = 0.8
+    image[50:80, 50:80] = 0.0
+    image[150:170, 150:170] = 1.0
+    hand = find_hand(image, [])
     assert hand[30:35, 30:35].all()  # the hole
     assert not hand[70:, 70:].any()
     assert hand.sum() == pytest.approx(50 * 50, rel=0.05)
 
 
 EVERYWHERE = np.ones((GRID, GRID), dtype=bool)
-CENTRE = box(30, 30, 36, 36).share > 0
+CENTRE = box(30, 30, 36, 36).mask > 0
 
 
 def test_a_map_that_lies_in_a_region_has_its_energy_and_its_peak_there() -> None:
@@ -236,7 +236,7 @@ def test_what_is_left_of_a_region_at_the_border_is_the_part_that_lies_there() ->
     corner = np.zeros((GRID, GRID), dtype=bool)
     corner[0, 0] = True
     region = box(40, 40, 20, 10)
-    region.share[40:50] /= 2  # the upper half, which leaves the image
+    region.mask[40:50] /= 2  # the upper half, which leaves the image
     found = measure_map(np.ones((7, 7)), [region], corner)["box"]
     assert found["energy_shifted"] == pytest.approx(10 * 5 / GRID**2, rel=1e-4)
 
@@ -259,7 +259,7 @@ def test_regions_of_one_name_are_taken_together_and_what_overlaps_counts_once() 
     assert found[ALL]["area"] == pytest.approx((8 * 12 + 16) / GRID**2)
 
 
-def test_what_speaks_against_a_higher_age_is_no_evidence() -> None:
+def test_negative_values_of_the_map_count_as_zero() -> None:
     age_map = np.full((6, 6), -5.0)
     age_map[0, 0] = 1.0
     assert measure_map(age_map, [box(0, 0, 32, 32)], EVERYWHERE)["box"]["energy"] > 0.99
@@ -280,7 +280,7 @@ def test_the_random_places_depend_on_the_seed_alone() -> None:
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dozen drawn images with the true outlines of their bones."""
+    """A dozen synthetic images with the true outlines of their bones."""
     folder = tmp_path_factory.mktemp("regions") / "cohort"
     write_cohort(folder, 12, 3, 112, masks=True, workers=1)
     return folder
@@ -301,11 +301,11 @@ def bones(cohort: Path) -> dict[str, list[Region]]:
     return found
 
 
-def test_the_model_in_the_package_looks_at_the_bones_and_a_shuffled_one_at_no_age(
+def test_saliency_maps_of_the_model_in_the_package_lie_on_the_bones_of_shuffled_weights_not(
     records: list[ImageRecord], bones: dict[str, list[Region]], tmp_path: Path
 ) -> None:
     shuffled = tmp_path / "shuffled.onnx"
-    load_script("benchmarks/where_it_looks.py").shuffle_weights(find_model(), shuffled)
+    load_script("benchmarks/saliency.py").shuffle_weights(find_model(), shuffled)
     ours, theirs = (
         measure_images(Predictor(model, threads=1), records, bones, 1).query(f"region == {ALL!r}")
         for model in (find_model(), shuffled)
@@ -314,7 +314,8 @@ def test_the_model_in_the_package_looks_at_the_bones_and_a_shuffled_one_at_no_ag
     assert len(ours) == len(theirs) == 12
     assert ours["energy"].mean() > 1.7 * area.mean()
     assert ours["energy"].mean() > ours["energy_shifted"].mean() + 0.05
-    # A shuffled network's map may lie on bones, which are bright; its answers say nothing of age.
+    # A shuffled network's map may lie on bones, as they are bright, but its predictions do not
+    # depend on the age.
     assert np.abs(ours["energy"].to_numpy() - theirs["energy"].to_numpy()).mean() > 0.1
     spreads = [
         np.std([Predictor(model, threads=1).predict(record.path, "M").predicted_years or 0.0
@@ -348,12 +349,12 @@ def test_images_with_regions_are_measured_one_row_a_region(
     first, second = records[0].path.stem, records[1].path.stem
     assert table["image_id"].tolist() == [first] * 3 + [second] * 2
     assert table["region"].tolist() == [ALL, "bones", "box", ALL, "box"]
-    answer = predictor.predict(records[0].path, records[0].sex)
-    assert answer.age_map is not None
-    assert answer.predicted_years is not None
-    assert (table.loc[0, "rows"], table.loc[0, "columns"]) == answer.age_map.shape
+    prediction = predictor.predict(records[0].path, records[0].sex)
+    assert prediction.age_map is not None
+    assert prediction.predicted_years is not None
+    assert (table.loc[0, "rows"], table.loc[0, "columns"]) == prediction.age_map.shape
     assert table.loc[0, "reference_years"] == records[0].reference_years
-    error = 12 * (answer.predicted_years - float(records[0].reference_years or 0))
+    error = 12 * (prediction.predicted_years - float(records[0].reference_years or 0))
     assert table.loc[0, "error_months"] == pytest.approx(error)
     assert table.loc[3:, ["reference_years", "error_months"]].isna().all(axis=None)
     hits = {"hit", "energy", "area", "energy_shifted", "hit_shifted"}
@@ -370,10 +371,10 @@ def test_one_thread_and_two_measure_the_same(
 def test_each_image_has_random_places_of_its_own(
     predictor: Predictor, records: list[ImageRecord], bones: dict[str, list[Region]], tmp_path: Path
 ) -> None:
-    twin = tmp_path / "twin.png"
-    Image.open(records[0].path).save(twin)
-    twins = bones | {"twin": bones[records[0].path.stem]}
-    table = measure_images(predictor, [records[0], ImageRecord(twin, records[0].sex)], twins, 1)
+    copy = tmp_path / "copy.png"
+    Image.open(records[0].path).save(copy)
+    regions = bones | {"copy": bones[records[0].path.stem]}
+    table = measure_images(predictor, [records[0], ImageRecord(copy, records[0].sex)], regions, 1)
     first, second = table[table["region"] == ALL].to_dict("records")
     assert first["energy"] == second["energy"]
     assert first["energy_shifted"] != second["energy_shifted"]
@@ -388,7 +389,7 @@ def test_images_and_regions_that_do_not_belong_together_are_named(
         "none of the 12 images has a region (first ids of regions: a, b, c; first images: "
         "900001, 900002, 900003). Check that they belong together."
     )
-    with pytest.raises(BoneAgeError, match="none of the 1 images with regions has both an answer"):
+    with pytest.raises(BoneAgeError, match="none of the images with regions has both a prediction"):
         measure_images(predictor, records, {"900001": []}, 1)
 
 
@@ -397,7 +398,7 @@ def test_a_model_without_a_map_has_nothing_to_measure(
 ) -> None:
     predictor = Predictor(exported, threads=1)
     predictor.contract = replace(predictor.contract, outputs=("age_years",))
-    with pytest.raises(BoneAgeError, match="gives no map of its evidence"):
+    with pytest.raises(BoneAgeError, match="gives no saliency map"):
         measure_images(predictor, records, bones)
 
 

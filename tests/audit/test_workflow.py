@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import boneage.audit.stress
-from boneage.audit.gallery import ACQUISITION, Case
-from boneage.audit.report import CHECKLIST, save_audit
-from boneage.audit.stress import STRESSES
+import boneage.audit.workflow
+from boneage.audit.acquisition import ACQUISITION
+from boneage.audit.checklist import CHECKLIST
+from boneage.audit.gallery import Case
+from boneage.audit.perturbations import PERTURBATIONS
+from boneage.audit.report import save_audit
 from boneage.audit.workflow import AUDITED, PREDICTIONS, REGIONS, STRESS, audit_images
 from boneage.clinical.growth import classify, look_up, sd_score
 from boneage.data.labels import find_images, find_labels
@@ -25,7 +28,7 @@ from boneage.phantom.cohort import write_cohort
 from builders import Page, make_calibration
 
 CHOSEN = [("flip", "left-right"), ("inversion", ""), ("sex", "wrong")]
-FEW = tuple(stress for stress in STRESSES if (stress.family, stress.level) in CHOSEN)
+FEW = tuple(each for each in PERTURBATIONS if (each.family, each.level) in CHOSEN)
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +57,18 @@ Audited = tuple[dict[str, Any], pd.DataFrame, list[Case]]
 
 
 def run(exported: Path, folder: Path, out: Path, **options: Any) -> Audited:
-    """Audit the images with few stresses and draws."""
+    """Audit the images with few perturbations and resamples."""
     settings: dict[str, Any] = {
         "images": folder / "images",
         "labels": folder / "labels.csv",
         "out": out,
         "model": exported,
         "calibration": folder / "site.toml",
-        "draws": 50,
+        "resamples": 50,
         "workers": 1,
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(boneage.audit.stress, "STRESSES", FEW)
+        patch.setattr(boneage.audit.workflow, "PERTURBATIONS", FEW)
         return audit_images(**settings | options)
 
 
@@ -83,22 +86,22 @@ def audited(exported: Path, folder: Path, out: Path) -> Audited:
     return found
 
 
-def test_the_figures_are_those_of_the_answers_and_every_image_is_counted(
+def test_the_figures_are_those_of_the_predictions_and_every_image_is_counted(
     audited: Audited, out: Path
 ) -> None:
     result, table, _ = audited
-    answers = pd.read_csv(out / PREDICTIONS, encoding="utf-8").dropna(
+    predictions = pd.read_csv(out / PREDICTIONS, encoding="utf-8").dropna(
         subset=["reference_years", "predicted_years"]
     )
     assert (result["n"], result["n_unanswered"], result["n_without_reference"]) == (9, 1, 2)
     assert result["name"] == "images"
     assert table["image_id"].tolist() == [str(900001 + i) for i in range(9)]
-    error = 12 * (answers["predicted_years"] - answers["reference_years"]).abs()
+    error = 12 * (predictions["predicted_years"] - predictions["reference_years"]).abs()
     assert result["accuracy"]["mae_months"]["value"] == pytest.approx(error.mean(), abs=1e-3)
     assert result["accuracy"]["coverage"]["value"] is not None
 
 
-def test_groups_are_those_of_the_labels_and_of_how_the_images_were_taken(
+def test_groups_are_those_of_the_labels_and_of_the_acquisition(
     audited: Audited, folder: Path
 ) -> None:
     groups = audited[0]["groups"]
@@ -117,32 +120,32 @@ def test_the_chronological_age_of_the_labels_gives_the_clinical_meaning(
     result, table, _ = audited
     labels = pd.read_csv(folder / "labels.csv").head(9)
     at = look_up(labels["chronological_age_months"], np.where(labels["male"], "M", "F"))
-    reader, model = (classify(sd_score(table[f"{name}_months"], at))
+    reader, model = (classify(sd_score(12.0 * table[f"{name}_years"], at))
                      for name in ("reference", "predicted"))  # fmt: skip
     known = reader != ""
     assert known.tolist() == [False, True, False, *[True] * 6]
     assert result["clinical"]["n"] == known.sum()
-    share = (reader != model)[known].mean()
-    assert result["clinical"]["changed"]["value"] == pytest.approx(share)
+    changed = (reader != model)[known].mean()
+    assert result["clinical"]["changed"]["value"] == pytest.approx(changed)
     for row in result["robustness"]["stresses"]:
         assert row["clinical"]["n"] == known.sum()
-        assert row["clinical"]["clean"]["value"] == pytest.approx(share)
+        assert row["clinical"]["clean"]["value"] == pytest.approx(changed)
 
 
-def test_every_image_is_answered_under_every_stress(audited: Audited, out: Path) -> None:
+def test_every_image_is_predicted_under_every_perturbation(audited: Audited, out: Path) -> None:
     robustness = audited[0]["robustness"]
     assert robustness["n"] == 9
     assert [(row["family"], row["level"], row["n"]) for row in robustness["stresses"]] == [
-        (stress.family, stress.level, 9) for stress in FEW
+        (each.family, each.level, 9) for each in FEW
     ]
-    answers = pd.read_csv(out / STRESS)
-    assert answers.groupby("path").size().tolist() == [4] * 9
-    # The model averages an image and its mirror image, and its answer depends on the sex.
+    predictions = pd.read_csv(out / STRESS)
+    assert predictions.groupby("path").size().tolist() == [4] * 9
+    # The model averages an image and its mirror image, and its prediction depends on the sex.
     assert robustness["stresses"][0]["moved_months"]["value"] < 0.5
     assert robustness["stresses"][2]["moved_months"]["value"] > 1
     plain, clean = (
         pd.read_csv(out / PREDICTIONS).dropna(subset=["reference_years", "predicted_years"]),
-        answers[answers["family"] == "clean"],
+        predictions[predictions["family"] == "clean"],
     )
     np.testing.assert_allclose(clean["predicted_months"], plain["predicted_months"], atol=1e-3)
 
@@ -160,9 +163,11 @@ def test_the_gallery_shows_the_worst_and_the_most_uncertain(audited: Audited) ->
     result, _, gallery = audited
     worst = [row["image_id"] for row in result["difficult"][:8]]
     uncertain = [row["image_id"] for row in result["uncertain"][:4]]
-    expected = [(i, "large error") for i in worst]
-    expected += [(i, "wide interval") for i in uncertain if i not in worst]
-    assert [(case.record.image_id, case.why) for case in gallery] == expected
+    expected = list(dict.fromkeys([*worst, *uncertain]))
+    assert [case.record.image_id for case in gallery] == expected
+    reasons = {case.record.image_id: case.why for case in gallery}
+    assert all("large error" in reasons[image_id] for image_id in worst)
+    assert all("wide interval" in reasons[image_id] for image_id in uncertain)
     assert all(case.record.overlay is not None for case in gallery)
 
 
@@ -180,8 +185,8 @@ def test_the_page_has_every_section_and_asks_the_network_for_nothing(
     page = Page(text)
     assert page.stack == []
     sections = [section["id"] for section in page.every("section")]
-    assert sections == ["cases", "accuracy", "agreement", "stages", "calibration", "groups",
-                        "clinical", "robustness", "regions", "comparison", "difficult",
+    assert sections == ["summary", "cases", "accuracy", "agreement", "stages", "calibration",
+                        "groups", "clinical", "robustness", "regions", "comparison", "difficult",
                         "checklist"]  # fmt: skip
     assert {link["href"] for link in page.every("a")} == {f"#{name}" for name in sections}
     assert not re.search(r"https?://|url\(|@import|<script|<link", text)
@@ -198,7 +203,7 @@ def test_the_page_holds_the_pictures_of_the_cases(audited: Audited, out: Path) -
     pictures = [image for image in page.every("img")
                 if (image["src"] or "").startswith("data:image/jpeg;base64,")]  # fmt: skip
     assert len(pictures) == 2 * len(records) > 10
-    assert len(page.every("img")) - len(pictures) == 6
+    assert len(page.every("img")) - len(pictures) == 7
     for picture in pictures:
         assert picture["alt"]
         data = base64.b64decode((picture["src"] or "").partition(",")[2])
@@ -206,7 +211,7 @@ def test_the_page_holds_the_pictures_of_the_cases(audited: Audited, out: Path) -
             assert (image.format, image.height) == ("JPEG", 240)
 
 
-def test_the_page_shows_every_stress_and_every_region(audited: Audited, out: Path) -> None:
+def test_the_page_shows_every_perturbation_and_every_region(audited: Audited, out: Path) -> None:
     page = Page((out / "report.html").read_text(encoding="utf-8"))
     for name in ("flip left-right", "inversion", "sex wrong"):
         assert len(page.row(name)) == 10
@@ -228,7 +233,7 @@ def test_every_table_is_there_as_csv(audited: Audited, out: Path) -> None:
     assert len(uncertain) == len(result["uncertain"])
 
 
-def test_an_interrupted_audit_goes_on_and_ends_as_if_nothing_had_been(
+def test_an_interrupted_audit_is_taken_up_and_ends_like_an_uninterrupted_one(
     audited: Audited, exported: Path, folder: Path, out: Path, tmp_path: Path
 ) -> None:
     part = Path(shutil.copytree(out, tmp_path / "part"))
@@ -250,6 +255,81 @@ def test_an_interrupted_audit_goes_on_and_ends_as_if_nothing_had_been(
     assert shown == expected
 
 
+def count_work(patch: pytest.MonkeyPatch) -> tuple[Counter[str], Counter[str]]:
+    """Count by file name how often an image is decoded from now on, and how often predicted."""
+    decoded: Counter[str] = Counter()
+    predicted: Counter[str] = Counter()
+    open_image, predict = Image.open, Predictor.predict
+
+    def count_decoding(file: Any, *args: Any, **options: Any) -> Image.Image:
+        name = getattr(file, "name", file)
+        if isinstance(name, (str, Path)):  # pictures in memory have no name
+            decoded[Path(name).name] += 1
+        return open_image(file, *args, **options)
+
+    def count_prediction(self: Predictor, radiograph: Any, sex: Any = None) -> Any:
+        predicted[radiograph.path.name] += 1
+        return predict(self, radiograph, sex)
+
+    patch.setattr(Image, "open", count_decoding)
+    patch.setattr(Predictor, "predict", count_prediction)
+    return decoded, predicted
+
+
+def test_each_image_is_decoded_once_and_predicted_once_as_it_is(
+    exported: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded, predicted = count_work(monkeypatch)
+    masks = folder / "cohort" / "masks"
+    run(exported, folder, tmp_path, stress=True, regions=masks)
+    names = {path.name for path in (folder / "images").iterdir()}
+    assert decoded == dict.fromkeys(names, 1)
+    cases = {f"{900001 + i}.png" for i in range(9)}
+    without_reference = names - cases - {"900010.png"}
+    assert predicted == {
+        **dict.fromkeys(cases, 1 + len(FEW)), **dict.fromkeys(without_reference, 1)
+    }  # fmt: skip
+
+
+def test_images_of_a_finished_audit_are_predicted_only_for_their_saliency_maps(
+    audited: Audited, exported: Path, folder: Path, out: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    again = Path(shutil.copytree(out, tmp_path / "again"))
+    decoded, predicted = count_work(monkeypatch)
+    _, _, gallery = run(exported, folder, again, stress=True)
+    shown = {image.image_id for case in gallery for image in (case.record, *case.neighbours)}
+    assert predicted == {f"{image_id}.png": 1 for image_id in shown}
+    # Decoded for the acquisition characteristics, and again for the pictures.
+    names = {path.name for path in (folder / "images").iterdir()}
+    assert decoded == {name: 1 + (Path(name).stem in shown) for name in names}
+
+
+def test_an_image_that_was_replaced_is_predicted_anew(
+    audited: Audited, exported: Path, folder: Path, out: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    again = tmp_path / "again"
+    images = Path(shutil.copytree(folder / "images", tmp_path / "images"))
+    run(exported, folder, again, images=images, stress=True)
+    before = read_stress(again)
+    shutil.copy(images / "900002.png", images / "900001.png")
+    _, predicted = count_work(monkeypatch)
+    run(exported, folder, again, images=images, stress=True)
+    after = read_stress(again)
+    assert {name for name, n in predicted.items() if n > 1} == {"900001.png"}
+    assert predicted["900001.png"] == 1 + len(FEW)
+    assert (after.loc["900001"] != before.loc["900001"]).all()
+    rest = before.index.get_level_values("image_id") != "900001"
+    pd.testing.assert_series_equal(before[rest], after[rest])
+
+
+def read_stress(out: Path) -> pd.Series:
+    """Read the predictions under every perturbation by image and family."""
+    table = pd.read_csv(out / STRESS, dtype={"image_id": str})
+    return table.set_index(["image_id", "family"])["predicted_months"].sort_index()
+
+
 def test_images_of_an_earlier_audit_that_are_gone_are_in_no_figure(
     audited: Audited, exported: Path, folder: Path, out: Path, tmp_path: Path
 ) -> None:
@@ -265,7 +345,7 @@ def test_images_of_an_earlier_audit_that_are_gone_are_in_no_figure(
     assert len(pd.read_csv(again / PREDICTIONS)) == 12 + 4
 
 
-def test_without_stress_and_regions_nothing_is_said_of_them(
+def test_without_stress_and_regions_the_page_has_no_such_sections(
     exported: Path, folder: Path, tmp_path: Path
 ) -> None:
     images = tmp_path / "images"
@@ -281,7 +361,7 @@ def test_without_stress_and_regions_nothing_is_said_of_them(
     assert not written & {STRESS, REGIONS, "robustness.csv", "regions.csv"}
 
 
-def test_what_cannot_be_audited_is_refused_before_an_image_is_answered(
+def test_what_cannot_be_audited_is_refused_before_an_image_is_predicted(
     exported: Path, folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -295,7 +375,7 @@ def test_what_cannot_be_audited_is_refused_before_an_image_is_answered(
         ({"by": ["race"]}, LabelError, "has no column 'race' to group by; found: id, boneage"),
         ({"by": ["sex"]}, LabelError, "every figure is given by sex already"),
         ({"by": ["status"], "labels": tmp_path / "status.csv"}, LabelError,
-         "has a column 'status', and so have the answers. Rename it there."),
+         "has a column 'status', and so have the predictions. Rename it there."),
         ({"regions": tmp_path / "boxes.csv"}, LabelError, "has no column 'xmin'"),
         ({"regions": tmp_path / "gone.csv"}, LabelError, "does not exist; expected a CSV of regi"),
     ):  # fmt: skip
@@ -317,30 +397,30 @@ def test_regions_that_the_report_would_overwrite_are_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["regions.csv"]
 
 
-def test_two_images_of_one_name_are_refused_before_one_is_answered(
+def test_two_images_of_one_name_are_refused_before_one_is_predicted(
     exported: Path, folder: Path, tmp_path: Path
 ) -> None:
     records, out = Path(shutil.copytree(folder, tmp_path / "images")), tmp_path / "out"
     record = records / "images" / "900001.png"
-    (records / "images" / "twin").mkdir()
-    twin = Path(shutil.copy(record, records / "images" / "twin"))
+    (records / "images" / "second").mkdir()
+    second = Path(shutil.copy(record, records / "images" / "second"))
     with pytest.raises(BoneAgeError) as caught:
         run(exported, records, out)
     assert str(record) in str(caught.value)
-    assert str(twin) in str(caught.value)
+    assert str(second) in str(caught.value)
     assert not out.exists()
 
 
-def test_regions_of_other_images_are_refused_before_the_stresses(
-    audited: Audited, exported: Path, folder: Path, out: Path, tmp_path: Path
+def test_regions_of_other_images_are_refused_before_an_image_is_predicted(
+    exported: Path, folder: Path, tmp_path: Path
 ) -> None:
-    again = Path(shutil.copytree(out, tmp_path / "again"))
-    (again / STRESS).unlink()
     boxes = tmp_path / "boxes.csv"
     boxes.write_text("id,width,height,region,xmin,ymin,xmax,ymax\nx,100,100,a,5,5,50,50\n")
-    with pytest.raises(BoneAgeError, match=r"none of the 9 images has a region \(first ids of reg"):
-        run(exported, folder, again, stress=True, regions=boxes)
-    assert not (again / STRESS).exists()
+    with pytest.raises(
+        BoneAgeError, match=r"none of the 10 images has a region \(first ids of reg"
+    ):
+        run(exported, folder, tmp_path / "out", stress=True, regions=boxes)
+    assert not (tmp_path / "out").exists()
 
 
 def test_images_that_are_all_unreadable_are_one_line(

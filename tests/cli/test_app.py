@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from pydicom.uid import RLELossless
 
-from boneage.audit.stress import STRESSES
+from boneage.audit.perturbations import PERTURBATIONS
 from boneage.cli.app import app, main, option_names
 from boneage.cli.use_commands import EXAMPLE, EXAMPLE_YEARS
 from boneage.config import Paths
@@ -707,7 +707,7 @@ def test_images_are_stressed_and_their_regions_measured_in_one_command(
     assert main(command) == 0
     assert f"report in {out / 'report.html'}" in capsys.readouterr().out
     result = json.loads((out / "audit.json").read_text(), parse_constant=pytest.fail)
-    assert len(result["robustness"]["stresses"]) == len(STRESSES)
+    assert len(result["robustness"]["stresses"]) == len(PERTURBATIONS)
     assert result["regions"]["groups"][1]["group"] == "wrist"
     assert {"robustness.csv", "regions.csv"} <= {path.name for path in out.iterdir()}
 

@@ -617,7 +617,7 @@ def test_a_stage_that_there_is_not_is_refused_with_its_place(value: Any) -> None
 
 @pytest.mark.parametrize("odd", [None, 10.0, "Child", torch.tensor(1.0), {"a": 1}, pd.DataFrame()])
 def test_what_is_no_column_is_refused(odd: Any) -> None:
-    with pytest.raises(BoneAgeError, match=r"y_pred is a \w+; expected one value a case"):
+    with pytest.raises(BoneAgeError, match=r"y_pred is a \w+; expected one value per case"):
         gender_bias_regression([10.0], odd, ["M"])
 
 

@@ -1,4 +1,6 @@
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from boneage.inference.batch import (
     calibrate,
     check_heatmaps,
     make_records,
+    map_images,
     predict_images,
 )
 from boneage.inference.predictor import Predictor
@@ -84,7 +87,7 @@ def test_pictures_of_images_of_one_name_have_names_of_their_own() -> None:
     ]  # fmt: skip
 
 
-def test_a_name_as_long_as_the_system_takes_is_predicted_and_drawn(
+def test_an_image_with_the_longest_name_possible_is_predicted_and_its_heat_map_saved(
     predictor: Predictor, records: list[ImageRecord], tmp_path: Path
 ) -> None:
     long = tmp_path / "in" / ("x" * 251 + ".png")
@@ -97,7 +100,7 @@ def test_a_name_as_long_as_the_system_takes_is_predicted_and_drawn(
     assert len(list((tmp_path / "maps").iterdir())) == 2
 
 
-def test_the_answer_does_not_depend_on_company_order_or_workers(
+def test_the_prediction_does_not_depend_on_other_images_order_or_workers(
     predictor: Predictor, records: list[ImageRecord]
 ) -> None:
     alone = [next(predict_images(predictor, [record], 1)) for record in records]
@@ -132,13 +135,13 @@ FORMATS: dict[str, tuple[str, int, int, type, dict[str, Any]]] = {
 @pytest.fixture(scope="module")
 def grey(records: list[ImageRecord]) -> npt.NDArray[np.int64]:
     """An image that uses all its grey values."""
-    record = np.asarray(Image.open(records[0].path).convert("L")).astype(np.int64)
-    record[0, 0], record[-1, -1] = 0, 255
-    return record
+    pixels = np.asarray(Image.open(records[0].path).convert("L")).astype(np.int64)
+    pixels[0, 0], pixels[-1, -1] = 0, 255
+    return pixels
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_an_image_has_one_answer_in_every_format(
+def test_an_image_has_one_prediction_in_every_format(
     predictor: Predictor, grey: npt.NDArray[np.int64], tmp_path: Path, name: str
 ) -> None:
     suffix, scale, offset, dtype, tags = FORMATS[name]
@@ -149,18 +152,18 @@ def test_an_image_has_one_answer_in_every_format(
     else:
         Image.fromarray(stored).save(path)
     Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "plain.png")
-    answer, plain = predict_images(
+    prediction, plain = predict_images(
         predictor, [ImageRecord(path, "M"), ImageRecord(tmp_path / "plain.png", "M")]
     )
-    assert answer.predicted_years == pytest.approx(plain.predicted_years, abs=1e-4)
-    assert answer.status == "ok"
+    assert prediction.predicted_years == pytest.approx(plain.predicted_years, abs=1e-4)
+    assert prediction.status == "ok"
 
 
 @pytest.mark.parametrize(
     ("suffix", "scale", "tags"),
     [("png", 257, {}), ("tif", 257, {}), ("dcm", 1, {"BitsStored": 8, "HighBit": 7})],
 )
-def test_a_dull_image_of_8_bits_has_its_answer_in_a_file_of_16(
+def test_a_dull_image_of_8_bits_has_the_same_prediction_in_a_file_of_16(
     predictor: Predictor,
     grey: npt.NDArray[np.int64],
     tmp_path: Path,
@@ -176,21 +179,21 @@ def test_a_dull_image_of_8_bits_has_its_answer_in_a_file_of_16(
     else:
         Image.fromarray(stored).save(path)
     Image.fromarray(dull.astype(np.uint8)).save(tmp_path / "plain.png")
-    answer, plain = predict_images(
+    prediction, plain = predict_images(
         predictor, [ImageRecord(path, "M"), ImageRecord(tmp_path / "plain.png", "M")]
     )
-    assert answer.predicted_years == plain.predicted_years
+    assert prediction.predicted_years == plain.predicted_years
 
 
-def test_a_jpeg_has_nearly_the_answer_of_its_image(
+def test_a_jpeg_has_nearly_the_prediction_of_its_image(
     predictor: Predictor, grey: npt.NDArray[np.int64], tmp_path: Path
 ) -> None:
     image = Image.fromarray(grey.astype(np.uint8))
     image.save(tmp_path / "a.png")
     image.save(tmp_path / "a.jpg", quality=95)
     png, jpeg, other = (
-        answer.predicted_years or 0.0
-        for answer in predict_images(
+        prediction.predicted_years or 0.0
+        for prediction in predict_images(
             predictor,
             [
                 ImageRecord(tmp_path / "a.png", "M"),
@@ -210,21 +213,23 @@ def test_an_image_that_cannot_be_read_is_a_row_and_the_rest_goes_on(
     broken = [
         ImageRecord(tmp_path / name, "M", 10.0) for name in ("text.png", "text.dcm", "gone.png")
     ]
-    answers = list(predict_images(predictor, [broken[0], records[0], *broken[1:], records[1]], 2))
-    assert [a.status for a in answers] == ["error", "ok", "error", "error", "ok"]
-    for answer, reason in zip(
-        (answers[0], answers[2], answers[3]),
+    predictions = list(
+        predict_images(predictor, [broken[0], records[0], *broken[1:], records[1]], 2)
+    )
+    assert [a.status for a in predictions] == ["error", "ok", "error", "error", "ok"]
+    for prediction, reason in zip(
+        (predictions[0], predictions[2], predictions[3]),
         ("is not an image", "holds no image", "does not exist"),
         strict=True,
     ):
-        assert reason in answer.reasons[0].message
-        assert str(answer.path) in answer.reasons[0].message
-        assert answer.predicted_years is None
-        assert answer.predicted_stage is None
-        assert answer.reference_stage == "Child"
+        assert reason in prediction.reasons[0].message
+        assert str(prediction.path) in prediction.reasons[0].message
+        assert prediction.predicted_years is None
+        assert prediction.predicted_stage is None
+        assert prediction.reference_stage == "Child"
 
 
-def test_images_are_read_no_further_ahead_than_a_few_a_worker(
+def test_images_are_read_only_a_few_a_worker_ahead(
     predictor: Predictor, records: list[ImageRecord]
 ) -> None:
     taken = 0
@@ -235,14 +240,49 @@ def test_images_are_read_no_further_ahead_than_a_few_a_worker(
             taken += 1
             yield records[taken % 6]
 
-    answers = predict_images(predictor, endless(), 2)
+    predictions = predict_images(predictor, endless(), 2)
     for _ in range(5):
-        next(answers)
-    answers.close()  # type: ignore[attr-defined]
+        next(predictions)
+    predictions.close()  # type: ignore[attr-defined]
     assert taken <= 5 + 4 * 2
 
 
-def test_a_heat_map_is_drawn_of_each_image_that_has_an_answer(
+def test_results_come_in_the_order_of_the_images_whatever_takes_longest() -> None:
+    waits = [0.05, 0.0, 0.02, 0.0, 0.0]
+
+    def work(i: int) -> int:
+        time.sleep(waits[i])
+        return 10 * i
+
+    assert list(map_images(work, range(5), 3)) == [0, 10, 20, 30, 40]
+    assert list(map_images(work, [], 3)) == []
+
+
+def test_an_error_ends_the_work_and_cancels_what_is_not_begun() -> None:
+    begun = []
+
+    def work(i: int) -> int:
+        begun.append(i)
+        if i == 1:
+            raise KeyboardInterrupt
+        return i
+
+    results = map_images(work, range(100), 1)
+    assert next(results) == 0
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    assert len(begun) < 10
+    assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPool")]
+
+
+def test_progress_is_shown_where_it_has_a_label(capsys: pytest.CaptureFixture[str]) -> None:
+    list(map_images(str, range(3), 1))
+    assert capsys.readouterr().err == ""
+    list(map_images(str, range(3), 1, progress="count"))
+    assert "count: 100%" in capsys.readouterr().err
+
+
+def test_a_heat_map_is_saved_of_each_image_that_has_a_prediction(
     predictor: Predictor, records: list[ImageRecord], tmp_path: Path
 ) -> None:
     _touch(tmp_path, "broken.png")
@@ -278,16 +318,16 @@ def test_a_calibration_is_fitted_to_the_images_that_can_be_read(
     assert fitted.graph_sha256 == predictor.contract.graph_sha256
     fitted.save(tmp_path / "site.toml")
     calibrated = Predictor(exported, calibration=tmp_path / "site.toml", threads=1)
-    answers = list(predict_images(calibrated, labelled, 2))
+    predictions = list(predict_images(calibrated, labelled, 2))
     errors = [
-        (answer.predicted_years or 0.0) - (record.reference_years or 0.0)
-        for answer, record in zip(answers, labelled, strict=True)
+        (prediction.predicted_years or 0.0) - (record.reference_years or 0.0)
+        for prediction, record in zip(predictions, labelled, strict=True)
     ]
     assert abs(np.mean(errors)) < 0.05
     assert abs(fitted.bias_male_years) > 1.0
 
 
-def test_a_sex_of_few_images_is_said_to_have_no_bias_of_its_own(
+def test_a_sex_of_few_images_has_no_bias_of_its_own_and_a_warning_says_so(
     predictor: Predictor, labelled: list[ImageRecord], caplog: pytest.LogCaptureFixture
 ) -> None:
     boys = [replace(record, sex="M") for record in labelled]
@@ -310,7 +350,7 @@ def test_a_model_without_an_age_cannot_be_calibrated(
 ) -> None:
     predictor = Predictor(exported, threads=1)
     predictor.contract = replace(predictor.contract, outputs=("stage_probabilities",))
-    with pytest.raises(BoneAgeError, match="the model answers no age; there is nothing to calib"):
+    with pytest.raises(BoneAgeError, match="the model predicts no age; there is nothing to calib"):
         calibrate(predictor, labelled, 1)
 
 

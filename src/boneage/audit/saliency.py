@@ -1,9 +1,7 @@
-"""Where a model looks, measured: its age maps against regions that somebody drew."""
+"""Saliency maps against annotated regions: how much of a map lies in them, and by chance."""
 
-import os
 import zlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
-from boneage.errors import BoneAgeError, ImageError, LabelError
+from boneage.errors import BoneAgeError, LabelError
+from boneage.evaluation.bootstrap import mean_estimate
 from boneage.evaluation.prediction_table import name_age_band
-from boneage.evaluation.statistics import paired_mean, wilcoxon_p_value
+from boneage.evaluation.statistics import wilcoxon_p_value
 from boneage.files import clean_id
 from boneage.imaging.discovery import match_ids
-from boneage.inference.batch import ImageRecord
+from boneage.imaging.radiograph import Radiograph
+from boneage.inference.batch import ImageRecord, map_images, predict_record
+from boneage.inference.prediction import Prediction
 from boneage.inference.predictor import Predictor
 from boneage.tables.columns import read_csv, to_numbers
 
@@ -30,11 +30,11 @@ GRID = 96
 """Side of the grid on which maps and regions are laid over each other."""
 
 SHIFTS = 100
-"""Random places of the regions that each image is compared with."""
+"""Random placements of the regions that each image is compared with."""
 
 ALL = "all regions"
 RIGHT_MONTHS = 12.0
-"""Largest error of an answer that counts as right here."""
+"""Largest error of a prediction that counts as right here."""
 
 _BOX = ("xmin", "ymin", "xmax", "ymax")
 _PLATE = "plate:"
@@ -42,27 +42,32 @@ _PLATE = "plate:"
 
 @dataclass(frozen=True)
 class Region:
-    """A part of an image: its name, and the share of each cell that it covers, (GRID, GRID)."""
+    """A part of an image.
+
+    Attributes:
+        name: What it is, such as a bone's name; several regions of an image may have one name.
+        mask: (GRID, GRID), the proportion of each cell that the region covers.
+    """
 
     name: str
-    share: Array
+    mask: Array
 
 
 def read_regions(path: Path) -> dict[str, list[Region]]:
-    """Read the regions of images.
+    """Read the annotated regions of images.
 
     Args:
         path: A CSV with `id, width, height, region, xmin, ymin, xmax, ymax` in pixels of an image
-            that is `width` by `height`; with a column `reader`, the first reader of an image
-            counts. Or the folder of masks that `boneage phantom --masks` writes, whose open
-            growth plates are taken.
+            that is `width` by `height`. If there is a column `reader`, the first reader of each
+            image counts. Or the folder of masks that `boneage phantom --masks` writes, of which
+            the open growth plates are taken.
 
     Returns:
         By image id.
 
     Raises:
         LabelError: Naming the line and the value, if a column is missing or there twice, an id
-            is empty, or a box is none.
+            is empty, or a box does not lie in its image.
     """
     if path.is_dir():
         return _read_masks(path)
@@ -104,9 +109,9 @@ def read_regions(path: Path) -> dict[str, list[Region]]:
 
 
 def _cover(low: npt.ArrayLike, high: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Share of each of the grid's cells along one side that lies between two places in [0, 1].
+    """Proportion of each of the grid's cells along one side that lies between two positions.
 
-    Places (n,) give (n, GRID).
+    Positions (n,) in [0, 1] give (n, GRID).
     """
     edges = np.arange(GRID + 1) / GRID
     ends = (np.asarray(end, dtype=np.float64)[..., None] for end in (low, high))
@@ -132,7 +137,7 @@ def _read_masks(folder: Path) -> dict[str, list[Region]]:
 
 
 def _to_grid(pixels: npt.NDArray[Any]) -> Array:
-    """Reduce (H, W) to the grid by the mean over each cell, parts of pixels included."""
+    """Reduce (H, W) to the grid by the mean over each cell, with pixels counted in part."""
     rows, columns = (_cover(np.arange(n) / n, np.arange(1, n + 1) / n) for n in pixels.shape)
     return (rows.T @ pixels.astype(np.float64) @ columns).astype(np.float32)
 
@@ -140,22 +145,22 @@ def _to_grid(pixels: npt.NDArray[Any]) -> Array:
 def find_hand(pixels: Array, regions: Sequence[Region]) -> npt.NDArray[np.bool_]:
     """Outline the hand, (GRID, GRID): the largest bright part of an image, and all its regions.
 
-    The limit between bright and dark is Otsu's (IEEE Trans. SMC 1979).
+    Source: the threshold between bright and dark is that of Otsu, IEEE Trans. SMC 1979.
     """
     from scipy import ndimage
 
     grey = ndimage.gaussian_filter(_to_grid(pixels), 1.0)
-    labels, n = ndimage.label(grey > _find_limit(grey))
+    labels, n = ndimage.label(grey > _find_threshold(grey))
     hand = np.zeros((GRID, GRID), dtype=bool)
     if n:
         sizes = np.bincount(labels.ravel())[1:]
         hand = ndimage.binary_fill_holes(labels == 1 + sizes.argmax())
     for region in regions:
-        hand |= region.share > 0
+        hand |= region.mask > 0
     return hand
 
 
-def _find_limit(grey: Array) -> float:
+def _find_threshold(grey: Array) -> float:
     counts, edges = np.histogram(grey, bins=64)
     centres = (edges[1:] + edges[:-1]) / 2
     below = np.cumsum(counts)
@@ -172,19 +177,19 @@ def measure_map(
     hand: npt.NDArray[np.bool_],
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Measure how much of a map lies in regions, and in the same ones at random places.
+    """Measure how much of a map lies in regions, and in the same regions placed at random.
 
     Args:
-        age_map: (h, w); what is below zero counts as nothing.
+        age_map: (h, w); negative values count as zero.
         regions: Of this image.
         hand: (GRID, GRID); each region is moved so that its middle lies in it.
-        seed: Of the random places.
+        seed: Of the random placements.
 
     Returns:
-        By region, and for all together: `area`, the share of the image that they cover; `energy`,
-        the share of the map that lies in them; `hit`, 1 if the map's peak does (the pointing
-        game; Zhang et al., IJCV 2018); `energy_shifted` and `hit_shifted`, the same on average
-        over `SHIFTS` random places.
+        By region, and for all together: `area`, the proportion of the image that they cover;
+        `energy`, the proportion of the map that lies in them; `hit`, 1 if the map's peak does (the
+        pointing game; Zhang et al., IJCV 2018); `energy_shifted` and `hit_shifted`, the same on
+        average over `SHIFTS` random placements.
     """
     evidence = Image.fromarray(age_map.astype(np.float32).clip(min=0.0))
     heat = np.asarray(evidence.resize((GRID, GRID), Image.Resampling.BILINEAR)).clip(min=0.0)
@@ -192,39 +197,106 @@ def measure_map(
     rng = np.random.default_rng(seed)
     places = np.argwhere(hand)
     names = list(dict.fromkeys(region.name for region in regions))
-    groups = {name: [r.share for r in regions if r.name == name] for name in names}
-    shares = {ALL: [region.share for region in regions], **groups}
+    by_name = {name: [r.mask for r in regions if r.name == name] for name in names}
     result = {}
-    for name, drawn in shares.items():
-        here = _measure(heat, np.max(drawn, axis=0))
-        moved = [_measure(heat, _move(drawn, places, rng)) for _ in range(SHIFTS)]
-        energy, hit = np.mean(moved, axis=0)
+    for name, masks in {ALL: [region.mask for region in regions], **by_name}.items():
+        union = np.max(masks, axis=0)
+        energy, hit = _measure(heat, union)
+        shifted = [_measure(heat, _move(masks, places, rng)) for _ in range(SHIFTS)]
+        energy_shifted, hit_shifted = np.mean(shifted, axis=0)
         result[name] = {
-            "area": float(np.max(drawn, axis=0).mean()),
-            "energy": here[0],
-            "energy_shifted": float(energy),
-            "hit": here[1],
-            "hit_shifted": float(hit),
+            "area": float(union.mean()),
+            "energy": energy,
+            "energy_shifted": float(energy_shifted),
+            "hit": hit,
+            "hit_shifted": float(hit_shifted),
         }
     return result
 
 
-def _measure(heat: Array, share: Array) -> tuple[float, float]:
+def _measure(heat: Array, mask: Array) -> tuple[float, float]:
+    """Give the proportion of the map in the mask, and whether its peak lies there."""
     peak = np.unravel_index(heat.argmax(), heat.shape)
-    return float((heat * share).sum()), float(heat[peak] > 0 and share[peak] > 0)
+    return float((heat * mask).sum()), float(heat[peak] > 0 and mask[peak] > 0)
 
 
-def _move(shares: Sequence[Array], places: npt.NDArray[np.intp], rng: np.random.Generator) -> Array:
-    """Move each region so that its middle lies at a random place; what leaves the image is lost."""
+def _move(masks: Sequence[Array], places: npt.NDArray[np.intp], rng: np.random.Generator) -> Array:
+    """Move each mask so that its middle lies at a random place; what leaves the image is lost."""
     result = np.zeros((GRID, GRID), dtype=np.float32)
-    for share in shares:
-        rows, columns = np.nonzero(share)
-        patch = share[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    for mask in masks:
+        rows, columns = np.nonzero(mask)
+        patch = mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         top, left = places[rng.integers(len(places))] - np.array(patch.shape) // 2
         into = result[max(top, 0) : top + patch.shape[0], max(left, 0) : left + patch.shape[1]]
         of = patch[max(-top, 0) :, max(-left, 0) :][: into.shape[0], : into.shape[1]]
         np.maximum(into, of, out=into)
     return result
+
+
+def match_regions(
+    predictor: Predictor,
+    records: Sequence[ImageRecord],
+    regions: Mapping[str, Sequence[Region]],
+) -> dict[Path, Sequence[Region]]:
+    """Find the regions of each image, by path; images without regions are left out.
+
+    Raises:
+        BoneAgeError: If the model gives no saliency map, or no image has a region.
+    """
+    if "age_map" not in predictor.contract.outputs:
+        raise BoneAgeError(
+            "this model gives no saliency map; there is nothing to measure. Leave --regions out."
+        )
+    found = match_ids([record.path for record in records], regions)
+    if not found:
+        raise BoneAgeError(
+            f"none of the {len(records)} images has a region (first ids of regions: "
+            f"{', '.join(list(regions)[:3])}; first images: "
+            f"{', '.join(r.image_id for r in records[:3])}). Check that they belong together."
+        )
+    return {path: regions[image_id] for path, image_id in found.items()}
+
+
+def measure_regions(
+    record: ImageRecord, radiograph: Radiograph, prediction: Prediction, regions: Sequence[Region]
+) -> list[dict[str, Any]]:
+    """Measure one image's saliency map against its regions.
+
+    Returns:
+        A row a region, with the columns of `measure_images`; none without a prediction, a map, or
+        a region that covers anything.
+    """
+    regions = [region for region in regions if region.mask.any()]
+    age_map, months = prediction.age_map, prediction.predicted_months
+    if not regions or age_map is None or months is None:
+        return []
+    years = np.nan if record.reference_years is None else record.reference_years
+    known = {
+        "image_id": record.image_id,
+        "rows": age_map.shape[0],
+        "columns": age_map.shape[1],
+        "reference_years": years,
+        "error_months": months - 12.0 * years,
+    }
+    # Each image has a seed of its own: with the same placements on every image, their chance
+    # deviation would not average out.
+    seed = zlib.crc32(record.image_id.encode("utf-8", "surrogatepass"))
+    measured = measure_map(age_map, regions, find_hand(radiograph.pixels, regions), seed)
+    return [{"region": name, **values, **known} for name, values in measured.items()]
+
+
+def join_measures(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Join the rows of `measure_regions`.
+
+    Raises:
+        BoneAgeError: If there are none.
+    """
+    if not rows:
+        raise BoneAgeError(
+            "none of the images with regions has both a prediction and a region that covers "
+            "anything; there is nothing to measure."
+        )
+    return pd.DataFrame(rows)
 
 
 def measure_images(
@@ -233,11 +305,11 @@ def measure_images(
     regions: Mapping[str, Sequence[Region]],
     workers: int | None = None,
 ) -> pd.DataFrame:
-    """Answer the images that have regions, and measure their maps.
+    """Predict the images that have regions, and measure their saliency maps.
 
     Args:
         predictor: Best with `threads=1`.
-        records: What to answer; those without regions, or unreadable, are left out.
+        records: The images; those without regions and unreadable ones are left out.
         regions: By image id.
         workers: Threads; by default one a core.
 
@@ -247,64 +319,33 @@ def measure_images(
 
     Raises:
         BoneAgeError: If the model gives no map, no image has a region, or none of those that have
-            could be answered.
+            could be predicted.
     """
-    if "age_map" not in predictor.contract.outputs:
-        raise BoneAgeError("this model gives no map of its evidence; there is nothing to measure.")
-    of_regions = match_ids([record.path for record in records], regions)
-    chosen = [record for record in records if record.path in of_regions]
-    if not chosen:
-        raise BoneAgeError(
-            f"none of the {len(records)} images has a region (first ids of regions: "
-            f"{', '.join(list(regions)[:3])}; first images: "
-            f"{', '.join(r.image_id for r in records[:3])}). Check that they belong together."
-        )
+    of_image = match_regions(predictor, records, regions)
 
     def measure(record: ImageRecord) -> list[dict[str, Any]]:
-        drawn = [r for r in regions[of_regions[record.path]] if r.share.any()]
-        try:
-            radiograph = predictor.read(record.path)
-        except ImageError:
+        radiograph, prediction = predict_record(predictor, record)
+        if radiograph is None:
             return []
-        found = predictor.answer(radiograph, record.sex)
-        if not drawn or found.age_map is None or found.predicted_months is None:
-            return []
-        years = np.nan if record.reference_years is None else record.reference_years
-        known = {
-            "image_id": record.image_id,
-            "rows": found.age_map.shape[0],
-            "columns": found.age_map.shape[1],
-            "reference_years": years,
-            "error_months": found.predicted_months - 12.0 * years,
-        }
-        # A seed of its own: the same places on every image would leave chance's noise in the mean.
-        seed = zlib.crc32(record.image_id.encode("utf-8", "surrogatepass"))
-        measured = measure_map(found.age_map, drawn, find_hand(radiograph.pixels, drawn), seed)
-        return [{"region": name, **values, **known} for name, values in measured.items()]
+        return measure_regions(record, radiograph, prediction, of_image[record.path])
 
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        progress = tqdm(pool.map(measure, chosen), total=len(chosen), desc="regions", unit="image")
-        rows = [row for found in progress for row in found]
-    if not rows:
-        raise BoneAgeError(
-            f"none of the {len(chosen)} images with regions has both an answer and a region that "
-            "covers anything; there is nothing to measure."
-        )
-    return pd.DataFrame(rows)
+    chosen = [record for record in records if record.path in of_image]
+    found = map_images(measure, chosen, workers, progress="saliency")
+    return join_measures([row for rows in found for row in rows])
 
 
 def summarise_regions(table: pd.DataFrame, *, resamples: int) -> dict[str, Any]:
-    """Compare the regions with the same ones at random places in the hand.
+    """Compare the regions with the same regions at random places in the hand.
 
     Args:
-        table: Of `measure_images`.
+        table: Of `join_measures`.
         resamples: Bootstrap resamples over images; 0 leaves intervals out.
 
     Returns:
-        `n` images, `cells` of the map, and `groups`: by region, and all regions by age band and
-        by size of the error. Each `by, group, n, area`; `energy, energy_shifted,
-        energy_difference, hit, hit_shifted, hit_difference` with intervals; `wilcoxon_p` of the
-        energy.
+        `n` images; `cells`, the rows and columns of the map; and `groups`: by region, and all
+        regions by age band and by size of the error. Each group has `by, group, n, area`; `energy,
+        energy_shifted, energy_difference, hit, hit_shifted, hit_difference` with intervals; and
+        `wilcoxon_p` of the energy.
     """
     whole = table[table["region"] == ALL]
     bands = whole["reference_years"].map(name_age_band, na_action="ignore")
@@ -328,12 +369,12 @@ def summarise_regions(table: pd.DataFrame, *, resamples: int) -> dict[str, Any]:
 
 def _summarise(rows: pd.DataFrame, resamples: int) -> dict[str, Any]:
     figures = {
-        name: paired_mean(rows[name].to_numpy(float), resamples)
+        name: mean_estimate(rows[name].to_numpy(float), resamples)
         for name in ("energy", "energy_shifted", "hit", "hit_shifted")
     }
     for kind in ("energy", "hit"):
         apart = (rows[kind] - rows[f"{kind}_shifted"]).to_numpy(float)
-        figures[f"{kind}_difference"] = paired_mean(apart, resamples)
+        figures[f"{kind}_difference"] = mean_estimate(apart, resamples)
     return {
         "n": len(rows),
         "area": float(rows["area"].mean()),

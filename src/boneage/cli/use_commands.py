@@ -70,26 +70,29 @@ def audit(
             both.
         workers: Threads; by default one per core.
     """
-    from boneage.audit.charts import describe_differences, format_figure
     from boneage.audit.figures import audit as compute
-    from boneage.audit.report import save_audit
+    from boneage.audit.report import describe_run, save_audit
+    from boneage.audit.wording import describe_differences, format_figure
     from boneage.evaluation.prediction_table import keep_apart, read_all
 
     if bool(predictions) == (images is not None) or (images is None) != (labels is None):
         raise BoneAgeError("pass either CSV files of predictions, or --images with --labels.")
     if images is not None and labels is not None:
-        from boneage.audit.workflow import audit_images
+        from boneage.audit.workflow import PREDICTIONS, audit_images
 
         result, table, gallery = audit_images(
             images, labels, out, by=by, model=model, calibration=calibration,
             stress=stress, regions=regions, resamples=resamples, workers=workers,
         )  # fmt: skip
+        inputs = [out / PREDICTIONS, labels]
     elif stress or regions is not None:
         raise BoneAgeError("--stress and --regions need the images; pass --images with --labels.")
     else:
         keep_apart(out, predictions)
         read = read_all(list(predictions), by)
         result, table, gallery = compute(read, resamples=resamples), read[0].table, []
+        inputs = list(predictions)
+    result |= describe_run(["boneage", *sys.argv[1:]], inputs)
     page = save_audit(out, result, table, gallery)
     print(f"{result['name']}, n = {result['n']}")
     for name, figure in (("MAE", "mae_months"), ("bias", "bias_months")):

@@ -169,7 +169,13 @@ def _name_apart(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def read_predictions(path: Path, by: Sequence[str] = (), *, name: str | None = None) -> Predictions:
+def read_predictions(
+    path: Path,
+    by: Sequence[str] = (),
+    *,
+    name: str | None = None,
+    rows: pd.DataFrame | None = None,
+) -> Predictions:
     """Read a CSV of predictions with their references.
 
     Needs `image_id`, `sex`, `reference_years` or `reference_months`, which may have any of the
@@ -182,13 +188,14 @@ def read_predictions(path: Path, by: Sequence[str] = (), *, name: str | None = N
         path: The CSV.
         by: Columns that name further groups.
         name: For the report, if not the file's stem.
+        rows: Its rows as text under their line numbers, if they are at hand already.
 
     Raises:
         LabelError: Naming the column, the value and the line, if a column is missing or there
             twice, an id comes twice, a value is no number or cannot be true, or ages are not in
             the unit that their column says.
     """
-    raw = read_csv(path, "a CSV of predictions")
+    raw = read_csv(path, "a CSV of predictions") if rows is None else rows
     by = list(dict.fromkeys(by))
     columns = _check_header(path, list(raw.columns), by)
     if raw.empty:

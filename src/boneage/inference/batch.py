@@ -1,13 +1,15 @@
-"""Many images -> predictions, streamed, a few at a time on all cores; or a calibration."""
+"""Many images: join them with their labels, work on several at a time, predict or calibrate."""
 
 import logging
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from boneage.errors import BoneAgeError, ImageError
 from boneage.files import cut_suffix, fit_name, hash_file
 from boneage.imaging.discovery import match_ids, name_images
 from boneage.imaging.overlay import save_overlay
+from boneage.imaging.radiograph import Radiograph
 from boneage.inference.calibration import Calibration, Outputs, join_outputs
 from boneage.inference.calibration_fit import (
     MIN_IMAGES_OF_GROUP,
@@ -32,18 +35,21 @@ logger = logging.getLogger(__name__)
 
 _PENDING_PER_WORKER = 4
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image to answer.
+    """One image to predict, and what is known of it.
 
     Attributes:
         path: The file.
-        sex: What to tell the model; None leaves it to the file.
-        reference_years: Reference age where known.
-        heatmap: Where to draw the age map, or None.
-        image_id: The table's id of it, or a name that tells it from the others; by default the
-            file's name without its suffix.
+        sex: Sex to provide to the model; None leaves it to the file.
+        reference_years: Reference age, where known.
+        heatmap: File to save the age map to, or None.
+        image_id: Its id in the table of labels, or a name that no other image of the run has; by
+            default the file's name without its suffix.
     """
 
     path: Path
@@ -57,10 +63,10 @@ class ImageRecord:
 
 
 def check_heatmaps(heatmaps: Path, paths: Sequence[Path]) -> None:
-    """Refuse a folder for heat maps whose pictures would be read as images, or take their place.
+    """Check that heat maps will not be read as radiographs next time, nor overwrite one.
 
     Raises:
-        BoneAgeError: If it lies in a folder of images, or holds one of the images.
+        BoneAgeError: If the folder lies in a folder of images, or holds one of the images.
     """
     for path in paths:
         if not path.is_dir() and heatmaps.resolve() == path.parent.resolve():
@@ -80,12 +86,12 @@ def make_records(
     table: Mapping[str, tuple[str | None, float | None]] | None = None,
     heatmaps: Path | None = None,
 ) -> list[ImageRecord]:
-    """Join images with what is known of them.
+    """Join images with the sex and the reference age that a table has for them.
 
     Args:
         paths: The images.
-        sex: What to tell the model of images that the table does not name; one that it names
-            without a sex is left to its file.
+        sex: Sex to provide for images that the table does not name. For an image that it names
+            without a sex, the file decides.
         table: By image id, the sex ("M", "F" or None) and the reference age in years.
         heatmaps: Folder for age maps.
 
@@ -103,80 +109,118 @@ def make_records(
         )
     records = []
     for path in paths:
-        name, told, years = names[path], sex, None
+        name, provided_sex, years = names[path], sex, None
         if path in of_table:
-            found, years = known[name]
-            told = found  # type: ignore[assignment]
+            table_sex, years = known[name]
+            provided_sex = table_sex  # type: ignore[assignment]
         heatmap = heatmaps and (heatmaps / name).with_name(fit_name(Path(name).name, ".png"))
-        records.append(ImageRecord(path, told, years, heatmap, name))
+        records.append(ImageRecord(path, provided_sex, years, heatmap, name))
     return records
+
+
+def map_images(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int | None = None,
+    *,
+    progress: str | None = None,
+) -> Iterator[Result]:
+    """Apply a function to many images on several threads and yield the results in their order.
+
+    No more than `_PENDING_PER_WORKER` images a worker are submitted before their results are
+    taken, so that memory stays bounded however many images there are. If the caller stops or is
+    interrupted, or `work` raises, the images that are not yet begun are cancelled.
+
+    Args:
+        work: Called with one item. It handles the exceptions that concern one image only.
+        items: What to work on, taken as it is needed.
+        workers: Threads; by default one a core.
+        progress: Label of a progress bar on stderr; without a label there is no bar.
+    """
+    workers = workers or os.cpu_count() or 1
+    total = len(items) if isinstance(items, Sized) else None
+    remaining = iter(items)
+    pending: deque[Future[Result]] = deque()
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=total, desc=progress, unit="image", disable=progress is None) as bar,
+    ):
+        try:
+            while True:
+                for item in islice(remaining, _PENDING_PER_WORKER * workers - len(pending)):
+                    pending.append(pool.submit(work, item))
+                if not pending:
+                    return
+                result = pending.popleft().result()
+                bar.update()
+                yield result
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def predict_images(
     predictor: Predictor, records: Iterable[ImageRecord], workers: int | None = None
 ) -> Iterator[Prediction]:
-    """Answer images on several threads, in their order, a few at a time in memory.
+    """Predict images on several threads and yield the predictions in their order.
 
     An image that cannot be read becomes a prediction of status `error`.
 
     Args:
         predictor: Best with `threads=1` if there are several workers.
-        records: What to answer.
+        records: The images.
         workers: Threads; by default one a core.
     """
-    workers = workers or os.cpu_count() or 1
-    pending: deque[Future[Prediction]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for record in records:
-                pending.append(pool.submit(_answer, predictor, record))
-                if len(pending) >= _PENDING_PER_WORKER * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    return map_images(lambda record: predict_record(predictor, record)[1], records, workers)
 
 
-def _answer(predictor: Predictor, record: ImageRecord) -> Prediction:
+def predict_record(
+    predictor: Predictor, record: ImageRecord
+) -> tuple[Radiograph | None, Prediction]:
+    """Read one image and predict it.
+
+    Returns:
+        The decoded image, None if it cannot be read; and its prediction, with the record's id and
+        reference and the file's content, of status `error` if the image cannot be read.
+    """
     content = None
-    with suppress(OSError):  # of which the reader tells in its own words
+    with suppress(OSError):  # the reader gives a better message
         content = hash_file(record.path)
+    radiograph = None
     try:
         radiograph = predictor.read(record.path)
     except ImageError as error:
-        answer = unreadable(record.path, error)
+        prediction = unreadable(record.path, error)
     else:
-        answer = predictor.predict(radiograph, record.sex)
-        if record.heatmap is not None and answer.age_map is not None:
-            save_overlay(record.heatmap, radiograph.to_image(), answer.age_map)
+        prediction = predictor.predict(radiograph, record.sex)
+        if record.heatmap is not None and prediction.age_map is not None:
+            save_overlay(record.heatmap, radiograph.to_image(), prediction.age_map)
     if record.reference_years is not None:
-        answer = answer.with_reference(record.reference_years)
-    return replace(answer, image_id=record.image_id, image_sha256=content)
+        prediction = prediction.with_reference(record.reference_years)
+    return radiograph, replace(prediction, image_id=record.image_id, image_sha256=content)
 
 
 def calibrate(
     predictor: Predictor, records: Sequence[ImageRecord], workers: int | None = None
 ) -> tuple[Calibration, dict[str, str]]:
-    """Fit bias, intervals and temperature to labelled images that the model never learned from.
+    """Fit bias, intervals and temperature to labelled images that the model was not trained on.
 
     Args:
-        predictor: The model; its own calibration lends the shape of the intervals where the
-            images are too few to show it.
+        predictor: The model. Where the images are too few to show the shape of the intervals, that
+            of its own calibration is used.
         records: With their reference ages.
         workers: Threads; by default one a core.
 
     Returns:
-        The calibration, and by path why images were left out that cannot be answered.
+        The calibration, and by path why an image was left out.
 
     Raises:
-        BoneAgeError: If the model answers no age, or too few images could be read.
+        BoneAgeError: If the model predicts no age, or too few images could be read.
     """
-    told, withheld, years, broken = predict_raw_twice(predictor, records, workers)
+    with_sex, without_sex, years, left_out = predict_raw_twice(predictor, records, workers)
     calibration = fit_calibration(
-        told, withheld, years, predictor.contract.graph_sha256, base=predictor.calibration
+        with_sex, without_sex, years, predictor.contract.graph_sha256, base=predictor.calibration
     )
-    contradiction = find_contradiction(told, withheld, years)
+    contradiction = find_contradiction(with_sex, without_sex, years)
     if contradiction is not None:
         logger.warning(
             "the images contradict the sexes given with them: %s. Check that the table's rows and "
@@ -184,32 +228,31 @@ def calibrate(
             contradiction,
         )
     for whose, code in (("boys'", 1), ("girls'", -1)):
-        n = int((told.sex == code).sum())
+        n = int((with_sex.sex == code).sum())
         if n < MIN_IMAGES_OF_GROUP:
             logger.warning(
                 "%d %s images are too few for a bias of their own (%d): it is that of all images.",
                 n, whose, MIN_IMAGES_OF_GROUP,
             )  # fmt: skip
-    return calibration, broken
+    return calibration, left_out
 
 
 def predict_raw_twice(
     predictor: Predictor, records: Sequence[ImageRecord], workers: int | None = None
 ) -> tuple[Outputs, Outputs, npt.NDArray[np.float64], dict[str, str]]:
-    """Give a network's raw answers to labelled images, which `fit_calibration` asks for.
+    """Give a network's uncalibrated outputs for labelled images, as `fit_calibration` needs them.
 
     Returns:
-        The answers with the sex told and with it withheld, the reference ages in years, and by
-        path why images were left out that cannot be answered.
+        The outputs with the sex provided and with it not provided; the reference ages in years;
+        and by path why an image was left out.
 
     Raises:
-        BoneAgeError: If the model answers no age.
+        BoneAgeError: If the model predicts no age.
     """
     if not predictor.contract.has_age:
-        raise BoneAgeError("the model answers no age; there is nothing to calibrate.")
-    told, withheld, years, broken = [], [], [], {}
+        raise BoneAgeError("the model predicts no age; there is nothing to calibrate.")
 
-    def look(record: ImageRecord) -> tuple[Outputs, Outputs] | str:
+    def predict_twice(record: ImageRecord) -> tuple[Outputs, Outputs] | str:
         try:
             radiograph = predictor.read(record.path)
         except ImageError as error:
@@ -223,13 +266,18 @@ def predict_raw_twice(
             predictor.predict_raw(radiograph, None).outputs,
         )
 
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        looks = tqdm(pool.map(look, records), total=len(records), desc="calibrate", unit="image")
-        for record, found in zip(records, looks, strict=True):
-            if isinstance(found, str):
-                broken[str(record.path)] = found
-                continue
-            told.append(found[0])
-            withheld.append(found[1])
-            years.append(record.reference_years)
-    return join_outputs(told), join_outputs(withheld), np.array(years, dtype=np.float64), broken
+    with_sex, without_sex, years, left_out = [], [], [], {}
+    found = map_images(predict_twice, records, workers, progress="calibrate")
+    for record, outputs in zip(records, found, strict=True):
+        if isinstance(outputs, str):
+            left_out[str(record.path)] = outputs
+            continue
+        with_sex.append(outputs[0])
+        without_sex.append(outputs[1])
+        years.append(record.reference_years)
+    return (
+        join_outputs(with_sex),
+        join_outputs(without_sex),
+        np.array(years, dtype=np.float64),
+        left_out,
+    )

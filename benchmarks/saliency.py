@@ -1,10 +1,11 @@
-"""Where the shipped model looks, in figures: docs/experiments.md, "Where it looks".
+"""Saliency maps of the shipped model against annotated regions, for docs/experiments.md.
 
-    python benchmarks/where_it_looks.py DATA REGIONS
+    python benchmarks/saliency.py DATA REGIONS
 
-DATA is the raw folder of the images, REGIONS the CSV of boxes drawn on some of them (their sources
-are in docs/experiments.md). The same is measured on drawn images against their growth plates, and
-all of it again with the network's weights shuffled: what is left then is not the model's knowledge.
+DATA is the raw folder of the images, REGIONS the CSV of boxes that readers have annotated on some
+of them (docs/experiments.md names the sources). The same is measured on synthetic images against
+their growth plates, and all of it again with shuffled weights: agreement that remains with those
+does not come from what the model has learned.
 """
 
 import argparse
@@ -27,12 +28,12 @@ from boneage.inference.registry import find_model
 from boneage.phantom.cohort import write_cohort
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "regions.json"
-SYNTHETIC_IMAGES, DRAWN_SEED, DRAWN_HEIGHT = 200, 7, 400
+SYNTHETIC_IMAGES, SYNTHETIC_SEED, SYNTHETIC_HEIGHT = 200, 7, 400
 RESAMPLES = 2000
 
 
 def main() -> None:
-    """Measure four times, and write what was found."""
+    """Measure real and synthetic images, with the weights as they are and shuffled."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("regions", type=Path)
@@ -41,19 +42,17 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         shuffled = Path(folder) / "shuffled.onnx"
         shuffle_weights(find_model(), shuffled)
-        cohort = Path(folder) / "drawn"
-        write_cohort(cohort, SYNTHETIC_IMAGES, DRAWN_SEED, DRAWN_HEIGHT, masks=True)
-        for what, data, regions in (
+        cohort = Path(folder) / "synthetic"
+        write_cohort(cohort, SYNTHETIC_IMAGES, SYNTHETIC_SEED, SYNTHETIC_HEIGHT, masks=True)
+        for what, data, annotations in (
             ("real images", arguments.data, arguments.regions),
-            ("drawn images", cohort, cohort / "masks"),
+            ("synthetic images", cohort, cohort / "masks"),
         ):
-            drawn = read_regions(regions)
-            paths = discover([data]).images
-            records = make_records(
-                [path for path in paths if path.stem in drawn], None, read_known(find_labels(data))
-            )
+            regions = read_regions(annotations)
+            paths = [path for path in discover([data]).images if path.stem in regions]
+            records = make_records(paths, None, read_known(find_labels(data)))
             for model in (find_model(), shuffled):
-                found = measure_images(Predictor(model, threads=1), records, drawn)
+                found = measure_images(Predictor(model, threads=1), records, regions)
                 name = what if model == find_model() else f"{what}, weights shuffled"
                 result[name] = summarise_regions(found, resamples=RESAMPLES)
                 print(name, json.dumps(result[name]["groups"][0]))
