@@ -284,10 +284,10 @@ def _write_cases(out: Path, records: Sequence[ImageRecord], tables: Sequence[pd.
     save_text(out / AUDITED, table.to_csv(index=False, lineterminator="\n"))
 
 
-def _summarise(answers: pd.DataFrame, table: pd.DataFrame, resamples: int) -> dict[str, Any]:
+def _summarise(perturbed: pd.DataFrame, table: pd.DataFrame, resamples: int) -> dict[str, Any]:
     """Give the `robustness` of a result."""
     ages: Mapping[str, float] = {}
     if "chronological_months" in table:
         ages = dict(table.set_index("image_id")["chronological_months"].dropna())
-    rows = summarise_robustness(answers, resamples=resamples, chronological_months=ages)
-    return {"n": int(answers["path"].nunique()), "stresses": rows}
+    rows = summarise_robustness(perturbed, resamples=resamples, chronological_months=ages)
+    return {"n": int(perturbed["path"].nunique()), "stresses": rows}
