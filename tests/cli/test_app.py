@@ -856,7 +856,7 @@ def test_a_run_s_own_validation_part_calibrates_it(
     site = tmp_path / "site.toml"
     assert main([*command, "--output", str(run), "--out", str(site)]) == 1
     assert "12 labelled images are too few to calibrate on; expected 20" in capsys.readouterr().err
-    monkeypatch.setattr("boneage.inference.calibration.MIN_IMAGES", 12)
+    monkeypatch.setattr("boneage.inference.calibration_fit.MIN_IMAGES", 12)
     assert main([*command, "--output", str(run), "--out", str(site)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("12 images\n")

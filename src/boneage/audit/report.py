@@ -242,7 +242,7 @@ def _draw_charts(result: Result, table: pd.DataFrame) -> dict[str, tuple[Figure 
 
 def _encode(figure: Figure) -> str:
     """Draw a chart as PNG of 256 colours, a third of the size, in base64."""
-    drawn, data = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, dpi=140, format="png", facecolor="white")
-    Image.open(drawn).convert("RGB").quantize().save(data, format="PNG", optimize=True)
+    full, data = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, dpi=140, format="png", facecolor="white")
+    Image.open(full).convert("RGB").quantize().save(data, format="PNG", optimize=True)
     return base64.b64encode(data.getvalue()).decode("ascii")

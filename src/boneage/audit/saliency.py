@@ -1,4 +1,4 @@
-"""Saliency maps against annotated regions: how much of a map lies in them, and by chance."""
+"""Saliency maps against annotated regions: how much of a map lies in them, beside chance."""
 
 import zlib
 from collections.abc import Mapping, Sequence

@@ -99,7 +99,12 @@ def name_perturbation(row: Mapping[str, Any]) -> str:
 def summarise(result: Result) -> str:
     """Say in a paragraph how good the predictions are."""
     accuracy = result["accuracy"]
-    bias = accuracy["bias_months"]["value"]
+    bias = format_months(accuracy["bias_months"]["value"])
+    direction = (
+        "neither too high nor too low"
+        if bias == "0.0"
+        else f"{bias.removeprefix('−')} months too {'low' if bias.startswith('−') else 'high'}"
+    )
     coverage = (
         "The prediction intervals contain the reference age in "
         f"{format_figure(accuracy['coverage'], -1)} of cases."
@@ -109,9 +114,8 @@ def summarise(result: Result) -> str:
     return (
         f"This model was audited on {result['n']} case{'s' * (result['n'] != 1)} with a reference "
         f"age. Its mean absolute error is {format_figure(accuracy['mae_months'], 1)} months; on "
-        f"average, its predictions are {format_months(abs(bias))} months too "
-        f"{'high' if bias >= 0 else 'low'}. The predicted stage is that of the reference in "
-        f"{format_figure(accuracy['accuracy'], -1)} of cases. {coverage} "
+        f"average, its predictions are {direction}. The predicted stage is that of the reference "
+        f"in {format_figure(accuracy['accuracy'], -1)} of cases. {coverage} "
         f"{explain_no_test(result) or _count_differences(result)}"
     )
 

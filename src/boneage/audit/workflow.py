@@ -297,10 +297,10 @@ def _join_cases(
     return rows.set_axis(range(2, len(rows) + 2))
 
 
-def _summarise(answers: pd.DataFrame, table: pd.DataFrame, resamples: int) -> dict[str, Any]:
+def _summarise(perturbed: pd.DataFrame, table: pd.DataFrame, resamples: int) -> dict[str, Any]:
     """Give the `robustness` of a result."""
     ages: Mapping[str, float] = {}
     if CHRONOLOGICAL in table:
         ages = dict(table.set_index("image_id")[CHRONOLOGICAL].dropna())
-    rows = summarise_robustness(answers, resamples=resamples, chronological_years=ages)
-    return {"n": int(answers["path"].nunique()), "stresses": rows}
+    rows = summarise_robustness(perturbed, resamples=resamples, chronological_years=ages)
+    return {"n": int(perturbed["path"].nunique()), "stresses": rows}
