@@ -1,6 +1,7 @@
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,7 +52,7 @@ def paths(samples: pd.DataFrame) -> list[Path]:
     ids=str,
 )
 def test_every_kind_of_model_predicts_the_same_in_onnx(
-    settings: dict[str, object], paths: list[Path], tmp_path: Path
+    settings: dict[str, Any], paths: list[Path], tmp_path: Path
 ) -> None:
     parity = export_onnx(make_checkpoint(**settings), tmp_path / "model.onnx", paths)
     assert parity.n == 3
@@ -217,7 +218,7 @@ def sample_images(samples: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 @pytest.mark.parametrize("settings", [{}, {"sex_input": True}, SHIPPED], ids=str)
 def test_the_trainer_s_table_is_the_predictor_s(
-    samples: pd.DataFrame, tmp_path: Path, settings: dict[str, object]
+    samples: pd.DataFrame, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     checkpoint = make_checkpoint(stored_size=None if settings is SHIPPED else 64, **settings)
     if settings is SHIPPED:
