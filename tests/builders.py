@@ -32,10 +32,10 @@ def load_script(path: str) -> Any:
     return module
 
 
-def make_checkpoint(*, stored_size: int | None = 64, **settings: object) -> Checkpoint:
+def make_checkpoint(*, stored_size: int | None = 64, **settings: Any) -> Checkpoint:
     """A model that nobody trained, with statistics and sex weights as if somebody had."""
     torch.manual_seed(0)
-    recipe = Recipe(image_size=48, init="none", **settings)  # type: ignore[arg-type]
+    recipe = Recipe(image_size=48, init="none", **settings)
     model = BoneAgePredictor.from_recipe(recipe)
     model.train()(torch.rand(8, 3, 48, 48), torch.zeros(8))
     for name, parameter in model.named_parameters():

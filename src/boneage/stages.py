@@ -1,4 +1,4 @@
-"""The three developmental stages and their thresholds, the same for labels and answers."""
+"""The three developmental stages and their thresholds, the same for labels and predictions."""
 
 import numpy as np
 import numpy.typing as npt

@@ -9,7 +9,6 @@ import torch
 
 from boneage.config import Paths, Recipe
 from boneage.data.split import read_split
-from boneage.imaging.preprocess import Preprocessing
 from boneage.inference.batch import calibrate
 from boneage.inference.predictor import Predictor
 from boneage.training.export import export_onnx
@@ -39,8 +38,10 @@ def test_every_training_image_is_left_out_by_one_fold(
 @pytest.fixture(scope="module")
 def auxiliary(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose predictions are two years above those of `exported`."""
-    checkpoint = make_checkpoint(sex_input=True, sex_weight=0.1, tta_mirror=True)
-    checkpoint = replace(checkpoint, preprocessing=Preprocessing(48, None, "auto", 64, True))
+    checkpoint = make_checkpoint(
+        sex_input=True, sex_weight=0.1, tta_mirror=True, sampled_size=64, stretch_grey=True,
+        stored_size=None,
+    )  # fmt: skip
     assert checkpoint.model.age_head is not None
     with torch.no_grad():
         checkpoint.model.age_head.bias.add_(2.0)

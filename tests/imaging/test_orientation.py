@@ -33,29 +33,29 @@ def test_a_way_is_said_in_words() -> None:
     assert Orientation(0, True).describe() == "inverted"
 
 
-def see(truth: Orientation, certainty: float) -> np.ndarray:
-    """What a head of that certainty finds of an image in the four turns."""
-    chances = np.full((TURNS, 8), (1.0 - certainty) / 7)
+def predict(truth: Orientation, certainty: float) -> np.ndarray:
+    """What a head of that certainty predicts for an image in its four rotations."""
+    probabilities = np.full((TURNS, 8), (1.0 - certainty) / 7)
     for turns in range(TURNS):
         there = Orientation((truth.quarter_turns + turns) % TURNS, truth.is_inverted)
-        chances[turns, there.code] = certainty
-    return chances
+        probabilities[turns, there.code] = certainty
+    return probabilities
 
 
 @pytest.mark.parametrize("truth", ORIENTATIONS, ids=Orientation.describe)
-def test_four_looks_that_agree_tell_how_an_image_lies(truth: Orientation) -> None:
-    assert find_orientation(see(truth, 0.9)) == truth
-    one_wrong = see(truth, 0.9)
-    one_wrong[2] = see(ORIENTATIONS[truth.code - 1], 0.9)[2]
+def test_four_predictions_that_agree_give_the_orientation(truth: Orientation) -> None:
+    assert find_orientation(predict(truth, 0.9)) == truth
+    one_wrong = predict(truth, 0.9)
+    one_wrong[2] = predict(ORIENTATIONS[truth.code - 1], 0.9)[2]
     assert find_orientation(one_wrong) == truth
 
 
-def test_looks_that_do_not_agree_leave_an_image_as_it_lies() -> None:
+def test_predictions_that_do_not_agree_leave_an_image_as_it_is() -> None:
     assert find_orientation(np.full((TURNS, 8), 1 / 8)) == UPRIGHT
-    two_of_each = see(ORIENTATIONS[1], 0.9)
-    two_of_each[:2] = see(ORIENTATIONS[2], 0.9)[:2]
+    two_of_each = predict(ORIENTATIONS[1], 0.9)
+    two_of_each[:2] = predict(ORIENTATIONS[2], 0.9)[:2]
     assert find_orientation(two_of_each) == UPRIGHT
 
 
-def test_a_chance_of_nothing_leaves_numbers() -> None:
+def test_probabilities_of_zero_leave_numbers() -> None:
     assert find_orientation(np.eye(8)[[3, 0, 1, 2]]) == ORIENTATIONS[3]

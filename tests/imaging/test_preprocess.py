@@ -264,7 +264,7 @@ def test_an_image_that_vanished_is_named_and_stops_nothing(images: Images, proce
     assert "cannot be read: No such file" in summary.broken["8"]
 
 
-def test_images_with_dark_bones_are_turned_and_named(images: Images, processed: Path) -> None:
+def test_images_with_dark_bones_are_inverted_and_named(images: Images, processed: Path) -> None:
     _run({"8": images["8"]}, processed)
     upright = np.asarray(Image.open(processed / "8.png"))
     _save(images["8"], 255 - _hand(100, 150))

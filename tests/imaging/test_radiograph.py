@@ -197,20 +197,20 @@ def test_one_colour_declared_transparent_shows_black(
     np.testing.assert_array_equal(_read(path), expected.astype(np.float32))
 
 
-def test_an_8_bit_tiff_with_white_as_zero_is_turned(tmp_path: Path, grey: Grey8) -> None:
+def test_an_8_bit_tiff_with_white_as_zero_is_inverted(tmp_path: Path, grey: Grey8) -> None:
     path = _save(tmp_path, "image.tif", grey, tiffinfo=WHITE_IS_ZERO)
     assert (255 - grey).tobytes() in path.read_bytes()
     np.testing.assert_array_equal(_read(path), (grey / 255.0).astype(np.float32))
 
 
-def test_a_1_bit_tiff_with_white_as_zero_is_turned(tmp_path: Path) -> None:
+def test_a_1_bit_tiff_with_white_as_zero_is_inverted(tmp_path: Path) -> None:
     bits = np.random.default_rng(0).random((30, 16)) < 0.5
     path = _save(tmp_path, "image.tif", bits, tiffinfo=WHITE_IS_ZERO)
     assert np.packbits(~bits, axis=1).tobytes() in path.read_bytes()
     np.testing.assert_array_equal(_read(path), bits.astype(np.float32))
 
 
-def test_a_16_bit_tiff_with_white_as_zero_is_turned(tmp_path: Path) -> None:
+def test_a_16_bit_tiff_with_white_as_zero_is_inverted(tmp_path: Path) -> None:
     stored = np.arange(600, dtype=np.uint16).reshape(30, 20) * 7
     path = _save(tmp_path, "image.tif", stored, tiffinfo=WHITE_IS_ZERO)
     assert stored.tobytes() in path.read_bytes()

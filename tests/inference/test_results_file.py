@@ -153,7 +153,7 @@ def test_errors_of_other_images_stay(
 @pytest.mark.parametrize(
     ("before", "now"), [("M", "F"), ("M", "unknown"), ("M", None), (None, "F"), ("unknown", "M")]
 )
-def test_an_image_of_another_sex_by_now_is_answered_anew_and_has_one_row(
+def test_an_image_of_another_sex_by_now_is_predicted_anew_and_has_one_row(
     predictor: Predictor, records: list[ImageRecord], out: Path, before: Any, now: Any
 ) -> None:
     first, second = replace(records[0], sex=before), replace(records[0], sex=now)
@@ -165,7 +165,7 @@ def test_an_image_of_another_sex_by_now_is_answered_anew_and_has_one_row(
     assert _fill(out, predictor, [second, records[1]]).missing == []
 
 
-def test_a_dicom_image_s_own_sex_needs_no_second_answer(
+def test_a_dicom_image_s_own_sex_needs_no_second_prediction(
     predictor: Predictor, grey: npt.NDArray[np.int64], out: Path, tmp_path: Path
 ) -> None:
     record = ImageRecord(save_dicom(tmp_path / "a.dcm", grey.astype(np.uint8), PatientSex="F"))
@@ -174,7 +174,7 @@ def test_a_dicom_image_s_own_sex_needs_no_second_answer(
     assert _fill(out, predictor, [record]).missing == []
 
 
-def test_a_dicom_image_answered_with_a_sex_entered_is_answered_anew_with_its_own(
+def test_a_dicom_image_predicted_with_a_sex_entered_is_predicted_anew_with_its_own(
     predictor: Predictor, grey: npt.NDArray[np.int64], out: Path, tmp_path: Path
 ) -> None:
     record = ImageRecord(save_dicom(tmp_path / "a.dcm", grey.astype(np.uint8), PatientSex="F"))
@@ -185,7 +185,7 @@ def test_a_dicom_image_answered_with_a_sex_entered_is_answered_anew_with_its_own
     assert _fill(out, predictor, [record]).missing == [record]
 
 
-def test_an_image_whose_heat_map_is_missing_is_answered_anew(
+def test_an_image_whose_heat_map_is_missing_is_predicted_anew(
     predictor: Predictor, records: list[ImageRecord], out: Path, tmp_path: Path
 ) -> None:
     _fill(out, predictor, records[:3])
@@ -198,7 +198,7 @@ def test_an_image_whose_heat_map_is_missing_is_answered_anew(
     assert _fill(out, predictor, drawn).missing == []
 
 
-def test_an_image_of_another_reference_by_now_is_answered_anew(
+def test_an_image_of_another_reference_by_now_is_predicted_anew(
     predictor: Predictor, records: list[ImageRecord], out: Path
 ) -> None:
     dated = [replace(record, reference_years=10.0 + i / 3) for i, record in enumerate(records[:3])]
@@ -346,7 +346,7 @@ def test_a_file_without_references_does_not_take_rows_with_them(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names there are bytes")
-def test_a_name_that_is_no_text_is_answered_once(
+def test_a_name_that_is_no_text_is_predicted_once(
     predictor: Predictor, records: list[ImageRecord], out: Path, tmp_path: Path
 ) -> None:
     odd = tmp_path / os.fsdecode(b"caf\xe9.png")

@@ -218,7 +218,7 @@ def sample_images(samples: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 @pytest.mark.parametrize("settings", [{}, {"sex_input": True}, SHIPPED], ids=str)
 def test_the_trainer_s_table_is_the_predictor_s(
-    samples: pd.DataFrame, tmp_path: Path, settings: dict[str, object]
+    samples: pd.DataFrame, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     checkpoint = make_checkpoint(stored_size=None if settings is SHIPPED else 64, **settings)
     if settings is SHIPPED:

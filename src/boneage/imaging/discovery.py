@@ -19,7 +19,7 @@ SKIPPED_FOLDERS = {
 
 @dataclass
 class Found:
-    """What lies in files and folders.
+    """What was found in files and folders.
 
     Attributes:
         images: The images, each once, those of a folder sorted by path.
@@ -121,7 +121,7 @@ def _search(folder: Path, found: Found) -> Iterator[Path]:
 
 
 def _identify_folder(path: Path) -> tuple[int, int]:
-    """Know a folder by whichever link leads there."""
+    """Identify a folder, the same through every link to it."""
     stat = path.stat()
     return stat.st_dev, stat.st_ino
 
@@ -176,14 +176,14 @@ def match_ids(paths: Iterable[Path], ids: Iterable[str]) -> dict[Path, str]:
 
 
 def name_images(paths: Sequence[Path]) -> dict[Path, str]:
-    """Name each image by its stem, with as many folders before it as tell it from the others.
+    """Name each image by its stem, with as many folders before it as make it unique.
 
     Example:
         >>> list(name_images([Path("a/1.png"), Path("b/1.png"), Path("2.png")]).values())
         ['a/1', 'b/1', '2']
     """
     parts = {path: _parts(path) for path in paths}
-    # What the folders do not tell apart, the suffix does, which no reader of ids cuts off here.
+    # Paths that differ in the suffix alone get it in brackets, where no reader of ids cuts it off.
     whole = Counter(parts.values())
     parts = {
         path: p if whole[p] == 1 else (*p[:-1], f"{p[-1]} ({path.suffix.lstrip('.')})")

@@ -36,7 +36,7 @@ class Header:
         view_position: ViewPosition, such as "PA".
         modality: Modality, such as "DX" or "CR".
         pixel_spacing_mm: PixelSpacing, or else ImagerPixelSpacing: distance of neighbouring rows,
-            then of neighbouring columns. The latter holds at the detector, where a hand that lies
+            then of neighbouring columns. The latter is that of the detector, on which a hand
             above it appears slightly enlarged.
     """
 

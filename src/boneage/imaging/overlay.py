@@ -27,7 +27,7 @@ def stretch_map(heatmap: Map, size: tuple[int, int]) -> npt.NDArray[np.float32]:
 
 
 def colour_image(radiograph: Image.Image, age_map: Map) -> Image.Image:
-    """Colour an image by where the evidence for a higher age lies.
+    """Colour the parts of an image that support a higher age.
 
     Args:
         radiograph: 8-bit grey.
@@ -46,7 +46,7 @@ def colour_image(radiograph: Image.Image, age_map: Map) -> Image.Image:
 
 
 def draw_overlay(radiograph: Image.Image, age_map: Map) -> Image.Image:
-    """Colour an image as `colour_image` does, at a size to look at, and say what is seen."""
+    """Colour an image as `colour_image` does, at a convenient size and with a caption."""
     scale = max(NARROWEST / radiograph.width, min(1.0, LARGEST_SIDE / max(radiograph.size)))
     size = (max(1, round(radiograph.width * scale)), max(1, round(radiograph.height * scale)))
     image = colour_image(radiograph.resize(size, Image.Resampling.BILINEAR), age_map)

@@ -321,7 +321,7 @@ def preprocess_folder(
 
 
 def _preprocess_file(job: tuple[Path, Path, ImageSettings]) -> str:
-    """Make one processed file; answers "written", "inverted", "up to date" or an error message."""
+    """Make one processed file; returns "written", "inverted", "up to date" or an error message."""
     source, target, settings = job
     try:
         length, mtime_ns = _fingerprint(source)
@@ -346,7 +346,7 @@ def _preprocess_file(job: tuple[Path, Path, ImageSettings]) -> str:
 
 
 def _settings(settings: ImageSettings) -> dict[str, Any]:
-    """Settings that decide what a processed image looks like, as they stand in its stamp."""
+    """Give the settings that decide the pixels of a processed image, for its stamp."""
     stamp = {"size": settings.processed_size, "invert": settings.invert}
     return stamp if settings.sampled_size is None else {**stamp, "sampled": True}
 

@@ -56,9 +56,9 @@ class Radiograph:
 
     Attributes:
         pixels: float32 (H, W) in [0, 1]. 8-bit sources keep their scale (value / 255); deeper
-            ones are stretched from their own minimum to their own maximum, since sources with
-            10, 12 and 16 used bits look alike, or, where a few values lie far off from all
-            others, between percentiles 1 and 99.
+            ones are stretched from their own minimum to their own maximum, since the number of
+            used bits (10, 12, 16) is not known, or between percentiles 1 and 99 where a few
+            values are far from all others.
         name: What messages call it: the path, or the name given.
         image_id: The name without folders of a path and without an image suffix.
         bits: Bits of a grey value in the source: 8 (or fewer), 16 or more.
@@ -95,7 +95,7 @@ def read_radiograph(source: Source, invert: Invert = "auto", name: str | None = 
             grey values (H, W) or colours (H, W, 3). An array of uint8 keeps its scale, any other
             is stretched as a deeper file is.
         invert: `auto` inverts images whose `polarity_score` shows dark bones; `always` and
-            `never` leave nothing to chance for a folder whose polarity is known.
+            `never` are for images whose polarity is known.
         name: What messages and the id call it, such as the name of an uploaded file. By default
             the path, the open file's own name, or a Dataset's file or SOPInstanceUID.
 

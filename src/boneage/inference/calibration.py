@@ -1,4 +1,4 @@
-"""What a network's outputs need before they are given out: bias, intervals, honest probabilities.
+"""Correct a network's outputs: bias, prediction intervals and calibrated probabilities.
 
 A calibration is fitted on labelled images that the network has not learned from (see
 `calibration_fit`), and applied to raw outputs. Its interval is conformal (Lei et al., JASA 2018,

@@ -18,7 +18,7 @@ from boneage.inference.calibration import (
 from boneage.stages import stage_from_years
 
 LEVEL = 0.9
-"""Proportion of images whose reference lies in the interval."""
+"""Proportion of images whose reference is in the interval."""
 
 MIN_IMAGES = 20
 """Fewest images to calibrate on; fewer do not determine a 90% quantile."""
@@ -182,7 +182,7 @@ def find_contradiction(
 
 
 def _is_beyond(evidence: Array, least: float) -> bool:
-    """Whether the mean exceeds both `least` and zero by more than chance."""
+    """Whether the mean exceeds `least`, and zero by `CONTRADICTED_BEYOND` standard errors."""
     error = evidence.std(ddof=1) / math.sqrt(len(evidence))
     return bool(evidence.mean() > max(CONTRADICTED_BEYOND * error, least))
 

@@ -34,7 +34,7 @@ class Prediction:
 
     Attributes:
         image_id: The source's name without its image suffix; in a run over several images, with as
-            many folders before it as tell it from the others, or as a table has it.
+            many folders before it as make it unique, or as a table has it.
         path: The file; the name of a source that is no path.
         sex: The sex that the model was given; None for unknown.
         predicted_years: Bone age in years; None without a prediction or an age head.

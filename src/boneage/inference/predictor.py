@@ -228,13 +228,13 @@ class Predictor:
         if probabilities is None or probabilities[UPRIGHT.code] >= SURE_UPRIGHT:
             return upright
         rotations = [upright]
-        seen = [probabilities]
+        by_rotation = [probabilities]
         for turns in range(1, TURNS):
             rotated = _with_pixels(radiograph, np.rot90(radiograph.pixels, turns))
             raw, probabilities = self._predict_as_it_is(rotated, sex)
             rotations.append(raw)
-            seen.append(probabilities)
-        orientation = find_orientation(np.array(seen))
+            by_rotation.append(probabilities)
+        orientation = find_orientation(np.array(by_rotation))
         if orientation == UPRIGHT:
             return upright
         if orientation.is_inverted:

@@ -91,7 +91,7 @@ def find_fault(radiograph: Radiograph) -> Reason | None:
 
 
 def check_image(radiograph: Radiograph, orientation: Orientation) -> Iterator[Reason]:
-    """Tell how an image was changed before the prediction.
+    """Give a reason for each change of an image before the prediction.
 
     Args:
         radiograph: The image.
@@ -157,7 +157,7 @@ def check_sex(
 def check_stage(
     years: float | None, stage: str | None, probability: float | None
 ) -> Iterator[Reason]:
-    """Tell where the predicted age and stage contradict each other; each stays as predicted.
+    """Give a reason where the predicted age and stage contradict each other; both stay.
 
     Args:
         years: Predicted age in years; None without an age head.

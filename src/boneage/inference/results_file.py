@@ -22,10 +22,10 @@ _ODD_NAMES = "backslashreplace"
 class PredictionsFile:
     """A predictions CSV that grows by whole rows and can be taken up after an interruption.
 
-    A row of an earlier run stays if its file has the same content, wherever it lies by now, and
+    A row of an earlier run stays if its file has the same content, even in another place, and
     sex and reference are the same. Predicted again are rows of status `error`, those of changed
     files or facts, those whose heat map is missing, and a last one that was cut off. Rows of files
-    that are not in this run stay. Whoever makes one holds `files.locked` on its path.
+    that are not in this run stay. The caller holds `files.locked` on its path.
 
     Args:
         path: The CSV; its folder is made if missing.
@@ -115,7 +115,7 @@ def _place(path: str) -> str:
 
 
 def _is_gone(place: str) -> bool:
-    """Whether no file is there; where its name is no text, the row does not tell."""
+    """Whether no file is there; unknown, so false, where its name is not valid text."""
     return r"\udc" not in place and not Path(place).exists()
 
 

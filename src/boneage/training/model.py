@@ -85,7 +85,7 @@ class BoneAgePredictor(nn.Module):
         sex_head: Whether a `Linear(F, 1)` predicts the sex, which is used where none is provided.
         orientation_head: Whether a `Linear(F, 8)` predicts the orientation (`ORIENTATIONS`).
         tta: Views whose features are averaged outside training, and with them the outputs, which
-            are linear in the features. Sampling phases are left to whoever prepares the images.
+            are linear in the features. Sampling phases belong to the preparation of the images.
         image_size: Side of the input in pixels; some backbones are built for one size.
         init: Initial weights, see `load_backbone`.
 
