@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from boneage.config import ImageSettings, Paths, Recipe, Runtime
@@ -131,6 +132,18 @@ def test_evaluating_again_gives_the_same_files(
     evaluate_model(mine, runtime)
     for name, content in trained[1].items():
         assert (mine.output / name).read_bytes() == content, name
+
+
+def test_evaluating_and_explaining_build_no_optimizer(
+    mine: Paths, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **settings: Any) -> None:
+        raise AssertionError("an optimizer was built")
+
+    monkeypatch.setattr(torch.optim.Optimizer, "__init__", refuse)
+    (mine.output / "predictions_test.csv").unlink()  # so that the images are predicted anew
+    assert len(explain_model(mine, runtime, cases=1)) == 1
+    assert set(evaluate_model(mine, runtime)) == {"val", "test"}
 
 
 def test_raw_and_processed_images_are_evaluated_alike(mine: Paths, runtime: Runtime) -> None:
