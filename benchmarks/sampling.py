@@ -1,11 +1,11 @@
-"""Measure how reducing a full-size image moves its answer. Writes docs/results/sampling.json.
+"""Measure how reducing a full-size image changes its prediction. Writes docs/results/sampling.json.
 
     python benchmarks/sampling.py DATA ORIGINALS [ENHANCED]
 
 DATA holds the reduced images, ORIGINALS some of them at full size under the same ids, ENHANCED
 others with their background removed. Sex and age come from the labels in DATA. As these are few,
-images are drawn at full size besides. An image of DATA is the middle sample of its original; all
-are held against their own middle sample as well.
+synthetic images are added at full size. An image of DATA is the middle sample of its original; all
+are compared with their own middle sample as well.
 """
 
 import json
@@ -21,19 +21,24 @@ from tqdm import tqdm
 
 from boneage.data.labels import find_images, find_labels, read_labels
 from boneage.files import save_text
+from boneage.imaging.preprocess import sampling_phases
 from boneage.imaging.radiograph import Radiograph, read_radiograph
-from boneage.inference.predictor import PHASES, Predictor
+from boneage.inference.predictor import Predictor
 from boneage.phantom.cohort import write_cohort
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "sampling.json"
 SYNTHETIC_IMAGES, DRAWN_SEED, DRAWN_HEIGHT = 100, 9, 1500
+PHASES = sampling_phases(8)
 OTHER_PHASES = tuple((right, down) for down, right in PHASES)
 """Eight samples that share no row and column with `PHASES` at the same time."""
 
 
 def months(predictor: Predictor, radiograph: Radiograph, sex: Any, phases: Any = PHASES) -> float:
-    """Answer of the network in months, not calibrated."""
-    return 12.0 * float(predictor.look(radiograph, sex, phases).answers.years[0])
+    """Prediction of the network in months, averaged over samples of the image; not calibrated."""
+    preprocessing = predictor.contract.preprocessing
+    image = radiograph.to_image()
+    inputs = [preprocessing.to_array(preprocessing.reduce(image, phase)) for phase in phases]
+    return 12.0 * float(np.mean([predictor.run(i[None], [sex])["age_years"][0] for i in inputs]))
 
 
 def reduced(radiograph: Radiograph, size: int, method: Image.Resampling) -> Radiograph:
@@ -43,15 +48,15 @@ def reduced(radiograph: Radiograph, size: int, method: Image.Resampling) -> Radi
 
 
 def main(data: Path, originals: Path, enhanced: Path | None = None) -> None:
-    """Answer every image in every way."""
+    """Predict every image in every way."""
     predictor = Predictor(threads=1)
     folders = {"original": originals} | ({} if enhanced is None else {"enhanced": enhanced})
     rows = []
     for kind, folder in folders.items():
-        rows += answer_folder(predictor, folder, data, kind)
+        rows += predict_folder(predictor, folder, data, kind)
     with TemporaryDirectory() as drawn:
         write_cohort(Path(drawn), n=SYNTHETIC_IMAGES, seed=DRAWN_SEED, height=DRAWN_HEIGHT)
-        rows += answer_folder(predictor, Path(drawn), Path(drawn), "drawn")
+        rows += predict_folder(predictor, Path(drawn), Path(drawn), "drawn")
     result: dict[str, Any] = {"graph_sha256": predictor.contract.graph_sha256}
     for kind in (*folders, "drawn"):
         result[kind] = summarise([row for row in rows if row["kind"] == kind])
@@ -60,17 +65,17 @@ def main(data: Path, originals: Path, enhanced: Path | None = None) -> None:
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
 
 
-def answer_folder(
+def predict_folder(
     predictor: Predictor, folder: Path, data: Path, kind: str
 ) -> list[dict[str, Any]]:
-    """Answer the images of a folder in every way, and their twins in `data`."""
+    """Predict the images of a folder in every way, and their reduced versions in `data`."""
     size = predictor.contract.preprocessing.sampled_size or 100
     labels = read_labels(find_labels(data)).set_index("image_id")
-    twins = find_images(data)
+    reduced_versions = find_images(data)
     rows = []
     for image_id, path in tqdm(find_images(folder).items(), desc=kind):
         sex = labels.at[image_id, "sex"]
-        radiograph, twin = read_radiograph(path), read_radiograph(twins[image_id])
+        radiograph, twin = read_radiograph(path), read_radiograph(reduced_versions[image_id])
         row = {
             "kind": kind,
             "image_id": image_id,

@@ -44,24 +44,34 @@ def auxiliary(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     assert checkpoint.model.age_head is not None
     with torch.no_grad():
-        checkpoint.model.age_head.bias.add_(2.0)
-    path = tmp_path_factory.mktemp("auxiliary") / "model.onnx"
+        checkpoint.model.age_head.bias.add_(extra_years)
     export_onnx(checkpoint, path, [min(raw.rglob("*.png"))])
     return path
 
 
+@pytest.fixture(scope="module")
+def main_model(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(raw, tmp_path_factory.mktemp("main") / "model.onnx")
+
+
+@pytest.fixture(scope="module")
+def auxiliary(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose predictions are two years above those of `main_model`."""
+    return export(raw, tmp_path_factory.mktemp("auxiliary") / "model.onnx", extra_years=2.0)
+
+
 def test_each_model_predicts_its_own_images_and_the_first_is_calibrated(
-    samples: pd.DataFrame, exported: Path, auxiliary: Path
+    samples: pd.DataFrame, main_model: Path, auxiliary: Path
 ) -> None:
     first, second = samples[::2], samples[1::2]
-    found, figures = build.fit([(exported, first), (auxiliary, second)])
+    found, figures = build.fit([(main_model, first), (auxiliary, second)])
     main, other = figures["calibrated_on"]
-    assert main == build.fit([(exported, first)])[1]["calibrated_on"][0]
-    as_main = build.fit([(exported, second)])[1]["calibrated_on"][0]
+    assert main == build.fit([(main_model, first)])[1]["calibrated_on"][0]
+    as_main = build.fit([(main_model, second)])[1]["calibrated_on"][0]
     for sex in ("all", "M", "F"):
         more = other[sex]["signed_error_months"] - as_main[sex]["signed_error_months"]
         assert more == pytest.approx(24.0, abs=0.01)
-    assert found.graph_sha256 == Predictor(exported).contract.graph_sha256
+    assert found.graph_sha256 == Predictor(main_model).contract.graph_sha256
     assert found.images == main["all"]["n"] + other["all"]["n"] == len(samples)
     for sex, bias in (("M", found.bias_male_years), ("F", found.bias_female_years)):
         n = [part[sex]["n"] for part in (main, other)]
@@ -69,9 +79,9 @@ def test_each_model_predicts_its_own_images_and_the_first_is_calibrated(
         assert 12.0 * bias == pytest.approx((n[0] * errors[0] + n[1] * errors[1]) / sum(n))
 
 
-def test_the_images_may_come_in_several_parts(samples: pd.DataFrame, exported: Path) -> None:
-    found, figures = build.fit([(exported, samples[::2]), (exported, samples[1::2])])
-    expected, _ = calibrate(Predictor(exported), build.make_images(samples))
+def test_the_images_may_come_in_several_parts(samples: pd.DataFrame, main_model: Path) -> None:
+    found, figures = build.fit([(main_model, samples[::2]), (main_model, samples[1::2])])
+    expected, _ = calibrate(Predictor(main_model), build.make_images(samples))
     assert found.bias_unknown_years == pytest.approx(expected.bias_unknown_years)
     assert found.known.quantile == pytest.approx(expected.known.quantile)
     # With so few images the spread is one constant, and so is the width.
@@ -79,10 +89,10 @@ def test_the_images_may_come_in_several_parts(samples: pd.DataFrame, exported: P
 
 
 def test_images_that_cannot_be_read_stop_the_build(
-    samples: pd.DataFrame, exported: Path, tmp_path: Path
+    samples: pd.DataFrame, main_model: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     samples["path"] = [broken, *samples["path"][1:]]
     with pytest.raises(SystemExit, match="1 images cannot be read, the first"):
-        build.fit([(exported, samples)])
+        build.fit([(main_model, samples)])

@@ -148,7 +148,7 @@ def test_too_few_adults_are_stratified_as_adolescents_with_a_warning(
     parts = split_samples(_samples(50, 40, adults))
     assert Counter(parts) == dict(zip(("train", "val", "test"), sizes, strict=True))
     (message,) = set(caplog.messages)
-    assert message.startswith("a single Adult image")
+    assert message.startswith("a single Adult image or group")
     assert message.endswith("stratified as Adolescent")
 
 
@@ -163,7 +163,7 @@ def test_a_single_child_is_stratified_as_an_adolescent_with_a_warning(
 ) -> None:
     samples = _samples(1, 40, 40)
     assert _by_id(samples) == _by_id(samples.assign(stage=samples["stage"].replace(0, 1)))
-    assert any(message.startswith("one Child alone") for message in caplog.messages)
+    assert any(message.startswith("a single Child image or group") for message in caplog.messages)
 
 
 @pytest.mark.parametrize("counts", [(50, 40), (50, 40, 20), (0, 40, 20)])
@@ -184,7 +184,8 @@ def test_a_single_adolescent_does_not_end_stratification_silently(
 
 @pytest.mark.parametrize("counts", [(1,), (2,), (3,), (2, 2, 2)])
 def test_too_few_rows_are_an_error(counts: tuple[int, ...]) -> None:
-    with pytest.raises(LabelError, match=r"too few to split 70/15/15 by stage \(.+\)\.$"):
+    message = r"too few to split 70/15/15 by stage \(.+\)\. Add images, or pass .+ --split\.$"
+    with pytest.raises(LabelError, match=message):
         split_samples(_samples(*counts))
 
 

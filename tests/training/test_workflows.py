@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from boneage.config import ImageSettings, Paths, Recipe, Runtime
@@ -21,7 +22,7 @@ from boneage.inference.predictor import Predictor
 from boneage.phantom.cohort import write_cohort
 from boneage.training import workflows
 from boneage.training.checkpoint import load_checkpoint
-from boneage.training.export import export_onnx
+from boneage.training.export import Parity, export_onnx
 from boneage.training.workflows import evaluate_model, explain_model, export_model, train_model
 
 TABLE = [
@@ -131,6 +132,18 @@ def test_evaluating_again_gives_the_same_files(
     evaluate_model(mine, runtime)
     for name, content in trained[1].items():
         assert (mine.output / name).read_bytes() == content, name
+
+
+def test_evaluating_and_explaining_build_no_optimizer(
+    mine: Paths, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **settings: Any) -> None:
+        raise AssertionError("an optimizer was built")
+
+    monkeypatch.setattr(torch.optim.Optimizer, "__init__", refuse)
+    (mine.output / "predictions_test.csv").unlink()  # so that the images are predicted anew
+    assert len(explain_model(mine, runtime, cases=1)) == 1
+    assert set(evaluate_model(mine, runtime)) == {"val", "test"}
 
 
 def test_raw_and_processed_images_are_evaluated_alike(mine: Paths, runtime: Runtime) -> None:
@@ -321,23 +334,32 @@ def test_explain_draws_images_predicted_right_and_wrong(
         assert np.asarray(Image.open(path)).std() > 10
 
 
-def test_an_exported_run_predicts_what_its_own_tables_say(
-    mine: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workflows, "PARITY_IMAGES", 5)
-    assert export_model(mine, tmp_path / "model.onnx").n == 5
-    predictor = Predictor(tmp_path / "model.onnx")
+def test_an_exported_run_predicts_what_its_own_tables_say(mine: Paths, tmp_path: Path) -> None:
     radiographs = find_images(mine.data)
     few = tmp_path / "few"
     few.mkdir()
     for image in list(radiographs.values())[:3]:
         shutil.copy(image, few)
-    assert export_model(mine, tmp_path / "again.onnx", images=few).n == 3
+    assert export_model(mine, tmp_path / "model.onnx", images=few).n == 3
+    predictor = Predictor(tmp_path / "model.onnx")
     table = load_table(mine.output / "predictions_test.csv")
     for row in table.itertuples():
         prediction = predictor.predict(radiographs[str(row.image_id)])
         assert prediction.predicted_years == pytest.approx(row.predicted_years, abs=1e-4)
         assert prediction.predicted_stage == row.predicted_stage
+
+
+def test_an_export_is_checked_on_synthetic_images_by_default(
+    mine: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count(trained: Any, out: Path, paths: list[Path], calibration: Any) -> Parity:
+        assert out == tmp_path / "model.onnx"
+        sizes = {Image.open(path).height for path in paths}
+        return Parity(len(paths), months=0.0, probability=float(sizes == {256}))
+
+    monkeypatch.setattr(workflows, "export_onnx", count)
+    monkeypatch.setattr(workflows, "PARITY_IMAGES", 3)
+    assert export_model(mine, tmp_path / "model.onnx") == Parity(3, 0.0, 1.0)
 
 
 def test_the_test_images_can_be_left_unseen(mine: Paths, recipe: Recipe, runtime: Runtime) -> None:

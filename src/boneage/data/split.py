@@ -158,7 +158,7 @@ def _cut(
         if (strata == stage).sum() == 1 and len(others):
             nearest = min(others, key=lambda other: abs(other - stage))
             logger.warning(
-                "a single %s image cannot be in two parts of the split; it is stratified as %s",
+                "a single %s image or group cannot be in two parts of the split; stratified as %s",
                 STAGES[stage],
                 STAGES[nearest],
             )
