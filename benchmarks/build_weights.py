@@ -271,7 +271,8 @@ def measure(
     with TemporaryDirectory() as folder:
         write_cohort(Path(folder), n=SYNTHETIC_IMAGES, seed=SYNTHETIC_SEED)
         synthetic = match_images(read_labels(find_labels(Path(folder))), find_images(Path(folder)))
-        reports["drawn"] = evaluate_table(predict(predictor, synthetic).assign(split="drawn"))
+        synthetic_table = predict(predictor, synthetic).assign(split="synthetic")
+        reports["synthetic"] = evaluate_table(synthetic_table)
     for report in reports.values():
         report.pop("worst_cases")  # single images stay with the data
     return tables, reports

@@ -27,7 +27,7 @@ from boneage.inference.predictor import Predictor
 from boneage.phantom.cohort import write_cohort
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "sampling.json"
-SYNTHETIC_IMAGES, DRAWN_SEED, DRAWN_HEIGHT = 100, 9, 1500
+SYNTHETIC_IMAGES, SYNTHETIC_SEED, SYNTHETIC_HEIGHT = 100, 9, 1500
 PHASES = sampling_phases(8)
 OTHER_PHASES = tuple((right, down) for down, right in PHASES)
 """Eight samples that share no row and column with `PHASES` at the same time."""
@@ -54,13 +54,15 @@ def main(data: Path, originals: Path, enhanced: Path | None = None) -> None:
     rows = []
     for kind, folder in folders.items():
         rows += predict_folder(predictor, folder, data, kind)
-    with TemporaryDirectory() as drawn:
-        write_cohort(Path(drawn), n=SYNTHETIC_IMAGES, seed=DRAWN_SEED, height=DRAWN_HEIGHT)
-        rows += predict_folder(predictor, Path(drawn), Path(drawn), "drawn")
+    with TemporaryDirectory() as synthetic:
+        write_cohort(
+            Path(synthetic), n=SYNTHETIC_IMAGES, seed=SYNTHETIC_SEED, height=SYNTHETIC_HEIGHT
+        )
+        rows += predict_folder(predictor, Path(synthetic), Path(synthetic), "synthetic")
     result: dict[str, Any] = {"graph_sha256": predictor.contract.graph_sha256}
-    for kind in (*folders, "drawn"):
+    for kind in (*folders, "synthetic"):
         result[kind] = summarise([row for row in rows if row["kind"] == kind])
-    result["both"] = summarise([row for row in rows if row["kind"] != "drawn"])
+    result["both"] = summarise([row for row in rows if row["kind"] != "synthetic"])
     save_text(RESULTS, json.dumps(result, indent=1) + "\n")
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
 
@@ -71,15 +73,18 @@ def predict_folder(
     """Predict the images of a folder in every way, and their reduced versions in `data`."""
     size = predictor.contract.preprocessing.sampled_size or 100
     labels = read_labels(find_labels(data)).set_index("image_id")
-    reduced_versions = find_images(data)
+    low_resolution_images = find_images(data)
     rows = []
     for image_id, path in tqdm(find_images(folder).items(), desc=kind):
         sex = labels.at[image_id, "sex"]
-        radiograph, twin = read_radiograph(path), read_radiograph(reduced_versions[image_id])
+        radiograph, low_resolution = (
+            read_radiograph(path),
+            read_radiograph(low_resolution_images[image_id]),
+        )
         row = {
             "kind": kind,
             "image_id": image_id,
-            "twin": months(predictor, twin, sex, ((0.0, 0.0),)),
+            "low_resolution": months(predictor, low_resolution, sex, ((0.0, 0.0),)),
             "middle": months(predictor, radiograph, sex, ((0.0, 0.0),)),
             "phases": months(predictor, radiograph, sex),
             "other_phases": months(predictor, radiograph, sex, OTHER_PHASES),
@@ -93,7 +98,7 @@ def predict_folder(
         ):
             row[method.name.lower()] = months(predictor, reduced(radiograph, size, method), sex)
         row["error"] = row["phases"] - float(labels.at[image_id, "months"])
-        row["twin_error"] = row["twin"] - float(labels.at[image_id, "months"])
+        row["low_resolution_error"] = row["low_resolution"] - float(labels.at[image_id, "months"])
         rows.append(row)
     return rows
 
@@ -104,7 +109,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
     def column(name: str) -> Any:
         return np.array([row[name] for row in rows])
 
-    phases, twin = column("phases"), column("twin")
+    phases, low_resolution = column("phases"), column("low_resolution")
     single = np.stack([column(f"phase_{i}") for i in range(len(PHASES))])
     return {
         "n": len(rows),
@@ -113,13 +118,13 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
         "minus_middle": float((phases - column("middle")).mean()),
         # The middle is one sample; how far it strays by chance, the samples of its image tell.
         "minus_middle_se": float(np.sqrt(single.var(axis=0, ddof=1).sum()) / len(rows)),
-        "apart_from_twin": float(np.abs(phases - twin).mean()),
+        "apart_from_low_resolution": float(np.abs(phases - low_resolution).mean()),
         **{
             f"{name}_apart_from_phases": float(np.abs(column(name) - phases).mean())
             for name in ("box", "bilinear", "lanczos")
         },
         "mae": float(np.abs(column("error")).mean()),
-        "twin_mae": float(np.abs(column("twin_error")).mean()),
+        "low_resolution_mae": float(np.abs(column("low_resolution_error")).mean()),
     }
 
 

@@ -36,7 +36,7 @@ def make_card() -> str:
         size=recipe["image_size"],
         zoom=recipe["tta_zoom"],
         epochs=recipe["epochs"],
-        drawn=recipe["synthetic_images"],
+        n_synthetic=recipe["synthetic_images"],
         n_train=n_train,
         n_held_out=len(recipe["hold_out"]),
         n_not_trained=counts["train"] - n_train,
@@ -71,8 +71,8 @@ def make_card() -> str:
         warned_wrong=f"{warned['test_wrong_sex']:.1%}",
         adults=adults(test),
         beyond=beyond(test),
-        drawn_mae=f"{results['drawn']['regression']['mae_months']:.1f}",
-        drawn_n=results["drawn"]["n"],
+        synthetic_mae=f"{results['synthetic']['regression']['mae_months']:.1f}",
+        synthetic_n=results["synthetic"]["n"],
         sampled_n=sampling["both"]["n"],
         sets_apart=f"{sampling['both']['two_disjoint_sets_apart']:.1f}",
         singles_apart=f"{sampling['both']['two_single_phases_apart']:.1f}",
@@ -114,7 +114,7 @@ def minus_middle(sampling: dict[str, Any]) -> str:
     kinds = (
         ("both", "of these"),
         ("original", "originals alone"),
-        ("drawn", "synthetic images drawn at full size"),
+        ("synthetic", "synthetic images of full size"),
     )
     return ", ".join(
         f"{sampling[kind]['minus_middle']:+.1f} months on {sampling[kind]['n']} {name} (by chance "
@@ -351,7 +351,7 @@ left or right hand, palm down.
 
 {data} {n_train} images for training ({n_held_out} ids, {n_not_trained} of them in the training part,
 were held out to judge full-size images), {n_val} for validation, {n_test} for test (split sha256
-`{split_sha}`), and {drawn} synthetic images.
+`{split_sha}`), and {n_synthetic} synthetic images.
 
 - One clinical reading per image: the labels' own noise is an MAE of 5.6 to 5.8 months.
 - Digit preference: about 85% of the labels are exactly a plate age of the Greulich-Pyle atlas.
@@ -429,7 +429,7 @@ The test MAE is {unknown_mae}. The interval covers {unknown_coverage} at a mean 
 - Full-size images minus their middle sample, which is like a training image: {minus_middle}.
 - Rotated and inverted images are corrected, with a warning. Detected among the test images, and change of
   the MAE: {corrected}.
-- Synthetic images are predicted with an MAE of {drawn_mae} (n = {drawn_n}, another seed than in training).
+- Synthetic images are predicted with an MAE of {synthetic_mae} (n = {synthetic_n}, another seed than in training).
   That says nothing of real ones.
 - All {n_changes} perturbations: the [audit](audit_boneage.html).
 

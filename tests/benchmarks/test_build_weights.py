@@ -35,9 +35,8 @@ def test_every_training_image_is_left_out_by_one_fold(
     assert sorted(left_out) == sorted(set(training) - {held_out})
 
 
-@pytest.fixture(scope="module")
-def auxiliary(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose predictions are two years above those of `exported`."""
+def export(raw: Path, path: Path, extra_years: float = 0.0) -> Path:
+    """Export a small model; its ages are `extra_years` above those of any other."""
     checkpoint = make_checkpoint(
         sex_input=True, sex_weight=0.1, tta_mirror=True, sampled_size=64, stretch_grey=True,
         stored_size=None,
