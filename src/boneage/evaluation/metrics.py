@@ -51,20 +51,24 @@ def reliability_place(confidence: npt.ArrayLike, bins: int = 10) -> npt.NDArray[
 def reliability_bins(
     confidence: npt.ArrayLike, is_right: npt.ArrayLike, bins: int = 10
 ) -> list[dict[str, float]]:
-    """Mean confidence and share of right answers by equal bins of the confidence.
+    """Mean confidence and proportion of right predictions by equal bins of the confidence.
 
     Args:
-        confidence: Probability (n,) of the answer given.
-        is_right: Whether it was right, (n,).
+        confidence: Probability (n,) of the predicted class.
+        is_right: Whether the prediction was right, (n,).
         bins: Bins from 0 to 1; empty ones are left out.
 
     Returns:
         `n`, `confidence` and `accuracy` of each bin.
     """
-    chance, right = np.asarray(confidence, float), np.asarray(is_right, float)
-    place = reliability_place(chance, bins)
+    probability, right = np.asarray(confidence, float), np.asarray(is_right, float)
+    place = reliability_place(probability, bins)
     return [
-        {"n": int(rows.sum()), "confidence": chance[rows].mean(), "accuracy": right[rows].mean()}
+        {
+            "n": int(rows.sum()),
+            "confidence": probability[rows].mean(),
+            "accuracy": right[rows].mean(),
+        }
         for i in range(bins)
         if (rows := place == i).any()
     ]
@@ -96,7 +100,7 @@ def confusion_matrix(y_true: npt.ArrayLike, y_pred: npt.ArrayLike, classes: int)
 
 
 def accuracy_score(counts: Array) -> Array:
-    """Share of cases on the diagonal of a confusion matrix (..., k, k)."""
+    """Proportion of cases on the diagonal of a confusion matrix (..., k, k)."""
     return np.trace(counts, axis1=-2, axis2=-1) / counts.sum(axis=(-2, -1))
 
 
@@ -106,10 +110,10 @@ def precision_recall_f1(counts: Array) -> tuple[Array, Array, Array]:
     The zero is scikit-learn's `zero_division=0`; `undefined_classes` says which classes it is.
     """
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
-    truth, answers = counts.sum(axis=-1), counts.sum(axis=-2)
-    precision = np.nan_to_num(_divide(hits, answers))
+    truth, predicted = counts.sum(axis=-1), counts.sum(axis=-2)
+    precision = np.nan_to_num(_divide(hits, predicted))
     recall = np.nan_to_num(_divide(hits, truth))
-    return precision, recall, np.nan_to_num(_divide(2 * hits, truth + answers))
+    return precision, recall, np.nan_to_num(_divide(2 * hits, truth + predicted))
 
 
 def weighted_average(by_class: Array, counts: Array) -> Array:
@@ -119,7 +123,7 @@ def weighted_average(by_class: Array, counts: Array) -> Array:
 
 
 def quadratic_kappa_score(counts: Array) -> Array:
-    """Cohen's kappa with quadratic weights; NaN where chance alone explains all (one class).
+    """Cohen's kappa with quadratic weights; NaN where all cases are of one class.
 
     Source: Cohen, Psychological Bulletin 1968, 70:213.
     """

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from boneage.data.dataset import Batch, get_dataset
 from boneage.errors import BoneAgeError
+from boneage.evaluation.bootstrap import RESAMPLES
 from boneage.evaluation.evaluate import Report, evaluate_table
 from boneage.evaluation.prediction_table import COLUMNS
 from boneage.stages import PROBABILITIES, STAGES, stage_from_years
@@ -106,7 +107,7 @@ def evaluate_loader(
     split: str,
     *,
     baseline_years: float | None = None,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
 ) -> tuple[pd.DataFrame, Report]:
     """Predict a split once and compute every figure from these predictions.
 
