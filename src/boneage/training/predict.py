@@ -40,7 +40,6 @@ def predict_loader(
     return make_table(get_dataset(loader).samples, predict_outputs(model, loader, device))
 
 
-@torch.inference_mode()
 def predict_outputs(
     model: BoneAgePredictor, loader: DataLoader[Batch], device: torch.device
 ) -> Outputs:
@@ -63,7 +62,9 @@ def predict_outputs(
     for batch in tqdm(in_order, desc="predict", unit="batch", leave=False):
         # In fp32 on every device, so that figures do not depend on how the model was trained.
         moved = move_batch(batch, device)
-        parts.append(model(moved["image"], moved["sex"]))
+        # Not around model.to: weights made in inference mode cannot have gradients later.
+        with torch.inference_mode():
+            parts.append(model(moved["image"], moved["sex"]))
     ages, logits = (
         None if part[0] is None else torch.cat(part).cpu() for part in zip(*parts, strict=True)
     )
