@@ -125,15 +125,16 @@ class Page(HTMLParser):
 def make_full_table(n: int = 300) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     reference = rng.uniform(20.0, 220.0, n).round(1)
-    chance = rng.uniform(0.5, 1.0, n).round(3)
+    highest = rng.uniform(0.5, 1.0, n).round(3)
     stage = np.where(reference < 144, 0, np.where(reference <= 216, 1, 2))
-    chances = np.where(stage[:, None] == np.arange(3), chance[:, None], (1 - chance[:, None]) / 2)
+    is_stage = stage[:, None] == np.arange(3)
+    p = np.where(is_stage, highest[:, None], (1 - highest[:, None]) / 2)
     predicted = (reference + rng.normal(2.0, 9.0, n)).round(1)
     return pd.DataFrame(
         {"image_id": np.arange(n), "sex": rng.choice(["M", "F", ""], n),
          "reference_months": reference, "predicted_months": predicted,
          "predicted_low_months": predicted - 15, "predicted_high_months": predicted + 15,
-         "p_child": chances[:, 0], "p_adolescent": chances[:, 1], "p_adult": chances[:, 2],
+         "p_child": p[:, 0], "p_adolescent": p[:, 1], "p_adult": p[:, 2],
          "chronological_age_months": reference, "site": np.where(np.arange(n) < 30, EVIL, "b")}
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The synthetic cohort is the fixture: small images, drawn once a test session."""
+"""The synthetic cohort is the fixture: small images, written once a test session."""
 
 from pathlib import Path
 

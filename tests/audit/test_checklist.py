@@ -112,12 +112,12 @@ def test_the_checklist_of_a_bare_table_covers_what_it_can(tmp_path: Path) -> Non
 def test_probabilities_and_intervals_are_covered_one_without_the_other(tmp_path: Path) -> None:
     table = make_full_table()
     ends = ["predicted_low_months", "predicted_high_months"]
-    chances = ["p_child", "p_adolescent", "p_adult"]
+    probabilities = ["p_child", "p_adolescent", "p_adult"]
     rows = check(tmp_path / "probabilities", table.drop(columns=ends))
     assert rows["calibration of probabilities"]["section"] == "calibration"
     assert "likeliest stage" in str(rows["calibration of probabilities"]["missing"])
     assert rows["calibration of intervals"]["section"] is None
-    rows = check(tmp_path / "intervals", table.drop(columns=chances))
+    rows = check(tmp_path / "intervals", table.drop(columns=probabilities))
     assert rows["calibration of probabilities"]["section"] is None
     assert rows["calibration of intervals"]["section"] == "groups"
     assert "nominal coverage" in str(rows["calibration of intervals"]["missing"])
@@ -173,7 +173,7 @@ def test_cases_of_unknown_sex_or_group_are_no_group_of_people(tmp_path: Path) ->
     assert "tests of the differences (--resamples 20)" in str(row["missing"])
 
 
-def test_the_comparison_is_answered_where_there_is_one(tmp_path: Path) -> None:
+def test_the_comparison_is_met_where_there_is_one(tmp_path: Path) -> None:
     topic = "comparison with other models or readers, paired"
     table = make_biased()
     rows = judge(tmp_path / "two", table, table.assign(predicted_months=120.0))

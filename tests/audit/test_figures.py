@@ -117,20 +117,20 @@ def test_coverage_that_differs_between_the_sexes_is_found_though_errors_do_not(
     tmp_path: Path,
 ) -> None:
     table = make_biased(girls=0.0, boys=0.0)
-    chance = np.where(table["sex"] == "F", 0.75, 0.95)
-    covered = np.random.default_rng(7).random(len(table)) < chance
+    proportion = np.where(table["sex"] == "F", 0.75, 0.95)
+    covered = np.random.default_rng(7).random(len(table)) < proportion
     result = run(tmp_path, add_intervals(table, covered), resamples=2000)
-    shares = pd.Series(covered).groupby(table["sex"]).mean()
+    proportions = pd.Series(covered).groupby(table["sex"]).mean()
     for name, sign in (("male", 1), ("female", -1)):
         group = find(result, name)
         assert group["p_corrected"] > 0.05
         assert group["bias_p_corrected"] > 0.05
         assert group["coverage_p"] < group["coverage_p_corrected"] < 0.05
         apart = group["difference"]["coverage"]
-        assert apart["value"] == pytest.approx(sign * (shares["M"] - shares["F"]))
+        assert apart["value"] == pytest.approx(sign * (proportions["M"] - proportions["F"]))
         assert min(sign * apart["low"], sign * apart["high"]) > 0
     assert result["male_minus_female"]["coverage"]["value"] == pytest.approx(
-        shares["M"] - shares["F"]
+        proportions["M"] - proportions["F"]
     )
 
 
@@ -291,12 +291,12 @@ def test_the_calibration_error_has_the_interval_of_its_own_resampling(tmp_path: 
     p = rng.uniform(0.4, 1.0, len(table)).round(3)
     table = table.assign(p_child=p, p_adolescent=1 - p, p_adult=0.0)
     found = run(tmp_path, table)["calibration"]["ece"]
-    chances = np.stack([p, 1 - p], axis=1)
-    is_right = chances.argmax(axis=1) == (table["reference_months"] >= 144)
+    probabilities = np.stack([p, 1 - p], axis=1)
+    is_right = probabilities.argmax(axis=1) == (table["reference_months"] >= 144)
     resamples = []
     for _ in range(1000):
         rows = rng.integers(0, len(table), len(table))
-        bins = reliability_bins(chances.max(axis=1)[rows], is_right[rows])
+        bins = reliability_bins(probabilities.max(axis=1)[rows], is_right[rows])
         resamples.append(expected_calibration_error(bins))
     assert [found["low"], found["high"]] == pytest.approx(
         np.quantile(resamples, [0.025, 0.975]), abs=0.01
@@ -314,7 +314,7 @@ def test_stages_of_the_model_are_compared_with_thresholds_on_its_age(tmp_path: P
     assert run(tmp_path, make_plain_table())["approaches"] is None
 
 
-def test_the_clinical_meaning_is_the_share_of_classes_that_change(tmp_path: Path) -> None:
+def test_the_clinical_meaning_is_the_proportion_of_classes_that_change(tmp_path: Path) -> None:
     table = make_plain_table()
     noise = np.random.default_rng(1).normal(0, 15, 400)
     table["chronological_age_years"] = ((table["reference_months"] + noise) / 12).clip(0.1)
@@ -333,8 +333,10 @@ def test_the_clinical_meaning_is_the_share_of_classes_that_change(tmp_path: Path
     assert np.sum(found["confusion_matrix"]) == n
     assert n - np.trace(found["confusion_matrix"]) == k
     girls = known & (table["sex"] == "F")
-    share = (reader != model)[girls].mean()
-    assert find(result, "female")["figures"]["clinical_change"]["value"] == pytest.approx(share)
+    proportion = (reader != model)[girls].mean()
+    assert find(result, "female")["figures"]["clinical_change"]["value"] == pytest.approx(
+        proportion
+    )
 
 
 def test_the_clinical_meaning_is_not_assessable_without_its_columns(tmp_path: Path) -> None:
@@ -377,7 +379,7 @@ def compare(folder: Path, *tables: pd.DataFrame, resamples: int = 2000) -> list[
     return audit(read_all(paths), resamples=resamples)["comparison"]
 
 
-def test_tables_are_compared_in_pairs_on_the_cases_that_both_answer(tmp_path: Path) -> None:
+def test_tables_are_compared_in_pairs_on_the_cases_that_both_predict(tmp_path: Path) -> None:
     first = make_plain_table()
     reference = first["reference_months"]
     noise = np.random.default_rng(3).normal(0, 20, 400)

@@ -47,12 +47,12 @@ def figures(reference: Any, predicted: Any) -> dict[str, float]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_errors_are_scikit_learns(seed: int) -> None:
-    truth, answer = ages(seed)
-    ours = figures(truth, answer)
+    truth, predicted = ages(seed)
+    ours = figures(truth, predicted)
     theirs = {
-        "mae_months": sklearn.metrics.mean_absolute_error(truth, answer),
-        "rmse_months": sklearn.metrics.root_mean_squared_error(truth, answer),
-        "r2": sklearn.metrics.r2_score(truth, answer),
+        "mae_months": sklearn.metrics.mean_absolute_error(truth, predicted),
+        "rmse_months": sklearn.metrics.root_mean_squared_error(truth, predicted),
+        "r2": sklearn.metrics.r2_score(truth, predicted),
     }
     assert {name: ours[name] for name in theirs} == pytest.approx(theirs, rel=1e-9)
 
@@ -60,12 +60,12 @@ def test_errors_are_scikit_learns(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("n", [2, 3, 43])
 def test_the_intraclass_correlation_is_pingouins(seed: int, n: int) -> None:
-    truth, answer = ages(seed, n)
+    truth, predicted = ages(seed, n)
     long = pd.DataFrame(
-        {"case": [*range(n)] * 2, "by": ["r"] * n + ["p"] * n, "age": [*truth, *answer]}
+        {"case": [*range(n)] * 2, "by": ["r"] * n + ["p"] * n, "age": [*truth, *predicted]}
     )
     if n < 5:  # pingouin wants five cases; the mean squares of a two-way ANOVA are by hand
-        table = np.stack([truth, answer], axis=1)
+        table = np.stack([truth, predicted], axis=1)
         cases, raters = (table.mean(axis=i, keepdims=True) - table.mean() for i in (1, 0))
         rest = table - table.mean() - cases - raters
         ms_cases, ms_raters = 2 * (cases**2).sum() / (n - 1), n * (raters**2).sum()
@@ -76,20 +76,20 @@ def test_the_intraclass_correlation_is_pingouins(seed: int, n: int) -> None:
             warnings.simplefilter("ignore")
             found = pingouin.intraclass_corr(long, "case", "by", "age").set_index("Type")["ICC"]
         theirs = found.get("ICC2", found.get("ICC(A,1)"))
-    assert figures(truth, answer)["icc"] == pytest.approx(theirs, rel=1e-9)
+    assert figures(truth, predicted)["icc"] == pytest.approx(theirs, rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("turn", [1.0, -1.0], ids=["rising", "falling"])
 @pytest.mark.parametrize("stretch", [0.2, 1.0, 3.0])
 def test_deming_regression_is_the_principal_axis(seed: int, turn: float, stretch: float) -> None:
-    truth, answer = ages(seed)
-    answer = turn * stretch * answer
-    centred = np.stack([truth - truth.mean(), answer - answer.mean()], axis=1)
+    truth, predicted = ages(seed)
+    predicted = turn * stretch * predicted
+    centred = np.stack([truth - truth.mean(), predicted - predicted.mean()], axis=1)
     x, y = np.linalg.svd(centred)[2][0]
-    ours = figures(truth, answer)
+    ours = figures(truth, predicted)
     assert ours["deming_slope"] == pytest.approx(y / x, rel=1e-9)
-    intercept = answer.mean() - y / x * truth.mean()
+    intercept = predicted.mean() - y / x * truth.mean()
     assert ours["deming_intercept_months"] == pytest.approx(intercept, rel=1e-7)
 
 
@@ -143,21 +143,21 @@ def test_perfect_predictions_are_perfect() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("answers", [(0, 1, 2), (0, 1), (2,)])
-def test_stages_are_scikit_learns(seed: int, answers: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("classes", [(0, 1, 2), (0, 1), (2,)])
+def test_stages_are_scikit_learns(seed: int, classes: tuple[int, ...]) -> None:
     rng = np.random.default_rng(seed)
-    truth, answer = rng.integers(0, 3, 40), rng.choice(answers, 40)
+    truth, predicted = rng.integers(0, 3, 40), rng.choice(classes, 40)
     names = np.array(STAGES)
-    table = pd.DataFrame({"reference_stage": names[truth], "predicted_stage": names[answer]})
+    table = pd.DataFrame({"reference_stage": names[truth], "predicted_stage": names[predicted]})
     cases = Cases.of(table)
     ours = cases.figures(cases.columns.sum(axis=0))
-    assert ours["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(truth, answer))
+    assert ours["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(truth, predicted))
     theirs = sklearn.metrics.precision_recall_fscore_support(
-        truth, answer, average="weighted", zero_division=0
+        truth, predicted, average="weighted", zero_division=0
     )
     weighted = ("precision_weighted", "recall_weighted", "f1_weighted")
     assert [float(ours[name]) for name in weighted] == pytest.approx(theirs[:3])
-    kappa = sklearn.metrics.cohen_kappa_score(truth, answer, weights="quadratic")
+    kappa = sklearn.metrics.cohen_kappa_score(truth, predicted, weights="quadratic")
     assert ours["qwk"] == pytest.approx(kappa)
 
 

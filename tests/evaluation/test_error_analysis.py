@@ -143,9 +143,11 @@ def test_groups_with_more_failures_than_the_others_are_found_by_hand() -> None:
     assert few["failed"] == pytest.approx({"value": 0.3, "low": low, "high": high})
     assert few["ratio"] == pytest.approx(0.3 / (1 / 30))
     assert half["ratio"] == pytest.approx(3.0)
-    # Draws of 10 from 40 with 4 failures: 3 or 4 of them, the chances that are as small.
-    chance = [comb(4, k) * comb(36, 10 - k) / comb(40, 10) for k in range(5)]
-    assert few["p"] == pytest.approx(sum(c for c in chance if c <= chance[3] * (1 + 1e-9)))
+    # Draws of 10 from 40 with 4 failures: 3 or 4 of them, the probabilities that are as small.
+    probability = [comb(4, k) * comb(36, 10 - k) / comb(40, 10) for k in range(5)]
+    assert few["p"] == pytest.approx(
+        sum(c for c in probability if c <= probability[3] * (1 + 1e-9))
+    )
     holm = statsmodels.stats.multitest.multipletests([row["p"] for row in rows], method="holm")[1]
     assert [row["p_corrected"] for row in rows] == pytest.approx(holm.tolist())
     json.dumps(rows, allow_nan=False)
@@ -154,7 +156,7 @@ def test_groups_with_more_failures_than_the_others_are_found_by_hand() -> None:
 def test_p_values_of_shared_groups_are_scipys_exact_test() -> None:
     rng = np.random.default_rng(0)
     table = make_table(rng.normal(size=200))
-    masks = [rng.random(200) < share for share in (0.1, 0.4, 0.8)]
+    masks = [rng.random(200) < proportion for proportion in (0.1, 0.4, 0.8)]
     rows = find_shared(table, [("kind", str(i)) for i in range(3)], masks)
     sizes = (table["predicted_years"] - table["reference_years"]).abs()
     failed = (sizes.rank(ascending=False) <= 20).to_numpy()

@@ -48,10 +48,10 @@ def _table(
     n = len(reference)
     if stages is None:
         assert predicted is not None
-        answers, probabilities = stage_from_years(predicted), np.full((n, 3), NAN)
+        codes, probabilities = stage_from_years(predicted), np.full((n, 3), NAN)
     else:
-        answers = np.asarray(stages)
-        probabilities = np.full((n, 3), 0.125) + 0.625 * np.eye(3)[answers]
+        codes = np.asarray(stages)
+        probabilities = np.full((n, 3), 0.125) + 0.625 * np.eye(3)[codes]
     columns: dict[str, Any] = {
         "image_id": [f"case{i}" for i in range(n)],
         "split": "val",
@@ -59,14 +59,14 @@ def _table(
         "reference_years": np.asarray(reference, dtype=float),
         "predicted_years": np.full(n, NAN) if predicted is None else np.asarray(predicted, float),
         "reference_stage": _names(stage_from_years(reference)),
-        "predicted_stage": _names(answers),
+        "predicted_stage": _names(codes),
         **dict(zip(PROBABILITIES, probabilities.T, strict=True)),
     }
     return pd.DataFrame(columns)
 
 
 def _cohort(n: int = 90, seed: int = 0) -> pd.DataFrame:
-    """Random answers of both heads that disagree with each other and the reference now and then."""
+    """Random predictions whose heads disagree with each other and the reference now and then."""
     rng = np.random.default_rng(seed)
     reference = rng.uniform(2.0, 20.0, n)
     predicted = reference + rng.normal(0.2, 1.5, n)
@@ -142,12 +142,12 @@ def test_evaluating_leaves_the_table_as_it_was() -> None:
     pd.testing.assert_frame_equal(table, _cohort())
 
 
-def test_by_default_an_interval_has_2000_draws() -> None:
+def test_by_default_an_interval_has_2000_resamples() -> None:
     table = _cohort(5)
     assert evaluate_table(table) == evaluate_table(table, resamples=2000)
 
 
-def test_no_draws_leave_the_intervals_out_and_all_else_as_it_is() -> None:
+def test_no_resamples_leave_the_intervals_out_and_all_else_as_it_is() -> None:
     def without_intervals(value: Any) -> Any:
         if isinstance(value, list):
             return [without_intervals(item) for item in value]
@@ -161,25 +161,27 @@ def test_no_draws_leave_the_intervals_out_and_all_else_as_it_is() -> None:
 
 def test_errors_of_ages_are_those_of_the_whole_table() -> None:
     table = _cohort()
-    truth, answer = table["reference_years"], table["predicted_years"]
+    truth, predicted = table["reference_years"], table["predicted_years"]
     figures = evaluate_table(table, resamples=0)["regression"]
-    assert figures["mae_years"] == pytest.approx(sklearn.metrics.mean_absolute_error(truth, answer))
-    assert figures["rmse_years"] == pytest.approx(
-        sklearn.metrics.root_mean_squared_error(truth, answer)
+    assert figures["mae_years"] == pytest.approx(
+        sklearn.metrics.mean_absolute_error(truth, predicted)
     )
-    assert figures["r2"] == pytest.approx(sklearn.metrics.r2_score(truth, answer))
+    assert figures["rmse_years"] == pytest.approx(
+        sklearn.metrics.root_mean_squared_error(truth, predicted)
+    )
+    assert figures["r2"] == pytest.approx(sklearn.metrics.r2_score(truth, predicted))
 
 
 def test_agreement_of_stages_is_that_of_the_whole_table() -> None:
     table = _cohort()
     truth = table["reference_stage"].map(STAGES.index)
-    answer = table["predicted_stage"].map(STAGES.index)
+    predicted = table["predicted_stage"].map(STAGES.index)
     figures = evaluate_table(table, resamples=0)["classification"]
-    assert figures["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(truth, answer))
+    assert figures["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(truth, predicted))
     assert figures["qwk"] == pytest.approx(
-        sklearn.metrics.cohen_kappa_score(truth, answer, weights="quadratic")
+        sklearn.metrics.cohen_kappa_score(truth, predicted, weights="quadratic")
     )
-    expected = sklearn.metrics.confusion_matrix(truth, answer).tolist()
+    expected = sklearn.metrics.confusion_matrix(truth, predicted).tolist()
     assert figures["confusion_matrix"] == expected
 
 
@@ -222,7 +224,7 @@ def test_months_are_twelve_times_the_years() -> None:
         np.testing.assert_allclose(months, np.multiply(years, 12.0), rtol=1e-12, err_msg=name)
 
 
-def test_the_baseline_answers_one_age_for_all() -> None:
+def test_the_baseline_predicts_one_age_for_all() -> None:
     table = _table([8.0, 10.0, 15.0], [8.0, 10.0, 15.0])
     assert evaluate_table(table, baseline_years=10.0, resamples=0)["baseline"] == {
         "constant_years": 10.0,
@@ -271,7 +273,7 @@ def test_the_direct_accuracy_is_that_of_the_classification() -> None:
     assert report["approaches"]["direct_accuracy"] == report["classification"]["accuracy"]
 
 
-def test_a_model_without_stage_head_answers_by_thresholds_alone() -> None:
+def test_without_a_stage_head_stages_follow_from_thresholds_alone() -> None:
     report = evaluate_table(_table([5.0, 13.0, 19.0], [6.0, 11.0, 19.0]), resamples=20)
     figures = report["approaches"]
     assert figures["direct_accuracy"] is None
@@ -300,7 +302,7 @@ def test_a_stage_that_no_case_has_is_named() -> None:
     assert report["by_stage"][2] == {"group": "Adult", "n": 0}
 
 
-def test_a_stage_that_is_never_answered_is_named() -> None:
+def test_a_stage_that_is_never_predicted_is_named() -> None:
     table = _table([5.0, 13.0, 19.0], stages=[1, 1, 1])
     figures = evaluate_table(table, resamples=20)["classification"]
     assert figures["never_predicted_stages"] == ["Child", "Adult"]
@@ -317,7 +319,7 @@ def test_one_case_has_no_r2_and_no_kappa() -> None:
     assert report["classification"]["qwk"] is None
 
 
-def test_constant_answers_have_figures_without_warnings() -> None:
+def test_constant_predictions_have_figures_without_warnings() -> None:
     report = evaluate_table(_table([5.0, 13.0, 19.0], [13.0] * 3, [1, 1, 1]), resamples=20)
     assert report["classification"]["qwk"] == 0.0
     assert report["classification"]["precision_weighted"] == pytest.approx(1 / 9)
@@ -438,7 +440,7 @@ def test_a_worst_case_has_its_own_row() -> None:
 
 
 TRUTH = [10.0, 10.0, 10.0, 10.0]
-ANSWER = [11.0, 13.0, 9.5, 9.0]
+PREDICTED = [11.0, 13.0, 9.5, 9.0]
 SPELLINGS = [
     pytest.param(genders, id=name)
     for name, genders in {
@@ -465,7 +467,7 @@ SPELLINGS = [
 @pytest.mark.parametrize("genders", SPELLINGS)
 def test_bias_of_ages_by_sex_has_error_and_sign(genders: Any) -> None:
     genders = (sex for sex in "MMFF") if genders is None else genders
-    assert gender_bias_regression(TRUTH, ANSWER, genders) == {
+    assert gender_bias_regression(TRUTH, PREDICTED, genders) == {
         "male": {
             "n": 2,
             "mae_years": 2.0,
@@ -498,15 +500,15 @@ def test_bias_of_stages_by_sex_has_accuracy(genders: Any) -> None:
 
 
 def test_series_are_paired_by_position_as_the_rows_of_one_table() -> None:
-    table = pd.DataFrame({"truth": TRUTH, "answer": ANSWER, "sex": ["M", "M", "F", "F"]})
+    table = pd.DataFrame({"truth": TRUTH, "predicted": PREDICTED, "sex": ["M", "M", "F", "F"]})
     shuffled = table.iloc[[3, 0, 2, 1]]
-    result = gender_bias_regression(shuffled["truth"], shuffled["answer"], shuffled["sex"])
+    result = gender_bias_regression(shuffled["truth"], shuffled["predicted"], shuffled["sex"])
     assert (result["male"]["mae_years"], result["female"]["mae_years"]) == (2.0, 0.75)
 
 
 @pytest.mark.parametrize("unknown", [None, NAN, "U", "", "O"])
 def test_an_unknown_sex_is_counted_apart(unknown: Any) -> None:
-    result = gender_bias_regression(TRUTH, ANSWER, ["M", unknown, "F", unknown])
+    result = gender_bias_regression(TRUTH, PREDICTED, ["M", unknown, "F", unknown])
     assert (result["male"]["n"], result["female"]["n"], result["n_unknown"]) == (1, 1, 2)
     assert result["female"]["mae_years"] == 0.5
 
@@ -520,7 +522,7 @@ def test_an_unknown_sex_is_counted_apart(unknown: Any) -> None:
     ids=["sex_int of the label table", "string"],
 )
 def test_a_missing_sex_of_pandas_is_counted_apart(genders: "pd.Series[Any]") -> None:
-    result = gender_bias_regression(TRUTH, ANSWER, genders)
+    result = gender_bias_regression(TRUTH, PREDICTED, genders)
     assert (result["male"]["n"], result["female"]["n"], result["n_unknown"]) == (1, 1, 2)
 
 
@@ -541,8 +543,8 @@ def test_a_missing_sex_of_pandas_is_counted_apart(genders: "pd.Series[Any]") -> 
          "list of tensors", "tuple", "iterator"],
 )  # fmt: skip
 def test_ages_come_in_any_container(of: Callable[[list[float]], Any]) -> None:
-    expected = gender_bias_regression(TRUTH, ANSWER, ["M", "F", "F", "M"])
-    assert gender_bias_regression(of(TRUTH), of(ANSWER), ["M", "F", "F", "M"]) == expected
+    expected = gender_bias_regression(TRUTH, PREDICTED, ["M", "F", "F", "M"])
+    assert gender_bias_regression(of(TRUTH), of(PREDICTED), ["M", "F", "F", "M"]) == expected
 
 
 @pytest.mark.parametrize(
@@ -561,8 +563,8 @@ def test_ages_come_in_any_container(of: Callable[[list[float]], Any]) -> None:
          "nullable series", "tensor"],
 )  # fmt: skip
 def test_stages_come_as_names_or_codes_in_any_container(of: Callable[[list[int]], Any]) -> None:
-    for truth, answer in ((of([0, 1, 1, 2]), [0, 1, 0, 2]), ([0, 1, 1, 2], of([0, 1, 0, 2]))):
-        result = gender_bias_classification(truth, answer, ["M", "M", "F", "F"])
+    for truth, predicted in ((of([0, 1, 1, 2]), [0, 1, 0, 2]), ([0, 1, 1, 2], of([0, 1, 0, 2]))):
+        result = gender_bias_classification(truth, predicted, ["M", "M", "F", "F"])
         assert (result["male"]["accuracy"], result["female"]["accuracy"]) == (1.0, 0.5)
 
 
@@ -633,7 +635,7 @@ def test_an_error_at_a_value_is_one_short_line() -> None:
     [(["M"] * 4, "female"), (["F"] * 4, "male"), (["M", None] * 2, "female")],
 )
 def test_one_sex_only_has_no_difference(genders: list[Any], missing: str) -> None:
-    result = gender_bias_regression(TRUTH, ANSWER, genders)
+    result = gender_bias_regression(TRUTH, PREDICTED, genders)
     assert result[missing] == {"n": 0}
     assert result["difference_mae_years"] is None
     assert result["difference_signed_error_years"] is None
@@ -795,7 +797,7 @@ def test_without_intervals_in_every_row_none_are_judged() -> None:
     assert "intervals" not in evaluate_table(table, resamples=0)
 
 
-def test_the_chance_of_the_stage_answered_is_held_against_its_accuracy() -> None:
+def test_the_probability_of_the_predicted_stage_is_compared_with_its_accuracy() -> None:
     table = _cohort()
     report = evaluate_table(table, resamples=0)["stage_calibration"]
     accuracy = (table["predicted_stage"] == table["reference_stage"]).mean()

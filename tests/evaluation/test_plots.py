@@ -28,15 +28,15 @@ from boneage.stages import STAGES, stage_from_years
 def table() -> pd.DataFrame:
     rng = np.random.default_rng(0)
     truth = rng.uniform(1, 18, 60)
-    answer = truth + rng.normal(0, 1, 60)
-    stages = stage_from_years(answer)
+    predicted_years = truth + rng.normal(0, 1, 60)
+    stages = stage_from_years(predicted_years)
     table = pd.DataFrame(
         {
             "image_id": [str(i) for i in range(60)],
             "split": "test",
             "sex": ["M", "F", None] * 20,
             "reference_years": truth,
-            "predicted_years": answer,
+            "predicted_years": predicted_years,
             "reference_stage": [STAGES[s] for s in stage_from_years(truth)],
             "predicted_stage": [STAGES[s] for s in stages],
         }
@@ -107,7 +107,7 @@ def test_learning_curves_mark_the_best_epoch() -> None:
 
 
 @pytest.mark.parametrize("predicted", [12.3, np.nan])
-def test_a_heat_map_names_truth_and_answer(predicted: float) -> None:
+def test_a_heat_map_names_truth_and_prediction(predicted: float) -> None:
     case = pd.Series(
         {
             "image_id": "900001", "sex": None, "reference_years": 11.5,

@@ -54,7 +54,7 @@ def test_each_age_has_its_own_unit(path: Path, unit: str) -> None:
     assert found.table.loc[0, "predicted_years"] == 11.0
 
 
-def test_our_own_predictions_go_in_as_they_are_and_what_is_unanswered_is_counted(
+def test_our_own_predictions_go_in_as_they_are_and_what_has_no_prediction_is_counted(
     path: Path,
 ) -> None:
     text = ",".join(COLUMNS) + "\n"

@@ -94,7 +94,7 @@ def test_groups_apart_without_any_spread_differ_in_the_studentised_test() -> Non
     assert ours == pytest.approx(0.1, abs=0.01)  # the same three, or the other three, of twenty
 
 
-def test_the_permutation_p_value_of_few_cases_is_the_exact_share_whatever_their_last_bit() -> None:
+def test_the_permutation_p_value_of_few_cases_is_exact_whatever_their_last_bit() -> None:
     inside = np.arange(6) < 3
     (ours,) = permutation_p_values(np.array([1.3, 1.1, 1.2, 0.1, 0.2, 0.3]), [inside], 20_000, 0)
     assert ours == pytest.approx(0.1, abs=0.01)  # the largest or smallest three, of twenty choices
@@ -139,7 +139,7 @@ def test_mcnemars_test_is_statsmodels(counts: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_two_that_answered_the_same_cases_are_compared_as_statsmodels_does(seed: int) -> None:
+def test_two_predictions_of_the_same_cases_are_compared_as_statsmodels_does(seed: int) -> None:
     rng = np.random.default_rng(seed)
     first, second = rng.random(60) < 0.8, rng.random(60) < 0.6
     table = [[(a & b).sum() for b in (second, ~second)] for a in (first, ~first)]
@@ -151,7 +151,7 @@ def test_two_that_answered_the_same_cases_are_compared_as_statsmodels_does(seed:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_signed_rank_test_is_the_share_of_all_signs(seed: int) -> None:
+def test_the_signed_rank_test_is_the_proportion_of_all_signs(seed: int) -> None:
     difference = np.random.default_rng(seed).normal(0.6, 1.0, 9)
     ranks = scipy.stats.rankdata(np.abs(difference))
     middle = ranks.sum() / 2
@@ -180,5 +180,5 @@ def test_wilsons_interval_is_statsmodels(k: int, n: int) -> None:
     assert 0.0 <= float(found["low"] or 0) <= float(found["high"] or 0) <= 1.0
 
 
-def test_a_share_of_nothing_is_undefined() -> None:
+def test_a_proportion_of_nothing_is_undefined() -> None:
     assert wilson(0, 0) == {"value": None, "low": None, "high": None}
