@@ -114,6 +114,7 @@ def folder(raw: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @needs_strace
 def test_no_command_connects_anywhere_or_writes_anything_but_its_outputs(folder: Path) -> None:
     connections, written = _run(folder, PREDICT, *OTHERS)
@@ -124,6 +125,7 @@ def test_no_command_connects_anywhere_or_writes_anything_but_its_outputs(folder:
     assert any(path.endswith("audit/report.html") or "/out/audit/" in path for path in written)
 
 
+@pytest.mark.slow
 @needs_strace
 def test_what_the_package_switches_off_would_be_seen(folder: Path) -> None:
     # The runtime is loaded before the package can tell it to keep quiet.

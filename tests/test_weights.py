@@ -94,6 +94,7 @@ def test_no_image_of_the_published_figures_is_named() -> None:
     assert "image_id" not in json.dumps(RESULTS)
 
 
+@pytest.mark.slow
 def test_synthetic_images_are_predicted_well(predictor: Predictor, tmp_path: Path) -> None:
     write_cohort(tmp_path, n=60, seed=11, workers=2)
     images = match_images(read_labels(find_labels(tmp_path)), find_images(tmp_path))
@@ -142,6 +143,7 @@ def largest(full_size: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_dicom(tmp_path_factory.mktemp("largest") / "image.dcm", grey, **tags)
 
 
+@pytest.mark.performance
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux's memory figures")
 @pytest.mark.parametrize("name", ["full_size", "largest"])
 def test_one_full_size_image_is_predicted_at_once_and_in_little_memory(
@@ -168,6 +170,7 @@ def test_one_full_size_image_is_predicted_at_once_and_in_little_memory(
     assert min(seconds) < 3.0
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_the_package_s_weights(
     raw: Path, tmp_path: Path, predictor: Predictor
 ) -> None:

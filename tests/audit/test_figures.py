@@ -456,6 +456,7 @@ def test_errors_that_do_not_vary_leave_the_audit_without_infinities(tmp_path: Pa
     assert result["shared"] == []
 
 
+@pytest.mark.performance
 def test_twelve_thousand_cases_take_seconds(tmp_path: Path) -> None:
     predictions = read(tmp_path, make_plain_table(12_611))
     started = time.process_time()

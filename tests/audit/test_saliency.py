@@ -301,6 +301,7 @@ def bones(cohort: Path) -> dict[str, list[Region]]:
     return found
 
 
+@pytest.mark.slow
 def test_saliency_maps_of_the_model_in_the_package_lie_on_the_bones_of_shuffled_weights_not(
     records: list[ImageRecord], bones: dict[str, list[Region]], tmp_path: Path
 ) -> None:

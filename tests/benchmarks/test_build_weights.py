@@ -59,6 +59,7 @@ def auxiliary(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(raw, tmp_path_factory.mktemp("auxiliary") / "model.onnx", extra_years=2.0)
 
 
+@pytest.mark.slow
 def test_each_model_predicts_its_own_images_and_the_first_is_calibrated(
     samples: pd.DataFrame, main_model: Path, auxiliary: Path
 ) -> None:
@@ -78,6 +79,7 @@ def test_each_model_predicts_its_own_images_and_the_first_is_calibrated(
         assert 12.0 * bias == pytest.approx((n[0] * errors[0] + n[1] * errors[1]) / sum(n))
 
 
+@pytest.mark.slow
 def test_the_images_may_come_in_several_parts(samples: pd.DataFrame, main_model: Path) -> None:
     found, figures = build.fit([(main_model, samples[::2]), (main_model, samples[1::2])])
     expected, _ = calibrate(Predictor(main_model), build.make_images(samples))
@@ -87,6 +89,7 @@ def test_the_images_may_come_in_several_parts(samples: pd.DataFrame, main_model:
     assert figures["naive_width_months"] == pytest.approx(24.0 * found.known.quantile, rel=0.1)
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_read_stop_the_build(
     samples: pd.DataFrame, main_model: Path, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> Non
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
+@pytest.mark.performance
 def test_help_loads_nothing_heavy_and_appears_at_once() -> None:
     code = "import sys, boneage.cli.app; boneage.cli.app.main(['--help']); print(*sys.modules)"
     loaded = python("-c", code).stdout.split()
@@ -121,6 +122,7 @@ def test_one_name_of_an_option_means_one_thing() -> None:
     assert "n" in option_names()
 
 
+@pytest.mark.slow
 def test_settings_come_from_defaults_then_file_then_flags(
     paths: Paths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +153,7 @@ def test_a_bad_config_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert "--config expects" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_prints_figures_by_sex_and_both_approaches(
     paths: Paths, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,6 +170,7 @@ def test_training_prints_figures_by_sex_and_both_approaches(
     assert f"{metrics['regression']['mae_months']:.2f}" in out
 
 
+@pytest.mark.slow
 def test_the_report_s_command_lines_run_verbatim(raw: Path, tmp_path: Path) -> None:
     """In a folder that holds nothing but the scripts and data/raw, with the defaults."""
     for name in ("main.py", "preprocess.py", "gradcam_demo.py"):
@@ -229,6 +233,7 @@ def test_phantom_draws_the_rsna_layout(tmp_path: Path, capsys: pytest.CaptureFix
     assert len(list((out / "boneage-training-dataset/boneage-training-dataset").iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_says_how_to_continue(raw: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "boneage", "train", "--data", str(raw), "--output",
                str(tmp_path / "output"), *TINY]  # fmt: skip
@@ -687,6 +692,7 @@ def test_images_are_predicted_and_audited_in_one_command(
     assert result["accuracy"]["coverage"]["value"] is not None
 
 
+@pytest.mark.slow
 def test_images_are_stressed_and_their_regions_measured_in_one_command(
     exported: Path, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -882,6 +888,7 @@ def test_a_part_of_another_split_is_refused(
     assert "pass a table of labels, or --images with a folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_export_logs_its_own_steps_and_not_the_exporter_s(
     run_and_export: tuple[Path, Path], tmp_path: Path
 ) -> None:

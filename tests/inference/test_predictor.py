@@ -89,6 +89,7 @@ def test_a_prediction_agrees_with_itself(model: Path, image: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_model_of_one_task_predicts_that_alone(image: Path, tmp_path: Path) -> None:
     for tasks in ("age", "stage"):
         export_onnx(make_checkpoint(tasks=tasks), tmp_path / tasks, [image])

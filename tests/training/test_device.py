@@ -18,6 +18,7 @@ def test_a_device_that_is_not_there_is_an_error() -> None:
             pick_device("cuda")
 
 
+@pytest.mark.performance
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
 def test_training_on_a_cpu_reuses_the_memory_of_freed_tensors() -> None:
     code = """

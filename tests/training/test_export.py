@@ -39,6 +39,7 @@ def paths(samples: pd.DataFrame) -> list[Path]:
     return list(samples["path"][:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -60,6 +61,7 @@ def test_every_kind_of_model_predicts_the_same_in_onnx(
     assert parity.probability <= 0.001
 
 
+@pytest.mark.slow
 def test_the_age_map_is_what_each_cell_adds_to_the_age(paths: list[Path], tmp_path: Path) -> None:
     checkpoint = make_checkpoint(
         sex_input=True, sex_weight=0.1, tta_mirror=True, tta_zoom=0.1, orientation_head=True
@@ -84,6 +86,7 @@ def test_the_age_map_is_what_each_cell_adds_to_the_age(paths: list[Path], tmp_pa
         np.testing.assert_allclose(evidence / max(evidence.max(), 1e-9), grad_cam, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_backbone_whose_features_are_no_means_has_no_age_map(
     paths: list[Path], tmp_path: Path
 ) -> None:
@@ -91,6 +94,7 @@ def test_a_backbone_whose_features_are_no_means_has_no_age_map(
     assert "age_map" not in Predictor(tmp_path / "model.onnx").contract.outputs
 
 
+@pytest.mark.slow
 def test_an_exported_model_can_be_trained_on(paths: list[Path], tmp_path: Path) -> None:
     checkpoint = make_checkpoint(sex_input=True, sex_weight=0.1, tta_mirror=True)
     with torch.no_grad():
@@ -125,6 +129,7 @@ def test_the_fingerprint_is_that_of_the_file_without_its_metadata(
     assert Predictor(path).contract.graph_sha256 == fingerprint
 
 
+@pytest.mark.slow
 def test_a_calibration_goes_inside_only_with_its_own_model(
     paths: list[Path], tmp_path: Path
 ) -> None:
@@ -216,6 +221,7 @@ def sample_images(samples: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return samples.assign(path=paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"sex_input": True}, SHIPPED], ids=str)
 def test_the_trainer_s_table_is_the_predictor_s(
     samples: pd.DataFrame, tmp_path: Path, settings: dict[str, Any]

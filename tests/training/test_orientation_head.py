@@ -40,6 +40,7 @@ def orient(image: Radiograph, orientation: Orientation) -> Radiograph:
     return replace(image, pixels=np.ascontiguousarray(orientation.apply(image.pixels)))
 
 
+@pytest.mark.slow
 def test_rotated_and_inverted_images_are_detected_and_corrected(
     fitted: BoneAgePredictor, recipe: Recipe, samples: pd.DataFrame, tmp_path: Path
 ) -> None:

@@ -93,6 +93,7 @@ def test_the_checkpoint_of_the_lowest_validation_loss_is_kept(make_trainer: Make
     assert_same_weights(trainer.model.state_dict(), best.model.state_dict())
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(make_trainer: Make, recipe: Recipe) -> None:
     history = make_trainer(replace(recipe, backbone="resnet18", epochs=5)).fit()
     assert history[-1]["train_loss"] < 0.6 * history[0]["train_loss"]
@@ -257,6 +258,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_to_the_bit(
     assert timeless[0] == timeless[1]
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_mid_epoch_loses_only_that_epoch(
     raw: Path, processed: Path, tmp_path: Path
 ) -> None:
@@ -454,6 +456,7 @@ def test_predictions_without_the_sex_are_learned_only_when_asked(
         assert bool(trainer.model.age_head.unknown_weight.abs().sum() > 0) == (weight > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_backbone_trains_as_a_plain_one(make_trainer: Make, recipe: Recipe) -> None:
     recipe = replace(recipe, backbone="timm:test_efficientnet")
