@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from boneage.config import Paths, Recipe
 from boneage.data.labels import find_images, find_labels, match_images, read_labels
+from boneage.data.processed import preprocess_folder
 from boneage.data.split import read_split, split_samples, split_sha256
 from boneage.evaluation.evaluate import evaluate_table
 from boneage.evaluation.plots import (
@@ -38,7 +39,6 @@ from boneage.evaluation.plots import (
     save_figure,
 )
 from boneage.files import replacing, save_text
-from boneage.imaging.preprocess import preprocess_folder
 from boneage.inference.batch import ImageRecord, predict_images, predict_raw_twice
 from boneage.inference.calibration import Calibration, join_outputs
 from boneage.inference.calibration_fit import fit_calibration

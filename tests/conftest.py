@@ -7,8 +7,8 @@ import pytest
 
 from boneage.config import ImageSettings, Paths, Recipe, Runtime
 from boneage.data.labels import find_images, find_labels, match_images, read_labels
+from boneage.data.processed import preprocess_folder
 from boneage.data.split import split_samples
-from boneage.imaging.preprocess import preprocess_folder
 from boneage.phantom.cohort import write_cohort
 from builders import TINY, make_checkpoint
 

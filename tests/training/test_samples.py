@@ -8,8 +8,9 @@ import pytest
 
 from boneage.config import Paths, Recipe, Runtime
 from boneage.data.labels import find_images, find_labels, read_labels
+from boneage.data.processed import preprocess_folder
 from boneage.errors import BoneAgeError
-from boneage.imaging.preprocess import Preprocessing, preprocess_folder
+from boneage.imaging.preprocess import Preprocessing
 from boneage.training.samples import choose_training, load_samples, make_loaders
 
 

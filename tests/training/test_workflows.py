@@ -14,10 +14,10 @@ from PIL import Image
 from boneage.config import ImageSettings, Paths, Recipe, Runtime
 from boneage.data.dataset import BoneAgeDataset
 from boneage.data.labels import find_images
+from boneage.data.processed import preprocess_folder
 from boneage.data.split import split_sha256
 from boneage.errors import BoneAgeError, CheckpointError, LabelError
 from boneage.evaluation.prediction_table import load_table
-from boneage.imaging.preprocess import preprocess_folder
 from boneage.inference.predictor import Predictor
 from boneage.phantom.cohort import write_cohort
 from boneage.training import workflows

@@ -52,7 +52,7 @@ def preprocess(
         workers: Number of processes; by default one per core.
     """
     from boneage.data.labels import find_images
-    from boneage.imaging.preprocess import preprocess_folder
+    from boneage.data.processed import preprocess_folder
 
     summary = preprocess_folder(find_images(paths.data), paths.processed, settings, workers)
     print(

@@ -1,24 +1,17 @@
 """A radiograph -> a network's input; a folder of raw images -> one of processed images."""
 
-import json
 import logging
-import os
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import gcd
-from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, PngImagePlugin
-from tqdm import tqdm
+from PIL import Image
 
-from boneage.config import ImageSettings, Invert, Recipe
-from boneage.errors import BoneAgeError, ConfigError, ImageError
-from boneage.files import MAX_PROCESSES, replacing
+from boneage.config import Invert, Recipe
+from boneage.errors import ConfigError
 from boneage.imaging.radiograph import Source, read_radiograph
 
 logger = logging.getLogger(__name__)
@@ -29,9 +22,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 GREY_PERCENTILES = (1.0, 99.0)
 """Percentiles that `stretch_grey` takes for black and white."""
-
-_PNG_KEY = "boneage"
-_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 SAMPLING_PHASES = 8
@@ -246,192 +236,3 @@ def stretch_grey(image: Image.Image) -> Image.Image:
         return image
     levels = (np.arange(256) - low) * (255.0 / (high - low))
     return image.point(np.rint(levels.clip(0.0, 255.0)).astype(np.uint8).tolist())
-
-
-@dataclass(frozen=True)
-class PreprocessSummary:
-    """What became of each image of a folder.
-
-    Attributes:
-        written: Images resized now.
-        up_to_date: Images that were there already, from the same source and settings.
-        inverted: Ids of images among those written that had dark bones and were inverted.
-        broken: Error message by id of images that could not be read.
-    """
-
-    written: int
-    up_to_date: int
-    inverted: tuple[str, ...]
-    broken: Mapping[str, str]
-
-    @property
-    def total(self) -> int:
-        """Number of images of the folder."""
-        return self.written + self.up_to_date + len(self.broken)
-
-
-def preprocess_folder(
-    images: Mapping[str, Path], processed: Path, settings: ImageSettings, workers: int | None = None
-) -> PreprocessSummary:
-    """Resize every image to `processed/<id>.png`, or sample it if `sampled_size` is set.
-
-    Each file carries its source's size and time and the settings it was made with, and is
-    written under a temporary name and renamed. So the work can be cut off anywhere and started
-    again: whole files that are still right stay, all others are made anew.
-
-    Args:
-        images: Path by image id.
-        processed: Folder to fill; made if missing.
-        settings: Size, sampling and polarity of the images.
-        workers: Processes; by default one a core.
-
-    Returns:
-        What was done; an image that cannot be read is named there and stops nothing.
-
-    Raises:
-        ImageError: If no image at all could be read.
-    """
-    processed.mkdir(parents=True, exist_ok=True)
-    for leftover in processed.rglob(".*.part"):
-        leftover.unlink()
-    jobs = [(path, processed / f"{i}.png", settings) for i, path in images.items()]
-    workers = workers if workers is not None else os.cpu_count() or 1
-    inverted, broken, up_to_date = [], {}, 0
-    pool = ProcessPoolExecutor(min(workers, MAX_PROCESSES)) if workers > 1 else nullcontext()
-    with pool as executor:
-        outcomes: Iterable[str] = (
-            map(_preprocess_file, jobs)
-            if executor is None
-            else executor.map(_preprocess_file, jobs, chunksize=8)
-        )
-        progress = tqdm(outcomes, total=len(jobs), desc="preprocess", unit="image")
-        for image_id, outcome in zip(images, progress, strict=True):
-            if outcome == "up to date":
-                up_to_date += 1
-            elif outcome == "inverted":
-                inverted.append(image_id)
-            elif outcome != "written":
-                broken[image_id] = outcome
-    if len(broken) == len(jobs):
-        first = next(iter(broken.values()), "there is none")
-        raise ImageError(f"none of {len(jobs)} images could be read; the first: {first}")
-    return PreprocessSummary(
-        len(jobs) - up_to_date - len(broken), up_to_date, tuple(inverted), broken
-    )
-
-
-def _preprocess_file(job: tuple[Path, Path, ImageSettings]) -> str:
-    """Make one processed file; returns "written", "inverted", "up to date" or an error message."""
-    source, target, settings = job
-    try:
-        length, mtime_ns = _fingerprint(source)
-    except OSError as error:
-        return f"{source} cannot be read: {error.strerror}."
-    stamp = json.dumps({"bytes": length, "mtime_ns": mtime_ns, **_settings(settings)})
-    if _read_stamp(target) == stamp:
-        return "up to date"
-    try:
-        radiograph = read_radiograph(source, settings.invert)
-    except ImageError as error:
-        target.unlink(missing_ok=True)  # made of an earlier source
-        return str(error)
-    text = PngImagePlugin.PngInfo()
-    text.add_text(_PNG_KEY, stamp)
-    size = settings.processed_size
-    reducing = Preprocessing(size, size, settings.invert, settings.sampled_size)
-    with replacing(target) as part:
-        image = reducing.reduce(radiograph.to_image())
-        image.save(part, format="PNG", pnginfo=text)
-    return "inverted" if radiograph.was_inverted else "written"
-
-
-def _settings(settings: ImageSettings) -> dict[str, Any]:
-    """Give the settings that decide the pixels of a processed image, for its stamp."""
-    stamp = {"size": settings.processed_size, "invert": settings.invert}
-    return stamp if settings.sampled_size is None else {**stamp, "sampled": True}
-
-
-def _read_stamp(path: Path) -> str | None:
-    try:
-        with Image.open(path) as image:
-            stamp = image.info.get(_PNG_KEY)
-        with path.open("rb") as file:  # the stamp is written first, so look for the end as well
-            file.seek(-len(_PNG_END), os.SEEK_END)
-            return stamp if file.read() == _PNG_END else None
-    except OSError:
-        return None
-
-
-def find_processed(
-    processed: Path, sources: Mapping[str, Path | None], settings: ImageSettings
-) -> tuple[dict[str, Path], int]:
-    """Find the processed images of the given ids and the one size that they share.
-
-    Args:
-        processed: Folder that `preprocess_folder` filled.
-        sources: By wanted id, the raw image, or None where it is not at hand any more.
-        settings: Those of the run, of which polarity and sampling must be those of the folder.
-
-    Returns:
-        Path by id for those that exist, and their side in pixels.
-
-    Raises:
-        BoneAgeError: If there is none, one was not made by `preprocess` or from another raw image,
-            or they differ in size, sampling or polarity setting.
-    """
-    images: dict[str, Path] = {}
-    stale: list[str] = []
-    made: dict[tuple[int, str, bool], str] = {}
-    for image_id, source in sources.items():
-        path = processed / f"{image_id}.png"
-        if not path.is_file():
-            continue
-        stamp = _read_stamp(path)
-        if stamp is None:
-            raise BoneAgeError(
-                f"{path} was not made by `boneage preprocess`. Move it away and run preprocess."
-            )
-        values = json.loads(stamp)
-        is_sampled = values.get("sampled", False)
-        made.setdefault((values["size"], values["invert"], is_sampled), image_id)
-        images[image_id] = path
-        if source is not None and _fingerprint(source) != (values["bytes"], values["mtime_ns"]):
-            stale.append(image_id)
-    if not images:
-        raise BoneAgeError(
-            f"{processed} holds none of the images. Run `boneage preprocess` first, or leave "
-            "--use-processed out."
-        )
-    if stale:
-        raise BoneAgeError(
-            f"{len(stale)} of {len(images)} images in {processed} were made from other files than "
-            f"those there now, such as {sources[stale[0]]}. Run `boneage preprocess` again."
-        )
-    if len(made) > 1:
-        found = " and ".join(
-            f"{size} px{', sampled' * is_sampled}, invert {invert} ({example}.png)"
-            for (size, invert, is_sampled), example in made.items()
-        )
-        raise BoneAgeError(f"{processed} mixes images of {found}. Run `boneage preprocess` again.")
-    (size, invert, is_sampled), _ = next(iter(made.items()))
-    if invert != settings.invert:
-        raise BoneAgeError(
-            f"{processed} was made with --invert {invert}, this run has {settings.invert}. Run "
-            f"`boneage preprocess --invert {settings.invert}` first."
-        )
-    if (size if is_sampled else None) != settings.sampled_size:
-        then, now = (
-            f"--sampled-size {side}" if side else "no --sampled-size"
-            for side in (size if is_sampled else None, settings.sampled_size)
-        )
-        raise BoneAgeError(
-            f"{processed} was made with {then}, this run has {now}. Run `boneage preprocess` with "
-            "the settings of this run first."
-        )
-    return images, size
-
-
-def _fingerprint(path: Path) -> tuple[int, int]:
-    """Size and time of a file, by which a changed image is known."""
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns

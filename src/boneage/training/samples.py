@@ -19,9 +19,10 @@ from boneage.data.labels import (
     pair_images,
     read_labels,
 )
+from boneage.data.processed import find_processed, preprocess_folder
 from boneage.data.split import split_sha256
 from boneage.errors import BoneAgeError, CheckpointError
-from boneage.imaging.preprocess import Preprocessing, find_processed, preprocess_folder
+from boneage.imaging.preprocess import Preprocessing
 from boneage.phantom.cohort import write_cohort
 from boneage.training.checkpoint import BEST, Checkpoint, load_checkpoint
 from boneage.training.device import count_workers

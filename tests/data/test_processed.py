@@ -1,0 +1,488 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+import boneage.data.processed
+from boneage.config import ImageSettings, Invert
+from boneage.data.processed import PreprocessSummary, find_processed, preprocess_folder
+from boneage.errors import BoneAgeError, ImageError
+from boneage.imaging.preprocess import (
+    Preprocessing,
+    sample,
+)
+
+Grey8 = npt.NDArray[np.uint8]
+Images = dict[str, Path]
+IMAGES = ImageSettings(image_size=32)
+CUT = [
+    pytest.param(lambda whole: b"", id="empty"),
+    pytest.param(lambda whole: whole[:20], id="in the header"),
+    pytest.param(lambda whole: whole[: len(whole) // 2], id="in the pixels"),
+    pytest.param(lambda whole: whole[:-5], id="in the last bytes"),
+]
+SAMPLED = ImageSettings(image_size=24, sampled_size=32)
+
+
+def _hand(width: int = 120, height: int = 160, shade: int = 210) -> Grey8:
+    """Bright thin bones in a grey soft-tissue blob on dark air."""
+    image = Image.new("L", (width, height), 12)
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((0.1 * width, 0.05 * height, 0.9 * width, 0.95 * height), fill=90)
+    for x in np.linspace(0.25, 0.75, 5) * width:
+        draw.line((x, 0.15 * height, x, 0.85 * height), fill=shade, width=width // 25)
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(1)))
+
+
+def _save(path: Path, pixels: npt.NDArray[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Images:
+    """Three images of different sizes."""
+    return {
+        i: _save(tmp_path / "raw" / f"{i}.png", _hand(*size))
+        for i, size in {"7": (120, 160), "8": (100, 150), "9": (140, 130)}.items()
+    }
+
+
+@pytest.fixture
+def processed(tmp_path: Path) -> Path:
+    return tmp_path / "processed"
+
+
+def _run(images: Images, processed: Path, folder: ImageSettings = IMAGES) -> PreprocessSummary:
+    return preprocess_folder(images, processed, folder, workers=1)
+
+
+def _state(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Bytes and modification time of every file, hidden ones too."""
+    return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.iterdir()}
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_every_image_becomes_a_square_8_bit_png_named_by_its_id(
+    images: Images, processed: Path
+) -> None:
+    summary = _run(images, processed)
+    assert sorted(p.name for p in processed.iterdir()) == ["7.png", "8.png", "9.png"]
+    for path in processed.iterdir():
+        with Image.open(path) as image:
+            assert (image.format, image.mode, image.size) == ("PNG", "L", (32, 32))
+    assert summary == PreprocessSummary(written=3, up_to_date=0, inverted=(), broken={})
+
+
+def test_the_processed_folder_is_made_with_its_parents(images: Images, tmp_path: Path) -> None:
+    _run(images, tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b" / "7.png").is_file()
+
+
+def test_the_raw_images_are_left_as_they_are(images: Images, processed: Path) -> None:
+    before = _state(images["7"].parent)
+    _run(images, processed)
+    assert _state(images["7"].parent) == before
+
+
+def test_a_second_run_touches_nothing(images: Images, processed: Path) -> None:
+    _run(images, processed)
+    before = _state(processed)
+    summary = _run(images, processed)
+    assert _state(processed) == before
+    assert summary == PreprocessSummary(written=0, up_to_date=3, inverted=(), broken={})
+
+
+def test_a_second_run_makes_only_what_is_missing(images: Images, processed: Path) -> None:
+    _run(images, processed)
+    before = _state(processed)
+    (processed / "8.png").unlink()
+    summary = _run(images, processed)
+    assert (summary.written, summary.up_to_date) == (1, 2)
+    after = _state(processed)
+    assert after["8.png"][0] == before["8.png"][0]
+    assert after["7.png"] == before["7.png"]
+
+
+def test_another_size_makes_all_images_anew(images: Images, processed: Path) -> None:
+    _run(images, processed)
+    assert _run(images, processed, ImageSettings(image_size=48)).written == 3
+    with Image.open(processed / "7.png") as image:
+        assert image.size == (48, 48)
+
+
+def test_another_polarity_makes_all_images_anew(images: Images, processed: Path) -> None:
+    _run(images, processed)
+    upright = np.asarray(Image.open(processed / "7.png"))
+    assert _run(images, processed, ImageSettings(image_size=32, invert="always")).written == 3
+    np.testing.assert_allclose(np.asarray(Image.open(processed / "7.png")), 255.0 - upright, atol=1)
+
+
+def test_a_source_of_other_content_is_made_anew(images: Images, processed: Path) -> None:
+    _run(images, processed)
+    before = _state(processed)
+    _save(images["8"], _hand(100, 150, shade=160))
+    summary = _run(images, processed)
+    assert (summary.written, summary.up_to_date) == (1, 2)
+    assert _state(processed)["8.png"][0] != before["8.png"][0]
+
+
+def test_a_source_of_another_time_is_made_anew(images: Images, processed: Path) -> None:
+    _run(images, processed)
+    os.utime(images["8"], ns=(1, 1))
+    assert _run(images, processed).written == 1
+
+
+def test_a_source_of_other_length_and_the_same_time_is_made_anew(
+    images: Images, processed: Path
+) -> None:
+    _run(images, processed)
+    stat = images["8"].stat()
+    with images["8"].open("ab") as file:
+        file.write(b"\0")
+    os.utime(images["8"], ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert _run(images, processed).written == 1
+
+
+def test_leftovers_of_a_run_that_was_cut_off_are_removed(images: Images, processed: Path) -> None:
+    processed.mkdir()
+    (processed / ".7.png.part").write_bytes(b"half")
+    (processed / ".gone.png.part").write_bytes(b"half")
+    _run(images, processed)
+    assert sorted(p.name for p in processed.iterdir()) == ["7.png", "8.png", "9.png"]
+
+
+def test_a_run_cut_off_while_writing_leaves_no_half_image_under_its_name(
+    images: Images, processed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(part: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            _run(images, processed)
+    assert list(processed.iterdir()) == []
+    assert _run(images, processed).written == 3
+
+
+@pytest.mark.parametrize("cut", CUT)
+def test_a_processed_image_cut_short_is_made_anew(
+    images: Images, processed: Path, cut: Callable[[bytes], bytes]
+) -> None:
+    _run(images, processed)
+    target = processed / "8.png"
+    whole = target.read_bytes()
+    target.write_bytes(cut(whole))
+    assert _run(images, processed).written == 1
+    assert target.read_bytes() == whole
+
+
+def test_a_foreign_file_in_the_way_is_made_anew(images: Images, processed: Path) -> None:
+    _save(processed / "8.png", _hand())
+    assert _run(images, processed).written == 3
+    with Image.open(processed / "8.png") as image:
+        assert image.size == (32, 32)
+
+
+def test_a_broken_image_is_named_and_stops_nothing(images: Images, processed: Path) -> None:
+    images["8"].write_bytes(images["8"].read_bytes()[:-200])
+    summary = _run(images, processed)
+    assert summary.written == 2
+    assert list(summary.broken) == ["8"]
+    assert f"{images['8']} cannot be read as an image" in summary.broken["8"]
+    assert sorted(p.name for p in processed.iterdir()) == ["7.png", "9.png"]
+
+
+def test_a_broken_image_is_tried_again(images: Images, processed: Path) -> None:
+    images["8"].write_text("no image")
+    _run(images, processed)
+    _save(images["8"], _hand())
+    summary = _run(images, processed)
+    assert (summary.written, summary.up_to_date, summary.broken) == (1, 2, {})
+
+
+def test_an_image_that_has_become_broken_is_not_replaced_by_its_past(
+    images: Images, processed: Path
+) -> None:
+    _run(images, processed)
+    images["8"].write_text("no image")
+    assert list(_run(images, processed).broken) == ["8"]
+    assert list(find_processed(processed, images, ImageSettings())[0]) == ["7", "9"]
+
+
+def test_every_image_is_counted_once(images: Images, processed: Path) -> None:
+    _run({"7": images["7"]}, processed)
+    images["8"].write_text("no image")
+    summary = _run(images, processed)
+    assert (summary.written, summary.up_to_date, len(summary.broken)) == (1, 1, 1)
+    assert summary.total == 3
+
+
+def test_a_folder_of_nothing_but_broken_images_is_an_error(images: Images, processed: Path) -> None:
+    for path in images.values():
+        path.write_text("no image")
+    with pytest.raises(ImageError, match=r"none of 3 images could be read; the first: .*not an im"):
+        _run(images, processed)
+
+
+def test_the_first_broken_image_is_the_one_shown(images: Images, processed: Path) -> None:
+    for path in images.values():
+        path.write_text("no image")
+    with pytest.raises(ImageError, match=r"the first: .*7\.png is not"):
+        _run(images, processed)
+
+
+def test_no_images_at_all_are_an_error(processed: Path) -> None:
+    with pytest.raises(ImageError, match="0 images"):
+        _run({}, processed)
+
+
+def test_an_image_that_vanished_is_named_and_stops_nothing(images: Images, processed: Path) -> None:
+    images["8"].unlink()
+    summary = _run(images, processed)
+    assert summary.written == 2
+    assert "cannot be read: No such file" in summary.broken["8"]
+
+
+def test_images_with_dark_bones_are_inverted_and_named(images: Images, processed: Path) -> None:
+    _run({"8": images["8"]}, processed)
+    upright = np.asarray(Image.open(processed / "8.png"))
+    _save(images["8"], 255 - _hand(100, 150))
+    summary = _run(images, processed)
+    assert summary.inverted == ("8",)
+    assert summary.written == 3
+    np.testing.assert_allclose(np.asarray(Image.open(processed / "8.png")), upright, atol=1)
+
+
+def test_images_with_dark_bones_are_left_on_request(images: Images, processed: Path) -> None:
+    _save(images["8"], 255 - _hand(100, 150))
+    assert _run(images, processed, ImageSettings(image_size=32, invert="never")).inverted == ()
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Images:
+    """More images than one worker takes at a time: two dark ones, one broken."""
+    images = {}
+    for i in range(20):
+        hand = _hand(60 + i, 80)
+        images[str(i)] = _save(tmp_path / "raw" / f"{i}.png", 255 - hand if i in (3, 17) else hand)
+    images["5"].write_text("no image")
+    return images
+
+
+def test_one_worker_and_two_give_the_same_bytes_and_summary(many: Images, tmp_path: Path) -> None:
+    one = preprocess_folder(many, tmp_path / "one", IMAGES, workers=1)
+    two = preprocess_folder(many, tmp_path / "two", IMAGES, workers=2)
+    assert len(_bytes(tmp_path / "one")) == 19
+    assert _bytes(tmp_path / "two") == _bytes(tmp_path / "one")
+    assert two == one
+    assert one.inverted == ("3", "17")
+    assert list(one.broken) == ["5"]
+
+
+@pytest.mark.parametrize(("cores", "started"), [(None, []), (1, []), (2, [2])])
+def test_by_default_there_is_one_worker_a_core(
+    images: Images,
+    processed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int | None,
+    started: list[int],
+) -> None:
+    asked: list[int] = []
+
+    class Pool:
+        map = staticmethod(lambda function, jobs, chunksize: map(function, jobs))
+
+        def __init__(self, workers: int) -> None:
+            asked.append(workers)
+
+        def __enter__(self) -> "Pool":
+            return self
+
+        def __exit__(self, *exception: object) -> None:
+            pass
+
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(boneage.data.processed, "ProcessPoolExecutor", Pool)
+    assert preprocess_folder(images, processed, IMAGES).written == 3
+    assert asked == started
+
+
+def test_processed_images_are_found_with_their_size(images: Images, processed: Path) -> None:
+    _run(images, processed)
+    found, size = find_processed(processed, dict.fromkeys(["9", "7"]), ImageSettings())
+    assert found == {"9": processed / "9.png", "7": processed / "7.png"}
+    assert size == 32
+
+
+def test_ids_without_a_processed_image_are_left_out(images: Images, processed: Path) -> None:
+    _run(images, processed)
+    assert list(find_processed(processed, dict.fromkeys(["7", "nobody"]), ImageSettings())[0]) == [
+        "7"
+    ]
+
+
+@pytest.mark.parametrize("ids", [[], ["nobody"]])
+def test_no_processed_image_is_an_error(images: Images, processed: Path, ids: list[str]) -> None:
+    _run(images, processed)
+    message = r"processed holds none of the images\. Run `boneage preprocess` first, or leave"
+    with pytest.raises(BoneAgeError, match=message):
+        find_processed(processed, dict.fromkeys(ids), ImageSettings())
+
+
+def test_a_processed_folder_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BoneAgeError, match="holds none of the images"):
+        find_processed(tmp_path / "gone", {"7": None}, ImageSettings())
+
+
+@pytest.mark.parametrize("is_image", [True, False])
+def test_a_foreign_file_among_the_processed_is_refused(
+    images: Images, processed: Path, is_image: bool
+) -> None:
+    _run(images, processed)
+    if is_image:
+        _save(processed / "8.png", _hand(32, 32))
+    else:
+        (processed / "8.png").write_text("no image")
+    message = r"8\.png was not made by `boneage preprocess`\. Move it away and run preprocess\."
+    with pytest.raises(BoneAgeError, match=message):
+        find_processed(processed, images, ImageSettings())
+
+
+def test_a_foreign_file_under_no_id_of_ours_is_no_matter(images: Images, processed: Path) -> None:
+    _run(images, processed)
+    _save(processed / "other.png", _hand())
+    assert len(find_processed(processed, images, ImageSettings())[0]) == 3
+
+
+def test_images_of_two_sizes_are_refused_with_one_of_each(images: Images, processed: Path) -> None:
+    _run(images, processed)
+    _run({"8": images["8"]}, processed, ImageSettings(image_size=48))
+    message = (
+        r"processed mixes images of 32 px, invert auto \(7\.png\) and 48 px, invert auto "
+        r"\(8\.png\)\. Run `boneage preprocess` again\."
+    )
+    with pytest.raises(BoneAgeError, match=message):
+        find_processed(processed, images, ImageSettings())
+
+
+def test_images_of_two_polarities_are_refused(images: Images, processed: Path) -> None:
+    _run(images, processed)
+    _run({"8": images["8"]}, processed, ImageSettings(image_size=32, invert="always"))
+    with pytest.raises(BoneAgeError, match=r"mixes images of .*invert auto .*invert always"):
+        find_processed(processed, images, ImageSettings())
+
+
+def test_images_made_with_another_polarity_than_asked_are_refused(
+    images: Images, processed: Path
+) -> None:
+    _run(images, processed, ImageSettings(image_size=32, invert="never"))
+    message = (
+        r"processed was made with --invert never, this run has auto\. Run "
+        r"`boneage preprocess --invert auto` first\."
+    )
+    with pytest.raises(BoneAgeError, match=message):
+        find_processed(processed, images, ImageSettings())
+
+
+@pytest.mark.parametrize("invert", ["auto", "never", "always"])
+@pytest.mark.parametrize(
+    "source",
+    [_hand(), 255 - _hand(), _hand().astype(np.uint16) * 16],
+    ids=["8 bits", "8 bits, dark bones", "12 bits"],
+)
+def test_serving_reads_a_raw_image_exactly_as_the_processed_folder_holds_it(
+    tmp_path: Path, processed: Path, source: npt.NDArray[Any], invert: Invert
+) -> None:
+    path = _save(tmp_path / "raw" / "7.png", source)
+    _run({"7": path}, processed, ImageSettings(image_size=32, invert=invert))
+    served = Preprocessing(image_size=24, stored_size=32, invert=invert).read(path)
+    stored = Image.open(processed / "7.png")
+    assert served.mode == stored.mode
+    np.testing.assert_array_equal(np.asarray(served), np.asarray(stored))
+
+
+@pytest.mark.parametrize("shape", [(60, 200), (200, 60)])
+def test_an_image_that_is_not_square_is_stretched_and_keeps_its_corners(
+    tmp_path: Path, processed: Path, shape: tuple[int, int]
+) -> None:
+    source = np.full(shape, 10, np.uint8)
+    source[:20, :20], source[:20, -20:], source[-20:, :20], source[-20:, -20:] = 100, 150, 200, 250
+    path = _save(tmp_path / "raw" / "7.png", source)
+    _run({"7": path}, processed, ImageSettings(image_size=40, invert="never"))
+    small = np.asarray(Image.open(processed / "7.png"))
+    assert (small[0, 0], small[0, -1], small[-1, 0], small[-1, -1]) == (100, 150, 200, 250)
+
+
+def test_height_and_width_are_not_swapped(tmp_path: Path, processed: Path) -> None:
+    source = np.full((60, 200), 10, np.uint8)
+    source[:30] = 200
+    path = _save(tmp_path / "raw" / "7.png", source)
+    _run({"7": path}, processed, ImageSettings(image_size=40, invert="never"))
+    small = np.asarray(Image.open(processed / "7.png"))
+    assert (small[:18] == 200).all()
+    assert (small[22:] == 10).all()
+
+
+def test_the_processed_folder_holds_samples_on_request(images: Images, processed: Path) -> None:
+    _run(images, processed, SAMPLED)
+    for image_id, source in images.items():
+        expected = sample(Image.open(source), 32)
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(processed / f"{image_id}.png")), np.asarray(expected)
+        )
+    found, size = find_processed(processed, images, SAMPLED)
+    assert (list(found), size) == (list(images), 32)
+    assert _run(images, processed, SAMPLED).up_to_date == 3
+
+
+def test_serving_samples_a_raw_image_exactly_as_the_processed_folder_holds_it(
+    images: Images, processed: Path
+) -> None:
+    _run(images, processed, SAMPLED)
+    served = Preprocessing(24, None, "auto", 32).read(images["7"])
+    np.testing.assert_array_equal(np.asarray(served), np.asarray(Image.open(processed / "7.png")))
+
+
+def test_sampling_after_resizing_makes_all_images_anew(images: Images, processed: Path) -> None:
+    _run(images, processed)
+    assert _run(images, processed, SAMPLED).written == 3
+    assert _run(images, processed).written == 3
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "message"),
+    [
+        (IMAGES, SAMPLED, "made with no --sampled-size, this run has --sampled-size 32"),
+        (SAMPLED, IMAGES, "made with --sampled-size 32, this run has no --sampled-size"),
+        (
+            SAMPLED,
+            ImageSettings(image_size=24, sampled_size=48),
+            "made with --sampled-size 32, this run has --sampled-size 48",
+        ),
+    ],
+)
+def test_images_sampled_otherwise_than_asked_are_refused(
+    images: Images, processed: Path, made: ImageSettings, asked: ImageSettings, message: str
+) -> None:
+    _run(images, processed, made)
+    with pytest.raises(BoneAgeError, match=rf"processed was {message}\. Run `boneage preproc"):
+        find_processed(processed, images, asked)
+
+
+def test_sampled_and_resized_images_do_not_mix(images: Images, processed: Path) -> None:
+    _run(images, processed)
+    _run({"8": images["8"]}, processed, SAMPLED)
+    message = r"mixes images of 32 px, invert auto \(7\.png\) and 32 px, sampled, invert auto"
+    with pytest.raises(BoneAgeError, match=message):
+        find_processed(processed, images, IMAGES)
