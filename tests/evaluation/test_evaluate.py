@@ -18,8 +18,7 @@ from boneage.evaluation.evaluate import (
     gender_bias_regression,
     save_evaluation,
 )
-from boneage.evaluation.prediction_table import COLUMNS as TABLE_COLUMNS
-from boneage.evaluation.prediction_table import load_table
+from boneage.evaluation.prediction_table import COLUMNS as TABLE_COLUMNS, load_table
 from boneage.files import save_text
 from boneage.stages import PROBABILITIES, STAGES, stage_from_years
 

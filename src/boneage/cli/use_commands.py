@@ -222,8 +222,7 @@ def calibrate(
     from boneage.cli.text import describe_calibration
     from boneage.data.labels import find_labels, read_known
     from boneage.imaging.discovery import discover
-    from boneage.inference.batch import calibrate as fit
-    from boneage.inference.batch import make_records
+    from boneage.inference.batch import calibrate as fit, make_records
     from boneage.inference.predictor import Predictor
 
     if table is None:
