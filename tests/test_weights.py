@@ -201,8 +201,8 @@ def test_the_published_figures_are_worth_a_place_in_the_package() -> None:
     assert min(test["approaches"][f"{way}_accuracy"] for way in ("direct", "threshold")) > 0.9
     assert all(abs(by_sex[sex]["signed_error_months"]) < 1.5 for sex in ("male", "female"))
     assert abs(by_sex["male"]["mae_months"] - by_sex["female"]["mae_months"]) < 1.5
-    # Overall error and coverage should be within 0.5 month and 88 to 92%. Both are just outside
-    # (docs/experiments.md), with intervals that reach inside.
+    # The targets are 0.5 month for the signed error and 88 to 92% for the coverage
+    # (docs/experiments.md). The intervals must reach inside.
     low, high = age["signed_error_months_ci"]
     assert low < 0.5
     assert high > -0.5

@@ -40,7 +40,7 @@ class Paths:
 
 @dataclass(frozen=True)
 class Runtime:
-    """How to compute. None of these settings changes what is computed."""
+    """How to compute: device, precision, processes. These settings are not part of a recipe."""
 
     device: Device = "auto"
     """Device to compute on; auto takes CUDA, then an Apple GPU, then the CPU."""
@@ -116,7 +116,7 @@ class Recipe(ImageSettings):
     tta_zoom: float = 0.0
     """Test-time augmentation: average over the image reduced and magnified by this proportion."""
     age_bias: Literal["zero", "mean"] = "zero"
-    """Initial bias of the age head: zero, or the mean age of the training images."""
+    """Initial constant term of the age head: zero, or the mean age of the training images."""
     epochs: int = 10
     """Passes over the training images."""
     batch_size: int = 32

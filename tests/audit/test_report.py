@@ -356,7 +356,7 @@ def test_what_was_not_asked_for_is_named_and_not_shown(tmp_path: Path) -> None:
     assert "Not assessable: the table has no chronological age." in text
     assert "One table was given; pass a second one to compare with it." in text
     assert len(parsed.every("img")) == 1  # one case has no agreement, and its groups no spread
-    assert "One case alone shows no agreement." in text
+    assert "Agreement needs at least two cases." in text
     topics = {row[1]: row[2] for row in parsed.rows if row[0].startswith(("CLAIM", "TRIPOD"))}
     assert topics["calibration of probabilities"] == "not covered"
     assert topics["calibration of intervals"] == "not covered"
@@ -387,14 +387,14 @@ def test_cases_left_out_are_counted(tmp_path: Path) -> None:
     text = save(tmp_path, table.drop(columns="chronological_age_months")).read_text()
     assert "13 cases with a prediction and a reference; 4 more have no prediction" in text
     assert "; 3 have a prediction but no reference" in text
-    assert "no row is marked" not in text
+    assert "no row without" not in text
 
 
 def test_a_page_without_resamples_has_no_intervals(tmp_path: Path) -> None:
     text = save(tmp_path, make_full_table(20).drop(columns="site"), resamples=0).read_text()
     assert "bootstrap resamples of the cases" not in text
     assert "no bootstrap resamples were asked for (--resamples 0)." in text
-    assert "20 cases with a prediction and a reference; no row is marked as one without" in text
+    assert "20 cases with a prediction and a reference; the table has no row without" in text
 
 
 def test_the_caption_of_the_groups_says_what_the_picture_shows(parsed: Page) -> None:

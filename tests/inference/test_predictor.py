@@ -333,7 +333,7 @@ def test_an_image_that_contradicts_its_sex_is_predicted_with_a_warning(
         assert prediction.status == "warn"
         reason = prediction.reasons[0]
         assert reason.code is ReasonCode.SEX_CONTRADICTS_IMAGE
-        assert f"sex was entered as {sex}, but the image looks like a {other}'s (" in reason.message
+        assert f"the sex used is {sex}, but the image looks like a {other}'s (" in reason.message
         assert prediction.predicted_years is not None
     assert wary.predict(image).status == "ok"
     assert predictor.predict(image, "M").status == "ok"

@@ -48,6 +48,9 @@ def preprocess(
 ) -> None:
     """Resize the raw images once, into the processed folder.
 
+    Of the folders only --data and --processed are used. The other options are accepted so that one
+    command line can serve all commands.
+
     Args:
         workers: Number of processes; by default one per core.
     """

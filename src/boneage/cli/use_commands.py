@@ -52,7 +52,7 @@ def audit(
     resamples: Annotated[int, Parameter(validator=Number(gte=0))] = 2000,
     workers: Workers = None,
 ) -> None:
-    """Report how accurate, calibrated, fair and robust predictions are, of any model.
+    """Report how accurate, calibrated, fair and robust the predictions of any model are.
 
     Args:
         predictions: CSV files of predictions with reference ages. The first is audited, each
@@ -123,7 +123,7 @@ def predict(
             boy, girl, 1, 0). By default the sex in a DICOM file, else unknown.
         table: CSV with the sex and, where known, the reference age of each image id.
         out: CSV to write, row by row. An interrupted run continues in the same file.
-        json: Print the rows as JSON; with --out, the rows that this run adds.
+        json: Print the rows as JSON; with --out, only the rows that this run adds.
         heatmap: Folder for saliency maps, one picture per image.
         model: Name of a model in the package, or a file of `boneage export`; by default boneage.
         calibration: File of `boneage calibrate` to use instead of the model's own calibration.
@@ -213,7 +213,7 @@ def calibrate(
     Args:
         table: CSV with id, bone age in months and sex; by default the one in the folder of images.
         images: Folder of the images; by default the folder of the table.
-        part: Take only the images of this part of a training run: val for validation.
+        part: Use only the validation images (val) or the test images of a training run.
         output: Folder of that training run, for --part.
         out: TOML file to write, for `boneage predict --calibration`.
         model: Name of a model in the package, or a file of `boneage export`; by default boneage.

@@ -116,8 +116,8 @@ class BoneAgeDataset(Dataset[Batch]):
     """Radiographs with their bone age, stage and sex, one dict an image.
 
     The RSNA 2017 training set that this was written for has 12,611 left-hand images, 54% of boys,
-    labelled with one clinical report each (1 to 228 months, mean 127). Its ages are heaped on
-    the plates of the Greulich-Pyle atlas; 21 are above 18 years, and all of those are male.
+    labelled with one clinical report each (1 to 228 months, mean 127). Most ages are exactly those
+    of a plate of the Greulich-Pyle atlas; 21 are above 18 years, and all of those are male.
     Source: Halabi et al., Radiology 2019, doi 10.1148/radiol.2018180736.
 
     Args:

@@ -33,9 +33,9 @@ class Prediction:
     """The prediction for one image. Research use only, not a medical device.
 
     Attributes:
-        image_id: The source's name without its image suffix; in a run over several images, with as
-            many folders before it as make it unique, or as a table has it.
-        path: The file; the name of a source that is no path.
+        image_id: The source's name without its image suffix. In a run over several images: the id
+            of the table, or the name with folders in front where names repeat.
+        path: The file; for a source that is not a file, its name.
         sex: The sex that the model was given; None for unknown.
         predicted_years: Bone age in years; None without a prediction or an age head.
         predicted_low_years: Lower end of the 90% prediction interval; None without calibration.
@@ -48,10 +48,10 @@ class Prediction:
         reasons: Why there is no prediction, or what to know when reading it.
         reference_years: Reference age, where a table gave one.
         reference_stage: Its stage.
-        image_sha256: The file's content, where a run over several images has read it.
-        model_sha256: The network, as `Contract.graph_sha256`.
-        calibration_sha256: The calibration applied; None for none.
-        boneage_version: The package that made the prediction.
+        image_sha256: Fingerprint of the file's content; None unless a command predicted the file.
+        model_sha256: Fingerprint of the network, as `Contract.graph_sha256`.
+        calibration_sha256: Fingerprint of the calibration that was applied; None for none.
+        boneage_version: Version of the package that made the prediction.
         age_map: float32 (h, w), what each part of the image adds to the age, in years; None if
             the model gives none.
     """
@@ -78,7 +78,7 @@ class Prediction:
 
     @property
     def status(self) -> Status:
-        """`ok`; `warn`: read the reasons; `reject`: no prediction; `error`: unreadable."""
+        """`ok`; `warn`: read the reasons; `reject`: no prediction; `error`: file not readable."""
         return find_status(self.reasons)
 
     @property

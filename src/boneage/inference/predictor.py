@@ -57,7 +57,7 @@ class Predictor:
 
     Raises:
         CheckpointError: If the file is missing, damaged, or not one of ours.
-        ConfigError: If the calibration is none, or was fitted to another model.
+        ConfigError: If the calibration file is not valid, or was fitted to another model.
 
     Example:
         Predictor().predict("hand.png", sex="F").predicted_years
@@ -139,7 +139,7 @@ class Predictor:
 
         Raises:
             BoneAgeError: If the image cannot be read, the sex is none of those, or the model
-                gives what is no number.
+                gives a value that is not a number.
         """
         provided = parse_provided_sex(sex)
         radiograph = source if isinstance(source, Radiograph) else self.read(source, name)

@@ -11,7 +11,7 @@ from boneage.sex import ProvidedSex, Sex
 from boneage.stages import STAGES, stage_from_years
 
 SMALLEST_SIDE = 50
-"""Images with a shorter side, in pixels, are rejected: half of what the shipped model samples."""
+"""Images with a shorter side, in pixels, are rejected: half the side of the model's samples."""
 
 Status = Literal["ok", "warn", "reject", "error"]
 
@@ -37,7 +37,7 @@ class ReasonCode(StrEnum):
     SEX_CONTRADICTS_FILE = "sex_contradicts_file"
     """The sex provided is not the one that the DICOM file states."""
     SEX_NOT_UNDERSTOOD = "sex_not_understood"
-    """The DICOM file's word for the sex is none that is known."""
+    """The DICOM file's word for the sex is not known."""
     SEX_CONTRADICTS_IMAGE = "sex_contradicts_image"
     """The image looks like one of the other sex."""
     STAGE_CONTRADICTS_AGE = "stage_contradicts_age"
@@ -150,7 +150,8 @@ def check_sex(
         yield Reason(
             ReasonCode.SEX_CONTRADICTS_IMAGE,
             Severity.WARN,
-            f"sex was entered as {used}, but the image looks like a {other}'s ({p_other:.0%})",
+            f"the sex used is {used}, but the image looks like a {other}'s "
+            f"(probability {p_other:.0%})",
         )
 
 
@@ -171,6 +172,6 @@ def check_stage(
         yield Reason(
             ReasonCode.STAGE_CONTRADICTS_AGE,
             Severity.INFO,
-            f"age and stage differ: {years:.2f} years is {by_age} by the thresholds, "
-            f"{stage} is the most likely stage ({probability:.0%})",
+            f"age and stage differ: {years:.2f} years is {by_age}, but the most likely stage is "
+            f"{stage} (probability {probability:.0%})",
         )
