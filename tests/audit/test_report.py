@@ -139,7 +139,8 @@ def test_the_page_shows_every_group_and_marks_the_small(
         ]
     classes = [(row.get("class") or "").split() for row in parsed.every("tr")]
     assert sum("small" in found for found in classes) == len(small)
-    assert "Not assessable with these columns: race or ethnicity, diagnosis" in page.read_text()
+    missing = "Groups that cannot be assessed with these columns: race or ethnicity, diagnosis."
+    assert missing in page.read_text()
 
 
 def read_groups(page: Path) -> dict[str, dict[str, float]]:
