@@ -141,7 +141,13 @@ def save_table(path: Path, table: pd.DataFrame) -> None:
 
 def load_table(path: Path) -> pd.DataFrame:
     """Read a table that `save_table` wrote."""
-    return pd.read_csv(path, dtype={"image_id": str}, keep_default_na=False, na_values=[""])
+    return pd.read_csv(
+        path,
+        dtype={"image_id": str},
+        keep_default_na=False,
+        na_values=[""],
+        float_precision="round_trip",
+    )
 
 
 def read_all(paths: Sequence[Path], by: Sequence[str] = ()) -> list[Predictions]:

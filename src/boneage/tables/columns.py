@@ -5,8 +5,10 @@ its line numbers, then each kind of value by the one function that knows its spe
 """
 
 import io
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -228,7 +230,15 @@ def _is_blank(text: pd.Series) -> pd.Series:
 def to_numbers(text: pd.Series) -> pd.Series:
     """Turn text into numbers, NaN where it is no number; a decimal comma is accepted."""
     with_points = text.str.strip().str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True)
-    return pd.to_numeric(with_points, errors="coerce").astype(float)
+    return with_points.map(_to_number).astype(float)
+
+
+def _to_number(text: str) -> float:
+    """Read one number to the last digit, which some versions of pandas do not; NaN for none."""
+    with suppress(ValueError):
+        if "_" not in text:  # which Python takes for a separator of thousands
+            return float(text)
+    return math.nan
 
 
 def read_ages(
