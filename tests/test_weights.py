@@ -104,10 +104,13 @@ def test_synthetic_images_are_predicted_well(predictor: Predictor, tmp_path: Pat
     ]
     years = np.array([p.predicted_years for p in predictions], dtype=float)
     reference = images["age_years"].to_numpy(float)
-    assert np.abs(years - reference).mean() * 12 < 15
-    about_ten = np.abs(reference - 10) < 1
-    assert about_ten.sum() > 3
-    assert ((years[about_ten] > 7) & (years[about_ten] < 13)).all()
+    claimed = RESULTS["synthetic"]["regression"]["mae_months"]
+    assert np.abs(years - reference).mean() * 12 < 1.3 * claimed
+    covered = [
+        p.predicted_low_years <= age <= p.predicted_high_years
+        for p, age in zip(predictions, reference, strict=True)
+    ]
+    assert np.mean(covered) > 0.9
 
 
 def test_a_full_size_image_and_its_reduction_are_predicted_alike(

@@ -1,4 +1,5 @@
 import csv
+import itertools
 import math
 import os
 import shutil
@@ -6,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,13 @@ import pandas as pd
 import pytest
 import sklearn.metrics
 import torch
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
+import boneage.training.train
 from boneage.config import Recipe, Runtime
 from boneage.data.dataset import BoneAgeDataset, get_transforms, make_loader
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
@@ -227,6 +235,16 @@ class Interrupted(Exception):
 AVERAGED: dict[str, Any] = {"ema_decay": 0.6, "checkpoint_selection": "last", "optimizer": "adamw"}
 
 
+@contextmanager
+def before_each_step(note: Callable[..., None]) -> Iterator[None]:
+    """Call a function with the optimizer before each of its steps."""
+    hook = register_optimizer_step_pre_hook(note)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 @pytest.mark.parametrize("settings", [{}, {"schedule": "one-cycle"}, AVERAGED], ids=str)
 def test_a_resumed_run_ends_as_an_uninterrupted_one_to_the_bit(
     make_trainer: Make, recipe: Recipe, tmp_path: Path, settings: dict[str, Any]
@@ -235,15 +253,13 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_to_the_bit(
     whole = make_trainer(recipe, output=tmp_path / "whole")
     whole.fit()
     cut = make_trainer(recipe, output=tmp_path / "parts")
-    train_epoch = cut._train_epoch
+    steps = itertools.count(1)
 
-    def interrupted(epoch: int) -> dict[str, float]:
-        if epoch == 2:
+    def interrupt(optimizer: Optimizer, *_: Any) -> None:
+        if next(steps) == len(cut.loaders["train"]) + 2:  # in the second epoch
             raise Interrupted
-        return train_epoch(epoch)
 
-    cut._train_epoch = interrupted  # type: ignore[method-assign]
-    with pytest.raises(Interrupted):
+    with before_each_step(interrupt), pytest.raises(Interrupted):
         cut.fit()
     parts = make_trainer(recipe, output=tmp_path / "parts")
     parts.resume().fit()
@@ -318,17 +334,16 @@ def test_a_cycle_cannot_be_lengthened_afterwards(make_trainer: Make, recipe: Rec
 
 
 def test_one_cycle_raises_the_step_to_its_highest_and_then_lowers_it(
-    make_trainer: Make, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    make_trainer: Make, recipe: Recipe
 ) -> None:
     trainer = make_trainer(replace(recipe, schedule="one-cycle", epochs=4))
-    step, sizes = trainer._optimizer.step, []
+    sizes: list[float] = []
 
-    def measured(*args: Any, **kwargs: Any) -> Any:
-        sizes.append(trainer._optimizer.param_groups[0]["lr"])
-        return step(*args, **kwargs)
+    def note(optimizer: Optimizer, *_: Any) -> None:
+        sizes.append(optimizer.param_groups[0]["lr"])
 
-    monkeypatch.setattr(trainer._optimizer, "step", measured)
-    trainer.fit()
+    with before_each_step(note):
+        trainer.fit()
     top = int(np.argmax(sizes))
     assert 0 < top < len(sizes) - 1
     assert sizes[top] == pytest.approx(recipe.learning_rate, rel=0.05)
@@ -367,20 +382,16 @@ def test_a_diverging_run_stops_with_the_remedy(make_trainer: Make, recipe: Recip
         make_trainer(replace(recipe, learning_rate=1e30, clip_norm=1e30)).fit()
 
 
-def test_gradients_are_clipped_to_the_norm(
-    make_trainer: Make, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_are_clipped_to_the_norm(make_trainer: Make, recipe: Recipe) -> None:
     norms = []
     trainer = make_trainer(replace(recipe, clip_norm=0.01, epochs=1))
-    step = trainer._optimizer.step
 
-    def measured(*args: Any, **kwargs: Any) -> Any:
+    def note(*_: Any) -> None:
         gradients = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
         norms.append(torch.cat(gradients).norm().item())
-        return step(*args, **kwargs)
 
-    monkeypatch.setattr(trainer._optimizer, "step", measured)
-    trainer.fit()
+    with before_each_step(note):
+        trainer.fit()
     assert norms
     assert max(norms) <= 0.01 * 1.001
 
@@ -415,14 +426,11 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_kept(
     trainer = make_trainer(replace(recipe, ema_decay=decay, checkpoint_selection="last"))
     steps: list[torch.Tensor] = []
     bias = trainer.model.age_head.bias
-    step = trainer._optimizer.step
-
-    def note(*arguments: Any) -> None:
-        step(*arguments)
-        steps.append(bias.detach().clone())
-
-    trainer._optimizer.step = note
-    trainer.fit()
+    hook = register_optimizer_step_post_hook(lambda *_: steps.append(bias.detach().clone()))
+    try:
+        trainer.fit()
+    finally:
+        hook.remove()
     average = steps[0]
     for value in steps[1:]:
         average = decay * average + (1 - decay) * value
@@ -436,9 +444,11 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_kept(
     pd.testing.assert_frame_equal(again.tables["val"], trainer.tables["val"])
 
 
-def test_the_last_epoch_is_kept_when_asked(make_trainer: Make, recipe: Recipe) -> None:
+def test_the_last_epoch_is_kept_when_asked(
+    make_trainer: Make, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = make_trainer(replace(recipe, epochs=3, checkpoint_selection="last"))
-    trainer._best_loss = -1.0  # no epoch will be better
+    monkeypatch.setattr(boneage.training.train, "is_better", lambda new, best: False)
     trainer.fit()
     best, last = (
         weights(trainer.output / "models" / name) for name in ("best_model.pt", "last.pt")
@@ -451,20 +461,21 @@ def test_predictions_without_the_sex_are_learned_only_when_asked(
     make_trainer: Make, recipe: Recipe
 ) -> None:
     for weight in (0.0, 0.5):
-        trainer = make_trainer(replace(recipe, sex_input=True, unknown_sex_weight=weight))
-        trainer._train_epoch(1)
+        settings = {"sex_input": True, "unknown_sex_weight": weight, "epochs": 1}
+        trainer = make_trainer(replace(recipe, **settings))  # type: ignore[arg-type]
+        trainer.fit()
         assert bool(trainer.model.age_head.unknown_weight.abs().sum() > 0) == (weight > 0)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_backbone_trains_as_a_plain_one(make_trainer: Make, recipe: Recipe) -> None:
-    recipe = replace(recipe, backbone="timm:test_efficientnet")
+    recipe = replace(recipe, backbone="timm:test_efficientnet", epochs=1)
     plain, compiled = (
         make_trainer(recipe, runtime=Runtime(device="cpu", workers=0, compile=is_compiled))
         for is_compiled in (False, True)
     )
-    losses = [trainer._train_epoch(1)["loss"] for trainer in (plain, compiled)]
+    losses = [trainer.fit()[0]["train_loss"] for trainer in (plain, compiled)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
 
