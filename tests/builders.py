@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from PIL import Image, ImageDraw, ImageFilter
 
 from boneage.config import Recipe
 from boneage.imaging.preprocess import Preprocessing
@@ -168,3 +169,26 @@ def make_plain_table(n: int = 400, seed: int = 0, **columns: Any) -> pd.DataFram
         {"image_id": np.arange(n), "sex": sex, "reference_months": reference,
          "predicted_months": predicted, **columns}
     )  # fmt: skip
+
+
+def draw_hand(width: int = 120, height: int = 160, shade: int = 210) -> npt.NDArray[np.uint8]:
+    """Bright thin bones in a grey soft-tissue blob on dark air."""
+    image = Image.new("L", (width, height), 12)
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((0.1 * width, 0.05 * height, 0.9 * width, 0.95 * height), fill=90)
+    for x in np.linspace(0.25, 0.75, 5) * width:
+        draw.line((x, 0.15 * height, x, 0.85 * height), fill=shade, width=width // 25)
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(1)))
+
+
+def save_pixels(path: Path, pixels: npt.NDArray[Any]) -> Path:
+    """Write pixels as an image, its folder too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def write_hands(folder: Path) -> dict[str, Path]:
+    """Write three hands of different sizes, ids 7, 8 and 9."""
+    sizes = {"7": (120, 160), "8": (100, 150), "9": (140, 130)}
+    return {i: save_pixels(folder / f"{i}.png", draw_hand(*size)) for i, size in sizes.items()}

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image
 
 import boneage.data.processed
 from boneage.config import ImageSettings, Invert
@@ -16,6 +16,7 @@ from boneage.imaging.preprocess import (
     Preprocessing,
     sample,
 )
+from builders import draw_hand, save_pixels, write_hands
 
 Grey8 = npt.NDArray[np.uint8]
 Images = dict[str, Path]
@@ -29,29 +30,10 @@ CUT = [
 SAMPLED = ImageSettings(image_size=24, sampled_size=32)
 
 
-def _hand(width: int = 120, height: int = 160, shade: int = 210) -> Grey8:
-    """Bright thin bones in a grey soft-tissue blob on dark air."""
-    image = Image.new("L", (width, height), 12)
-    draw = ImageDraw.Draw(image)
-    draw.ellipse((0.1 * width, 0.05 * height, 0.9 * width, 0.95 * height), fill=90)
-    for x in np.linspace(0.25, 0.75, 5) * width:
-        draw.line((x, 0.15 * height, x, 0.85 * height), fill=shade, width=width // 25)
-    return np.asarray(image.filter(ImageFilter.GaussianBlur(1)))
-
-
-def _save(path: Path, pixels: npt.NDArray[Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
 @pytest.fixture
 def images(tmp_path: Path) -> Images:
     """Three images of different sizes."""
-    return {
-        i: _save(tmp_path / "raw" / f"{i}.png", _hand(*size))
-        for i, size in {"7": (120, 160), "8": (100, 150), "9": (140, 130)}.items()
-    }
+    return write_hands(tmp_path / "raw")
 
 
 @pytest.fixture
@@ -130,7 +112,7 @@ def test_another_polarity_makes_all_images_anew(images: Images, processed: Path)
 def test_a_source_of_other_content_is_made_anew(images: Images, processed: Path) -> None:
     _run(images, processed)
     before = _state(processed)
-    _save(images["8"], _hand(100, 150, shade=160))
+    save_pixels(images["8"], draw_hand(100, 150, shade=160))
     summary = _run(images, processed)
     assert (summary.written, summary.up_to_date) == (1, 2)
     assert _state(processed)["8.png"][0] != before["8.png"][0]
@@ -188,7 +170,7 @@ def test_a_processed_image_cut_short_is_made_anew(
 
 
 def test_a_foreign_file_in_the_way_is_made_anew(images: Images, processed: Path) -> None:
-    _save(processed / "8.png", _hand())
+    save_pixels(processed / "8.png", draw_hand())
     assert _run(images, processed).written == 3
     with Image.open(processed / "8.png") as image:
         assert image.size == (32, 32)
@@ -206,7 +188,7 @@ def test_a_broken_image_is_named_and_stops_nothing(images: Images, processed: Pa
 def test_a_broken_image_is_tried_again(images: Images, processed: Path) -> None:
     images["8"].write_text("no image")
     _run(images, processed)
-    _save(images["8"], _hand())
+    save_pixels(images["8"], draw_hand())
     summary = _run(images, processed)
     assert (summary.written, summary.up_to_date, summary.broken) == (1, 2, {})
 
@@ -257,7 +239,7 @@ def test_an_image_that_vanished_is_named_and_stops_nothing(images: Images, proce
 def test_images_with_dark_bones_are_inverted_and_named(images: Images, processed: Path) -> None:
     _run({"8": images["8"]}, processed)
     upright = np.asarray(Image.open(processed / "8.png"))
-    _save(images["8"], 255 - _hand(100, 150))
+    save_pixels(images["8"], 255 - draw_hand(100, 150))
     summary = _run(images, processed)
     assert summary.inverted == ("8",)
     assert summary.written == 3
@@ -265,7 +247,7 @@ def test_images_with_dark_bones_are_inverted_and_named(images: Images, processed
 
 
 def test_images_with_dark_bones_are_left_on_request(images: Images, processed: Path) -> None:
-    _save(images["8"], 255 - _hand(100, 150))
+    save_pixels(images["8"], 255 - draw_hand(100, 150))
     assert _run(images, processed, ImageSettings(image_size=32, invert="never")).inverted == ()
 
 
@@ -274,8 +256,10 @@ def many(tmp_path: Path) -> Images:
     """More images than one worker takes at a time: two dark ones, one broken."""
     images = {}
     for i in range(20):
-        hand = _hand(60 + i, 80)
-        images[str(i)] = _save(tmp_path / "raw" / f"{i}.png", 255 - hand if i in (3, 17) else hand)
+        hand = draw_hand(60 + i, 80)
+        images[str(i)] = save_pixels(
+            tmp_path / "raw" / f"{i}.png", 255 - hand if i in (3, 17) else hand
+        )
     images["5"].write_text("no image")
     return images
 
@@ -351,7 +335,7 @@ def test_a_foreign_file_among_the_processed_is_refused(
 ) -> None:
     _run(images, processed)
     if is_image:
-        _save(processed / "8.png", _hand(32, 32))
+        save_pixels(processed / "8.png", draw_hand(32, 32))
     else:
         (processed / "8.png").write_text("no image")
     message = r"8\.png was not made by `boneage preprocess`\. Move it away and run preprocess\."
@@ -361,7 +345,7 @@ def test_a_foreign_file_among_the_processed_is_refused(
 
 def test_a_foreign_file_under_no_id_of_ours_is_no_matter(images: Images, processed: Path) -> None:
     _run(images, processed)
-    _save(processed / "other.png", _hand())
+    save_pixels(processed / "other.png", draw_hand())
     assert len(find_processed(processed, images, ImageSettings())[0]) == 3
 
 
@@ -398,13 +382,13 @@ def test_images_made_with_another_polarity_than_asked_are_refused(
 @pytest.mark.parametrize("invert", ["auto", "never", "always"])
 @pytest.mark.parametrize(
     "source",
-    [_hand(), 255 - _hand(), _hand().astype(np.uint16) * 16],
+    [draw_hand(), 255 - draw_hand(), draw_hand().astype(np.uint16) * 16],
     ids=["8 bits", "8 bits, dark bones", "12 bits"],
 )
 def test_serving_reads_a_raw_image_exactly_as_the_processed_folder_holds_it(
     tmp_path: Path, processed: Path, source: npt.NDArray[Any], invert: Invert
 ) -> None:
-    path = _save(tmp_path / "raw" / "7.png", source)
+    path = save_pixels(tmp_path / "raw" / "7.png", source)
     _run({"7": path}, processed, ImageSettings(image_size=32, invert=invert))
     served = Preprocessing(image_size=24, stored_size=32, invert=invert).read(path)
     stored = Image.open(processed / "7.png")
@@ -418,7 +402,7 @@ def test_an_image_that_is_not_square_is_stretched_and_keeps_its_corners(
 ) -> None:
     source = np.full(shape, 10, np.uint8)
     source[:20, :20], source[:20, -20:], source[-20:, :20], source[-20:, -20:] = 100, 150, 200, 250
-    path = _save(tmp_path / "raw" / "7.png", source)
+    path = save_pixels(tmp_path / "raw" / "7.png", source)
     _run({"7": path}, processed, ImageSettings(image_size=40, invert="never"))
     small = np.asarray(Image.open(processed / "7.png"))
     assert (small[0, 0], small[0, -1], small[-1, 0], small[-1, -1]) == (100, 150, 200, 250)
@@ -427,7 +411,7 @@ def test_an_image_that_is_not_square_is_stretched_and_keeps_its_corners(
 def test_height_and_width_are_not_swapped(tmp_path: Path, processed: Path) -> None:
     source = np.full((60, 200), 10, np.uint8)
     source[:30] = 200
-    path = _save(tmp_path / "raw" / "7.png", source)
+    path = save_pixels(tmp_path / "raw" / "7.png", source)
     _run({"7": path}, processed, ImageSettings(image_size=40, invert="never"))
     small = np.asarray(Image.open(processed / "7.png"))
     assert (small[:18] == 200).all()

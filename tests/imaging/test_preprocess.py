@@ -1,12 +1,11 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image
 
 from boneage.config import Recipe
 from boneage.errors import ImageError
@@ -18,34 +17,16 @@ from boneage.imaging.preprocess import (
     sampling_phases,
     stretch_grey,
 )
+from builders import draw_hand, write_hands
 
 Grey8 = npt.NDArray[np.uint8]
 Images = dict[str, Path]
 
 
-def _hand(width: int = 120, height: int = 160, shade: int = 210) -> Grey8:
-    """Bright thin bones in a grey soft-tissue blob on dark air."""
-    image = Image.new("L", (width, height), 12)
-    draw = ImageDraw.Draw(image)
-    draw.ellipse((0.1 * width, 0.05 * height, 0.9 * width, 0.95 * height), fill=90)
-    for x in np.linspace(0.25, 0.75, 5) * width:
-        draw.line((x, 0.15 * height, x, 0.85 * height), fill=shade, width=width // 25)
-    return np.asarray(image.filter(ImageFilter.GaussianBlur(1)))
-
-
-def _save(path: Path, pixels: npt.NDArray[Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
 @pytest.fixture
 def images(tmp_path: Path) -> Images:
     """Three images of different sizes."""
-    return {
-        i: _save(tmp_path / "raw" / f"{i}.png", _hand(*size))
-        for i, size in {"7": (120, 160), "8": (100, 150), "9": (140, 130)}.items()
-    }
+    return write_hands(tmp_path / "raw")
 
 
 def test_serving_leaves_the_size_of_an_image_that_training_read_raw(images: Images) -> None:
@@ -95,7 +76,7 @@ def test_other_phases_are_other_samples_of_the_same_image(
 
 
 def test_an_image_of_the_size_is_its_own_sample() -> None:
-    source = Image.fromarray(_hand(32, 32))
+    source = Image.fromarray(draw_hand(32, 32))
     for phase in ((0.0, 0.0), (0.375, -0.375)):
         np.testing.assert_array_equal(np.asarray(sample(source, 32, phase)), np.asarray(source))
 
@@ -125,7 +106,7 @@ def test_an_image_without_contrast_is_not_stretched() -> None:
 
 
 def test_the_network_s_image_is_stretched_only_on_request() -> None:
-    source = Image.fromarray(_hand(32, 32) // 2)
+    source = Image.fromarray(draw_hand(32, 32) // 2)
     plain = Preprocessing(24, None, "never").to_array(source)
     stretched = Preprocessing(24, None, "never", stretch_grey=True).to_array(source)
     assert plain.shape == stretched.shape == (24, 24)
@@ -135,7 +116,7 @@ def test_the_network_s_image_is_stretched_only_on_request() -> None:
 
 
 def test_a_reduced_image_of_the_network_s_size_is_not_resized_again() -> None:
-    source = Image.fromarray(_hand(24, 24))
+    source = Image.fromarray(draw_hand(24, 24))
     image = Preprocessing(24, None, "never").to_array(source)
     np.testing.assert_array_equal(image, np.asarray(source, dtype=np.float32) / 255.0)
 
@@ -159,7 +140,7 @@ def test_phases_share_no_row_and_no_column(n: int) -> None:
 def test_inputs_are_one_for_each_phase_unless_there_is_nothing_to_sample() -> None:
     tta = TestTimeAugmentation(phases=3)
     sampled = Preprocessing(24, None, "never", 32, tta=tta)
-    whole, sample_of_it = Image.fromarray(_hand()), sample(Image.fromarray(_hand()), 32)
+    whole, sample_of_it = Image.fromarray(draw_hand()), sample(Image.fromarray(draw_hand()), 32)
     inputs = sampled.to_inputs(whole)
     assert inputs.shape == (3, 24, 24)
     for found, phase in zip(inputs, sampling_phases(3), strict=True):
