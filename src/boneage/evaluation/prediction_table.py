@@ -24,6 +24,7 @@ from boneage.tables.columns import (
     read_ids,
     read_numbers,
     read_sexes,
+    to_numbers,
 )
 
 COLUMNS = (
@@ -141,13 +142,9 @@ def save_table(path: Path, table: pd.DataFrame) -> None:
 
 def load_table(path: Path) -> pd.DataFrame:
     """Read a table that `save_table` wrote."""
-    return pd.read_csv(
-        path,
-        dtype={"image_id": str},
-        keep_default_na=False,
-        na_values=[""],
-        float_precision="round_trip",
-    )
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+    numbers = ["reference_years", "predicted_years", *PROBABILITIES]
+    return table.assign(**{name: to_numbers(table[name].fillna("")) for name in numbers})
 
 
 def read_all(paths: Sequence[Path], by: Sequence[str] = ()) -> list[Predictions]:
