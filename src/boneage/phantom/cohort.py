@@ -57,10 +57,13 @@ class SyntheticImage:
         masks: bool, same shape, by name: "bone:PP3", "plate:radius", ...; empty unless
             asked for. Masks of bones overlap where the bones do. Only open growth plates
             of at least one pixel have a mask.
+        landmarks: (x, y) in pixels by name, as in `boneage.phantom.hand.Hand`: pixel centres lie
+            at halves, and a landmark may lie outside the image.
     """
 
     image: np.ndarray
     masks: dict[str, np.ndarray]
+    landmarks: dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,11 @@ def draw_image(
     hand = build_hand(age_months, sex, rng)
     frame = exposure.place(hand, height, age_months, rng)
     image, truth = exposure.expose(hand, frame, rng, masks)
-    return SyntheticImage(image, truth)
+    places = frame.to_image_plane(np.array(list(hand.landmarks.values())))
+    landmarks = {
+        name: (float(x), float(y)) for name, (x, y) in zip(hand.landmarks, places, strict=True)
+    }
+    return SyntheticImage(image, truth, landmarks)
 
 
 def _check_whole(name: str, value: int, least: int, unit: str = "") -> None:

@@ -67,10 +67,17 @@ class Flesh:
 
 @dataclass(frozen=True)
 class Hand:
-    """All bones and soft tissue of a hand, in units of PP3, with the length of that unit in cm."""
+    """All bones, soft tissue and landmarks of a hand, in units of PP3.
+
+    Attributes:
+        landmarks: (x, y) by name: `carpus`, `radius`, `ulna`, `MCP1` to `MCP5`, `PIP1` (the
+            thumb's interphalangeal joint) to `PIP5`, `DIP2` to `DIP5`, `tip1` to `tip5`.
+        pp3_cm: Length of the unit in cm.
+    """
 
     bones: tuple[TubularBone | Nodule, ...]
     flesh: tuple[Flesh, ...]
+    landmarks: dict[str, anatomy.Point]
     pp3_cm: float
 
 
@@ -293,6 +300,14 @@ def _flesh(person: _Person) -> tuple[Flesh, ...]:
     return tuple(parts)
 
 
+def _landmarks(person: _Person) -> dict[str, anatomy.Point]:
+    """Give the joints' centres and the finger tips by name; the carpus is the origin."""
+    names = [name for name in JOINTS if not name.startswith("CMC")]
+    tips = {f"tip{digit}": point for digit, point in person.tips.items()}
+    places = {"carpus": np.zeros(2), **{name: person.joints[name] for name in names}, **tips}
+    return {name: (float(x), float(y)) for name, (x, y) in places.items()}
+
+
 def build_hand(age_months: float, sex: str, rng: np.random.Generator) -> Hand:
     """Draw one person's hand.
 
@@ -310,4 +325,4 @@ def build_hand(age_months: float, sex: str, rng: np.random.Generator) -> Hand:
         bones.append(_tubular(person, name, ends, person.joints[name], far, 0.0))
     bones += _nodules(person)
     size = anatomy.pp3_cm(age_months, sex) * (1 + rng.normal(0, 0.05))
-    return Hand(tuple(bones), _flesh(person), size)
+    return Hand(tuple(bones), _flesh(person), _landmarks(person), size)
