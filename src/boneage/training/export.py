@@ -249,7 +249,7 @@ def measure_parity(checkpoint: Checkpoint, predictor: Predictor, paths: Sequence
     )
 
 
-def _drop_traces(graph: Any) -> None:
+def drop_traces(graph: Any) -> None:
     """Take out the exporter's stack traces, which name files of the machine it ran on."""
     parts = (graph.node, graph.input, graph.output, graph.value_info, graph.initializer)
     for item in (graph, *(item for part in parts for item in part)):
@@ -289,7 +289,7 @@ def _write(
             verbose=False,
         )
     model = cast(torch.onnx.ONNXProgram, exported).model_proto
-    _drop_traces(model.graph)
+    drop_traces(model.graph)
     fingerprint = sha256(model.SerializeToString(deterministic=True)).hexdigest()
     if calibration is not None and calibration.graph_sha256 != fingerprint:
         raise ConfigError(

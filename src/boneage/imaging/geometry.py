@@ -1,0 +1,234 @@
+"""Landmarks of a hand, and the maps from an image to one view of it: pure mathematics.
+
+Points are (x, y) in pixels, x to the right and y down; the centre of the first pixel is
+(0.5, 0.5).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import atan2, degrees, hypot
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Points = npt.NDArray[np.float64]
+"""(N, 2): x and y of N points."""
+
+LANDMARKS = (
+    "carpus", "radius", "ulna", "MCP1", "MCP2", "MCP3", "MCP4", "MCP5",
+    "PIP1", "PIP2", "PIP3", "PIP4", "PIP5", "DIP2", "DIP3", "DIP4", "DIP5",
+    "tip1", "tip2", "tip3", "tip4", "tip5",
+)  # fmt: skip
+"""Carpal centre, distal radius and ulna, finger joints by digit (the thumb is 1, and its PIP the
+interphalangeal joint), finger tips."""
+
+JOINTS = LANDMARKS[:17]
+"""The landmarks but the finger tips."""
+
+MEAN_HAND: Points = np.array([
+    (0.0, 0.0), (0.04, 0.50), (-0.49, 0.56),
+    (1.11, -0.86), (0.51, -1.60), (0.0, -1.59), (-0.42, -1.46), (-0.81, -1.24),
+    (1.50, -1.39), (0.71, -2.44), (0.03, -2.59), (-0.58, -2.35), (-1.15, -1.85),
+    (0.80, -2.92), (0.04, -3.17), (-0.66, -2.89), (-1.33, -2.21),
+    (1.77, -1.75), (0.87, -3.30), (0.05, -3.59), (-0.73, -3.24), (-1.47, -2.46),
+])  # fmt: skip
+"""(22, 2): an upright left hand, palm down, thumb to the right, about its carpal centre.
+
+The unit is the distance from the third MCP to the third PIP joint. Source: medians over annotated
+RSNA radiographs (ossification boxes of razorx89, MIT licence); tips by the lengths of the distal
+phalanges.
+"""
+
+HAND_LENGTH = float(hypot(*MEAN_HAND[LANDMARKS.index("tip3")]))
+"""From the carpal centre to the tip of the middle finger, in the unit of `MEAN_HAND`."""
+
+
+HAND_CENTRE = (0.15, -1.45)
+"""Middle of the hand with its finger tips and wrist, in the plane of `MEAN_HAND`."""
+
+ASPECTS = np.exp(np.linspace(-0.6, 0.6, 97))
+"""Widths over true widths that `ShapeModel` tries, for images that may have been squeezed."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A linear map and a shift from one plane to another.
+
+    Attributes:
+        matrix: (2, 3): a point p goes to matrix[:, :2] @ p + matrix[:, 2].
+    """
+
+    matrix: npt.NDArray[np.float64]
+
+    @classmethod
+    def scaling(cls, x: float, y: float) -> Self:
+        """Give the map that scales each axis by itself."""
+        return cls(np.array([[x, 0.0, 0.0], [0.0, y, 0.0]]))
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether left and right are exchanged."""
+        return bool(np.linalg.det(self.matrix[:, :2]) < 0.0)
+
+    @property
+    def scale(self) -> float:
+        """Length of a unit step after the map; of a similarity, in every direction."""
+        return float(np.sqrt(abs(np.linalg.det(self.matrix[:, :2]))))
+
+    @property
+    def rotation(self) -> float:
+        """Angle in degrees, within -180 and 180, by which "up" turns clockwise on the screen."""
+        x, y = self.matrix[:, 1]
+        return degrees(atan2(-x, y))
+
+    def apply(self, points: npt.NDArray[np.floating]) -> Points:
+        """Map points (N, 2)."""
+        moved: Points = points @ self.matrix[:, :2].T + self.matrix[:, 2]
+        return moved
+
+    def inverse(self) -> Self:
+        """Give the way back."""
+        back = np.linalg.inv(self.matrix[:, :2])
+        return type(self)(np.column_stack([back, -back @ self.matrix[:, 2]]))
+
+    def after(self, first: "Affine") -> Self:
+        """Give the map that applies `first` and then this one."""
+        linear = self.matrix[:, :2] @ first.matrix[:, :2]
+        return type(self)(np.column_stack([linear, self.apply(first.matrix[None, :, 2])[0]]))
+
+
+def fit_similarity(
+    source: npt.NDArray[np.floating],
+    target: npt.NDArray[np.floating],
+    weights: npt.NDArray[np.floating] | None = None,
+    mirrored: bool = False,
+) -> Affine:
+    """Fit the similarity that lays source points on target points, by weighted least squares.
+
+    Args:
+        source: (N, 2), at least two different points of positive weight.
+        target: (N, 2).
+        weights: (N,), 0 or more; by default all the same.
+        mirrored: Whether left and right are exchanged on the way.
+
+    Source: Umeyama, IEEE PAMI 1991;13:376, with the sign of the determinant given.
+    """
+    w = np.ones(len(source)) if weights is None else weights
+    w = w / w.sum()
+    centre, goal = w @ source, w @ target
+    moved, wanted = source - centre, target - goal
+    u, singular, vt = np.linalg.svd((wanted * w[:, None]).T @ moved)
+    sign = np.sign(np.linalg.det(u @ vt)) * (-1.0 if mirrored else 1.0)
+    flip = np.array([1.0, sign])
+    linear = (u * flip) @ vt * float(singular @ flip) / float(w @ (moved**2).sum(axis=1))
+    return Affine(np.column_stack([linear, goal - linear @ centre]))
+
+
+@dataclass(frozen=True)
+class HandView:
+    """A square view of a hand: upright, in the layout of a left hand, always at one scale.
+
+    Attributes:
+        size: Side in pixels.
+        extent: Side in units of `MEAN_HAND`: 5.2 shows the whole hand with a margin and the ends
+            of the forearm's bones.
+    """
+
+    size: int
+    extent: float = 5.2
+
+    @property
+    def frame(self) -> Affine:
+        """The map from the plane of `MEAN_HAND` to the view."""
+        unit = self.size / self.extent
+        x, y = HAND_CENTRE
+        half = self.size / 2
+        return Affine(np.array([[unit, 0.0, half - unit * x], [0.0, unit, half - unit * y]]))
+
+    def of(self, placement: Affine, aspect: float = 1.0) -> Affine:
+        """Give the map from an image to the view.
+
+        Args:
+            placement: From the plane of `MEAN_HAND` to the image with its true proportions: a
+                similarity, mirrored for a hand in the layout of a right one.
+            aspect: Width of the image over its true width, where an image was squeezed to a
+                square or stretched; the height counts as true.
+        """
+        true = Affine.scaling(1.0 / aspect, 1.0)
+        return self.frame.after(placement.inverse()).after(true)
+
+
+def render(image: Image.Image, to_view: Affine, size: int, fill: int = 0) -> Image.Image:
+    """Resample an 8-bit grey image as a map places it in a square view.
+
+    A much larger image is first reduced by averaging, so that nothing is skipped.
+
+    Args:
+        image: A whole image.
+        to_view: From the image to the view.
+        size: Side of the view in pixels.
+        fill: Grey of what lies outside the image.
+    """
+    factor = max(1, int(1.0 / to_view.scale))
+    small = image.reduce(factor) if factor > 1 else image
+    # `reduce` gives a last, narrower cell its own pixel, hence one factor for both axes.
+    back = to_view.inverse().matrix / factor
+    return small.transform(
+        (size, size), Image.Transform.AFFINE, back.ravel().tolist(),
+        Image.Resampling.BILINEAR, fillcolor=fill,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ShapeModel:
+    """What proportions hands have, and so whether an image has lost its own.
+
+    Attributes:
+        mean: (17, 2), joints of hands laid on `MEAN_HAND`.
+        precision: (34, 34), inverse covariance of the joints about the mean.
+    """
+
+    mean: Points
+    precision: npt.NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, hands: Sequence[Points], shrinkage: float = 0.02) -> Self:
+        """Fit to hands with their true proportions.
+
+        Args:
+            hands: (17, 2) each, `JOINTS` of left or right hands at any place.
+            shrinkage: Variance, as a proportion of the mean one, that is added to each joint.
+        """
+        target = MEAN_HAND[: len(JOINTS)]
+        laid = np.array([_lay(hand, target) for hand in hands]).reshape(len(hands), -1)
+        covariance = np.cov(laid, rowvar=False)
+        ridge = shrinkage * np.trace(covariance) / len(covariance)
+        precision = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
+        return cls(laid.mean(axis=0).reshape(-1, 2), precision)
+
+    def distance(self, joints: Points) -> float:
+        """Give the squared Mahalanobis distance of joints (17, 2) from the mean hand."""
+        away = (_lay(joints, self.mean) - self.mean).ravel()
+        return float(away @ self.precision @ away)
+
+    def find_aspect(self, joints: Points) -> tuple[float, float]:
+        """Estimate how much an image was squeezed along its width.
+
+        Args:
+            joints: (17, 2) in pixels of the image.
+
+        Returns:
+            The width over the true width, below 1 for a squeezed image; and by how much its
+            distance is below that of the image as it is.
+        """
+        distances = np.array([self.distance(joints / (aspect, 1.0)) for aspect in ASPECTS])
+        best = int(distances.argmin())
+        return float(ASPECTS[best]), float(self.distance(joints) - distances[best])
+
+
+def _lay(joints: Points, target: Points) -> Points:
+    """Lay joints on others, mirrored where that fits better."""
+    laid = [fit_similarity(joints, target, mirrored=m).apply(joints) for m in (False, True)]
+    return min(laid, key=lambda points: float(((points - target) ** 2).sum()))

@@ -1,0 +1,477 @@
+"""Images that the hand finder learns from, composed in batches: hands on fields, pairs, and none.
+
+Every image is composed anew from hands with known landmarks: turned, mirrored, scaled, squeezed,
+shifted off the field, laid on another background or beside a second hand, inverted, and changed in
+its grey values as senders and viewers change them.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from torch import Tensor
+from torch.nn import functional as F
+
+from boneage.imaging.geometry import JOINTS, LANDMARKS
+from boneage.imaging.preprocess import stretch_grey
+from boneage.training.hand_network import SIDE
+
+STORED = 192
+"""Longer side in pixels at which hands are held in memory."""
+
+_HANDS = 2
+_MIRROR_UNIT = ("MCP3", "PIP3")
+
+
+@dataclass(frozen=True)
+class HandImages:
+    """Radiographs with landmarks, held in memory.
+
+    Attributes:
+        pixels: uint8 (N, 192, 192), each image in the upper left corner.
+        sizes: float32 (N, 2), width and height of each image in pixels.
+        points: float32 (N, 22, 2), landmarks in pixels; not finite where unknown.
+    """
+
+    pixels: Tensor
+    sizes: Tensor
+    points: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @classmethod
+    def join(cls, parts: Iterable["HandImages"]) -> "HandImages":
+        """Put several sets behind each other."""
+        sets = [(part.pixels, part.sizes, part.points) for part in parts]
+        return cls(*(torch.cat(column) for column in zip(*sets, strict=True)))
+
+
+def hold_hands(
+    images: Iterable[tuple[Image.Image, npt.NDArray[np.floating]]],
+) -> HandImages:
+    """Hold grey images, stretched, and their landmarks, (17, 2) or (22, 2) in pixels, at one size."""
+    pixels, sizes, points = [], [], []
+    for image, places in images:
+        scale = STORED / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        canvas = np.zeros((STORED, STORED), np.uint8)
+        small = stretch_grey(image.resize(size, Image.Resampling.BILINEAR))
+        canvas[: size[1], : size[0]] = np.asarray(small)
+        ratio = np.array(size) / np.array(image.size)
+        full = np.full((len(LANDMARKS), 2), np.nan, np.float32)
+        full[: len(places)] = places * ratio
+        pixels.append(canvas)
+        sizes.append(size)
+        points.append(full)
+    return HandImages(
+        torch.from_numpy(np.stack(pixels)),
+        torch.tensor(sizes, dtype=torch.float32),
+        torch.from_numpy(np.stack(points)),
+    )
+
+
+@dataclass(frozen=True)
+class FinderBatch:
+    """A batch of composed images with their truth; see `boneage.training.hand_network`."""
+
+    images: Tensor
+    points: Tensor
+    known: Tensor
+    is_labelled: Tensor
+    count: Tensor
+    is_inverted: Tensor
+
+
+class Composer:
+    """Composes batches from hands and from images without a hand.
+
+    Args:
+        hands: What hands there are.
+        weights: (N,), how often each is taken.
+        others: uint8 (M, 128, 128), images without a hand; also the backgrounds.
+        seed: Of everything that is drawn at random.
+    """
+
+    def __init__(self, hands: HandImages, weights: Tensor, others: Tensor, seed: int = 0) -> None:
+        self.hands, self.weights, self.others = hands, weights, others
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def _uniform(self, n: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        return low + (high - low) * torch.rand(n, generator=self.generator)
+
+    def _normal(self, n: int) -> Tensor:
+        return torch.randn(n, generator=self.generator)
+
+    def _chance(self, n: int, probability: float) -> Tensor:
+        return self._uniform(n) < probability
+
+    def batch(self, n: int) -> FinderBatch:
+        """Compose n images: one hand on 70%, two on 14%, none on 16%."""
+        kind = self._uniform(n)
+        count = torch.where(kind < 0.70, 1, torch.where(kind < 0.84, 2, 0))
+        images = self._backgrounds(n)
+        points = torch.zeros(n, _HANDS, len(LANDMARKS), 2)
+        known = torch.zeros(n, _HANDS, len(LANDMARKS), dtype=torch.bool)
+        is_labelled = torch.ones(n, len(LANDMARKS), dtype=torch.bool)
+        for slot in range(_HANDS):
+            rows = torch.nonzero(count > slot)[:, 0]
+            if not len(rows):
+                continue
+            chosen = torch.multinomial(self.weights, len(rows), True, generator=self.generator)
+            layer, inside, placed = self._place(chosen, count[rows] > 1, slot)
+            images[rows] = torch.where(inside, layer, images[rows])
+            finite = torch.isfinite(placed).all(dim=-1)
+            is_labelled[rows] &= finite
+            visible = ((placed > 0) & (placed < SIDE)).all(dim=-1)
+            points[rows, slot] = torch.nan_to_num(placed)
+            known[rows, slot] = finite & visible
+        # A hand of which hardly a joint is visible is no hand.
+        there = known[:, :, : len(JOINTS)].sum(dim=2) >= 5
+        images, is_inverted = self._change_grey(images)
+        return FinderBatch(
+            images[:, None], points, known, is_labelled, there.sum(dim=1), is_inverted
+        )
+
+    def _backgrounds(self, n: int) -> Tensor:
+        others = self.others[torch.randint(len(self.others), (n,), generator=self.generator)]
+        plain = torch.where(self._chance(n, 0.6), 0.0, self._uniform(n))[:, None, None]
+        ramp = torch.linspace(-0.5, 0.5, SIDE) * self._uniform(n, -0.3, 0.3)[:, None]
+        plain = (plain + ramp[:, None, :]).clamp(0, 1)
+        return torch.where(self._chance(n, 0.45)[:, None, None], others.float() / 255.0, plain)
+
+    def _place(self, chosen: Tensor, is_pair: Tensor, slot: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Lay hands on fields: their images (n, S, S), where those are, landmarks (n, L, 2)."""
+        n = len(chosen)
+        source, sizes = self.hands.points[chosen], self.hands.sizes[chosen]
+        a, b = (source[:, LANDMARKS.index(name)] for name in _MIRROR_UNIT)
+        unit = (b - a).norm(dim=1)
+        wide = self._chance(n, 0.5)
+        wanted = torch.where(wide, self._uniform(n, 14.0, 29.0), self._uniform(n, 6.0, 21.0))
+        wanted = torch.where(is_pair, self._uniform(n, 6.0, 15.0), wanted)
+        upright = self._chance(n, 0.5)
+        angle = torch.where(upright, 0.25 * self._normal(n), self._uniform(n, -3.1416, 3.1416))
+        mirror = torch.where(self._chance(n, 0.5), -1.0, 1.0)
+        aspect = torch.exp((0.14 * self._normal(n)).clamp(-0.35, 0.35))
+        cos, sin = torch.cos(angle), torch.sin(angle)
+        # Mirror and scale first, then turn, then squeeze along the field's axes.
+        turn = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
+        flip = torch.stack([mirror, torch.ones(n)], 1)
+        linear = turn * flip[:, None, :] * (wanted / unit)[:, None, None]
+        linear = linear * torch.stack([aspect.sqrt(), aspect.rsqrt()], 1)[:, :, None]
+        joints = source[:, : len(JOINTS)]
+        low, high = (joints @ linear.transpose(1, 2)).aminmax(dim=1)
+        middle, extent = (low + high) / 2, high - low
+        room = ((SIDE - extent) / 2).clamp_min(2.0)
+        slack = torch.where(self._chance(n, 0.2), 0.5 * extent.amax(dim=1), torch.zeros(n))
+        spread = 2 * torch.rand(n, 2, generator=self.generator) - 1
+        centre = SIDE / 2 + spread * (room + slack[:, None])
+        if is_pair.any():  # side by side, or one above the other
+            along = torch.where(self._chance(n, 0.75), 0, 1)
+            side = (1.0 if slot else -1.0) * (extent.gather(1, along[:, None])[:, 0] / 2 + 4)
+            centre[torch.arange(n)[is_pair], along[is_pair]] = SIDE / 2 + side[is_pair]
+        shift = centre - middle
+        placed = source @ linear.transpose(1, 2) + shift[:, None]
+        layer, inside = self._warp(chosen, linear, shift, sizes)
+        if is_pair.any():  # the second image does not cover the first hand
+            border = torch.arange(SIDE) + 0.5
+            along_x = border[None, None, :] - SIDE / 2, border[None, :, None] - SIDE / 2
+            own = torch.where((along == 0)[:, None, None], along_x[0], along_x[1])
+            inside &= ~is_pair[:, None, None] | ((own > 0) == bool(slot))
+        return layer, inside, placed
+
+    def _warp(
+        self, chosen: Tensor, linear: Tensor, shift: Tensor, sizes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Resample stored images; twice as fine as the result, which averages four samples."""
+        back = torch.linalg.inv(linear)
+        origin = -(back @ shift[..., None])
+        # From [-1, 1] of the result to [-1, 1] of the stored square.
+        half, stored = SIDE / 2, STORED / 2
+        theta = torch.cat(
+            [back * half / stored, (back.sum(2, keepdim=True) * half + origin) / stored - 1], 2
+        )
+        grid = F.affine_grid(theta, [len(chosen), 1, 2 * SIDE, 2 * SIDE], align_corners=False)
+        fine = F.grid_sample(
+            self.hands.pixels[chosen, None].float() / 255.0, grid, align_corners=False
+        )
+        place = (grid + 1) * stored
+        margin = 0.5
+        inside = ((place > margin) & (place < sizes[:, None, None] - margin)).all(dim=-1)
+        return F.avg_pool2d(fine, 2)[:, 0], inside[:, ::2, ::2] & inside[:, 1::2, 1::2]
+
+    def _change_grey(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Change grey values, then stretch them as the finder does, some of them inverted."""
+        n = len(images)
+
+        def column(values: Tensor) -> Tensor:
+            return values[:, None, None]
+
+        images = images ** column(torch.exp(0.35 * self._normal(n)))
+        steep = column(self._uniform(n, 4.0, 14.0))
+        middle = column(self._uniform(n, 0.15, 0.5))
+        curved = torch.sigmoid(steep * (images - middle))  # darkens soft tissue, as prints do
+        images = torch.where(column(self._chance(n, 0.25)), curved, images)
+        blurred = F.avg_pool2d(images[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
+        amount = column(
+            torch.where(self._chance(n, 0.4), self._uniform(n, -0.8, 2.0), torch.zeros(n))
+        )
+        images = images + amount * (images - blurred)  # below 0 blurs, above sharpens
+        grain = torch.randn(images.shape, generator=self.generator)
+        level = column(
+            torch.where(self._chance(n, 0.5), self._uniform(n, 0.0, 0.07), torch.zeros(n))
+        )
+        coarse = F.interpolate(grain[:, None, ::3, ::3], size=(SIDE, SIDE))[:, 0]
+        grain = torch.where(column(self._chance(n, 0.3)), coarse, grain)
+        images = (images + level * grain).clamp(0, 1)
+        cover = self._chance(n, 0.3)
+        corner = torch.randint(0, SIDE, (n, 2), generator=self.generator)
+        size = torch.randint(6, 36, (n, 2), generator=self.generator)
+        cells = torch.arange(SIDE)
+        rows, columns = (
+            (cells >= corner[:, i, None]) & (cells < (corner + size)[:, i, None]) for i in (0, 1)
+        )
+        patch = rows[:, :, None] & columns[:, None, :] & column(cover)
+        images = torch.where(patch, column(self._uniform(n)), images)
+        is_inverted = self._chance(n, 0.3)
+        images = torch.where(column(is_inverted), 1 - images, images)
+        return stretch(images), is_inverted
+
+
+def stretch(images: Tensor) -> Tensor:
+    """Stretch grey values (B, H, W) between percentiles 1 and 99 to [0, 1]."""
+    flat = images.flatten(1)
+    low, high = torch.quantile(flat, torch.tensor([0.01, 0.99]), dim=1)
+    spread = (high - low).clamp_min(1e-3)
+    return ((images - low[:, None, None]) / spread[:, None, None]).clamp(0, 1)
+
+
+def draw_others(n: int, hands: HandImages, seed: int = 0) -> Tensor:
+    """Draw images that show no hand: uint8 (n, 128, 128).
+
+    Pages of text, windows of a viewer, noise, gradients, patterns, plain shapes, scattered long
+    bones, rib cages, skulls, landscapes of fractal noise, and radiographs cut into tiles that are
+    dealt out anew.
+    """
+    rng = np.random.default_rng(seed)
+    kinds = (
+        _draw_text, _draw_window, _draw_noise, _draw_gradient, _draw_pattern, _draw_shapes,
+        _draw_long_bones, _draw_ribs, _draw_skull, _draw_landscape, _draw_blobs,
+    )  # fmt: skip
+    drawn = []
+    for i in range(n):
+        if i % 4 == 0:
+            image = _shuffle_tiles(hands, rng)
+        else:
+            image = kinds[rng.integers(len(kinds))](rng)
+        drawn.append(image)
+    return torch.from_numpy(np.stack(drawn))
+
+
+Grey = npt.NDArray[np.uint8]
+
+
+def _canvas(rng: np.random.Generator) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    image = Image.new("L", (SIDE, SIDE), int(rng.choice((0, 0, 255, rng.integers(256)))))
+    return image, ImageDraw.Draw(image)
+
+
+def _other_grey(image: Image.Image, rng: np.random.Generator) -> int:
+    ground = image.getpixel((0, 0))
+    grey = int(rng.integers(256))
+    return grey if abs(grey - int(ground)) > 60 else 255 - int(ground)  # type: ignore[arg-type]
+
+
+def _draw_text(rng: np.random.Generator) -> Grey:
+    image, draw = _canvas(rng)
+    ink, size = _other_grey(image, rng), int(rng.integers(5, 26))
+    for y in range(int(rng.integers(0, 12)), SIDE, int(size * rng.uniform(1.1, 1.8))):
+        letters = "".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz    ABCDEFG0123456789"), 30))
+        draw.text((rng.integers(0, 10), y), letters, ink, ImageFont.load_default(size))
+    return np.asarray(image.rotate(int(rng.choice((0, 0, 90, 180, rng.integers(360))))))
+
+
+def _draw_window(rng: np.random.Generator) -> Grey:
+    image, draw = _canvas(rng)
+    for _ in range(rng.integers(2, 9)):
+        x, y = rng.integers(-10, SIDE, 2)
+        box = (x, y, x + rng.integers(8, 110), y + rng.integers(4, 60))
+        draw.rectangle([int(v) for v in box], int(rng.integers(256)), int(rng.integers(256)))
+    for _ in range(rng.integers(0, 8)):
+        size = int(rng.integers(5, 12))
+        place = rng.integers(0, SIDE, 2)
+        letters = "".join(rng.choice(list("abcdefgh 0123456789:"), 12))
+        draw.text((int(place[0]), int(place[1])), letters, int(rng.integers(256)),
+                  ImageFont.load_default(size))  # fmt: skip
+    return np.asarray(image)
+
+
+def _draw_noise(rng: np.random.Generator) -> Grey:
+    cells = int(rng.choice((128, 64, 32, 16, 8)))
+    grey = rng.normal(rng.uniform(40, 210), rng.uniform(5, 80), (cells, cells)).clip(0, 255)
+    return np.asarray(
+        Image.fromarray(grey.astype(np.uint8)).resize((SIDE, SIDE), int(rng.integers(0, 4)))
+    )
+
+
+def _draw_gradient(rng: np.random.Generator) -> Grey:
+    y, x = np.mgrid[-1:1:128j, -1:1:128j]
+    a, b, c = rng.normal(0, 1, 3)
+    field = a * x + b * y + c * (x * x + y * y)
+    return (255 * (field - field.min()) / np.ptp(field)).astype(np.uint8)
+
+
+def _draw_pattern(rng: np.random.Generator) -> Grey:
+    y, x = np.mgrid[0:128, 0:128]
+    angle, period = rng.uniform(0, np.pi), rng.uniform(4, 50)
+    u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    wave = np.sin(2 * np.pi * u / period)
+    if rng.random() < 0.5:
+        wave = wave * np.sin(2 * np.pi * v / rng.uniform(4, 50))
+    if rng.random() < 0.5:
+        wave = np.sign(wave)
+    return (127.5 + rng.uniform(40, 127) * wave).clip(0, 255).astype(np.uint8)
+
+
+def _draw_shapes(rng: np.random.Generator) -> Grey:
+    image, draw = _canvas(rng)
+    for _ in range(rng.integers(1, 12)):
+        x, y = rng.integers(0, SIDE, 2)
+        w, h = rng.integers(5, 70, 2)
+        box = [int(v) for v in (x - w, y - h, x + w, y + h)]
+        grey = int(rng.integers(256))
+        shape = rng.integers(4)
+        if shape == 0:
+            draw.ellipse(box, grey)
+        elif shape == 1:
+            draw.rectangle(box, grey)
+        elif shape == 2:
+            draw.line(box, grey, int(rng.integers(1, 14)))
+        else:
+            draw.polygon([(int(a), int(b)) for a, b in rng.integers(0, SIDE, (5, 2))], grey)
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(float(rng.choice((0, 0, 1, 3))))))
+
+
+def _bone(draw: ImageDraw.ImageDraw, a: npt.NDArray[np.floating], b: npt.NDArray[np.floating],
+          width: float, grey: float) -> None:  # fmt: skip
+    """A tube with a bright cortex and wide ends."""
+    ends = [(float(p[0]), float(p[1])) for p in (a, b)]
+    draw.line(ends, int(grey), max(1, int(width)))
+    draw.line(ends, int(0.75 * grey), max(1, int(0.55 * width)))
+    for x, y in ends:
+        r = 0.75 * width
+        draw.ellipse((x - r, y - r, x + r, y + r), int(0.85 * grey))
+
+
+def _film(rng: np.random.Generator, image: Image.Image) -> Grey:
+    grey = np.asarray(image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.6))), np.float32)
+    grey = grey + rng.normal(0, rng.uniform(1, 8), grey.shape)
+    return grey.clip(0, 255).astype(np.uint8)
+
+
+def _draw_long_bones(rng: np.random.Generator) -> Grey:
+    """One to three long bones in their soft tissue, such as a forearm, a knee or an elbow."""
+    image = Image.new("L", (SIDE, SIDE), int(rng.integers(0, 40)))
+    draw = ImageDraw.Draw(image)
+    centre, angle = rng.uniform(30, 98, 2), rng.uniform(0, 2 * np.pi)
+    for _ in range(rng.integers(1, 4)):
+        way = np.array([np.cos(angle), np.sin(angle)])
+        width = rng.uniform(6, 26)
+        a, b = centre, centre + way * rng.uniform(40, 130)
+        ends = [(float(p[0]), float(p[1])) for p in (a - 5 * way, b)]
+        draw.line(ends, int(rng.uniform(60, 110)), int(width * rng.uniform(2.0, 3.2)))
+        bones = rng.integers(1, 3)
+        for k in range(bones):
+            off = (k - (bones - 1) / 2) * 1.6 * width * np.array([-way[1], way[0]])
+            _bone(draw, a + off, b + off, width, rng.uniform(140, 255))
+        angle += rng.normal(np.pi, 0.6)
+    return _film(rng, image)
+
+
+def _draw_ribs(rng: np.random.Generator) -> Grey:
+    """Two dark lungs between a bright middle and ribs across them."""
+    image = Image.new("L", (SIDE, SIDE), int(rng.uniform(120, 220)))
+    draw = ImageDraw.Draw(image)
+    top, low = rng.uniform(8, 24), rng.uniform(90, 122)
+    for left, right in ((rng.uniform(8, 20), 58), (70, rng.uniform(108, 120))):
+        draw.ellipse((left, top, right, low), int(rng.uniform(15, 80)))
+    for i in range(rng.integers(5, 11)):
+        y = top + (low - top) * i / 9
+        for side in (0, 1):
+            box = (6 + 58 * side, y - 8, 64 + 58 * side, y + rng.uniform(14, 30))
+            draw.arc(box, 180, 360, int(rng.uniform(90, 200)), int(rng.integers(1, 5)))
+    heart = rng.uniform(20, 36)
+    draw.ellipse((62 - heart / 2, 62, 62 + heart, 62 + 1.4 * heart), int(rng.uniform(150, 230)))
+    draw.line((63, 0, 63, 127), int(rng.uniform(150, 230)), int(rng.integers(5, 14)))
+    for y in range(4, 128, 11):
+        draw.line((57, y, 69, y), int(rng.uniform(80, 255)), 2)
+    return _film(rng, image)
+
+
+def _draw_skull(rng: np.random.Generator) -> Grey:
+    image = Image.new("L", (SIDE, SIDE), int(rng.integers(0, 40)))
+    draw = ImageDraw.Draw(image)
+    x, y, r = 64 + rng.normal(0, 6), 52 + rng.normal(0, 5), rng.uniform(34, 48)
+    draw.ellipse((x - r, y - r, x + r, y + 1.15 * r), int(rng.uniform(90, 150)),
+                 int(rng.uniform(190, 255)), int(rng.integers(2, 6)))  # fmt: skip
+    draw.rectangle((x - 0.5 * r, y + 0.8 * r, x + 0.5 * r, y + 1.7 * r), int(rng.uniform(110, 180)))
+    for side in (-1, 1):
+        draw.ellipse((x + side * 0.4 * r - 9, y + 0.3 * r - 8, x + side * 0.4 * r + 9, y + 0.3 * r + 8),
+                     int(rng.uniform(20, 80)))  # fmt: skip
+    for i in range(8):
+        tooth = x - 0.4 * r + i * 0.1 * r
+        draw.rectangle((tooth, y + 1.25 * r, tooth + 3, y + 1.4 * r), int(rng.uniform(180, 255)))
+    return _film(rng, image.rotate(float(rng.uniform(-30, 30))))
+
+
+def _draw_landscape(rng: np.random.Generator) -> Grey:
+    """Noise whose spectrum falls as that of photographs, with an outline or two."""
+    waves = np.fft.fftfreq(SIDE)
+    power = np.hypot(waves[:, None], waves[None, :])
+    power[0, 0] = 1.0
+    noise = np.fft.fft2(rng.normal(size=(SIDE, SIDE))) / power ** rng.uniform(0.8, 1.8)
+    field = np.fft.ifft2(noise).real
+    grey = 255 * (field - field.min()) / np.ptp(field)
+    image = Image.fromarray(grey.astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    for _ in range(rng.integers(0, 4)):
+        corners = rng.integers(-20, SIDE + 20, (int(rng.integers(3, 7)), 2))
+        draw.polygon([(int(a), int(b)) for a, b in corners], int(rng.integers(256)))
+    return np.asarray(image)
+
+
+def _draw_blobs(rng: np.random.Generator) -> Grey:
+    """Round shadows in round shadows, such as a section of a trunk or a breast."""
+    image = Image.new("L", (SIDE, SIDE), int(rng.integers(0, 30)))
+    draw = ImageDraw.Draw(image)
+    x, y = rng.uniform(50, 78, 2)
+    radius = rng.uniform(30, 60, 2)
+    for i in range(rng.integers(2, 10)):
+        size = radius if i == 0 else radius * rng.uniform(0.08, 0.6)
+        at = (
+            (x, y)
+            if i == 0
+            else (x + rng.normal(0, 0.4) * radius[0], y + rng.normal(0, 0.4) * radius[1])
+        )
+        box = (at[0] - size[0], at[1] - size[1], at[0] + size[0], at[1] + size[1])
+        draw.ellipse(box, int(rng.integers(40, 256)))
+    return _film(rng, image)
+
+
+def _shuffle_tiles(hands: HandImages, rng: np.random.Generator) -> Grey:
+    """Cut a radiograph into tiles too small for a hand, and deal them out anew."""
+    i = int(rng.integers(len(hands)))
+    width, height = hands.sizes[i].int().tolist()
+    whole = Image.fromarray(hands.pixels[i, :height, :width].numpy()).resize((SIDE, SIDE))
+    n = int(rng.choice((3, 4, 5)))
+    side = SIDE // n + 1
+    tiles = [whole.crop((side * (k % n), side * (k // n), side * (k % n) + side, side * (k // n) + side))
+             for k in range(n * n)]  # fmt: skip
+    dealt = Image.new("L", (SIDE, SIDE))
+    for k, j in enumerate(rng.permutation(n * n)):
+        tile = tiles[j].rotate(float(rng.choice((0, 90, 180, 270))))
+        dealt.paste(tile, (side * (k % n), side * (k // n)))
+    return np.asarray(dealt)
