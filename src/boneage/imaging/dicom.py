@@ -23,6 +23,7 @@ _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _CHUNK = 1 << 20
 _LAST_FIRST, _LONGEST_FIRST = 0x0018, 256  # element and length that a first element may have
 
+
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM: by its suffix, or by the mark after its preamble.
 
@@ -160,6 +161,8 @@ def _read(dataset: Any, name: str) -> DecodedPixels:
     _require_codec(dataset, name)
     layout = read_layout(dataset, name)
     syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated:
+        _prepare_frame(dataset, name)
     try:
         stored: StoredPixels = decode_pixels(dataset, layout)
     except Exception as error:  # the decoders raise whatever the bytes provoke
@@ -183,6 +186,37 @@ def _read(dataset: Any, name: str) -> DecodedPixels:
                                            is_inverted=is_inverted)  # fmt: skip
     left_out = join_masks(left_out, marks)
     return DecodedPixels(grey, bits, is_inverted, header, left_out, notes + table_notes)
+
+
+def _prepare_frame(dataset: Any, name: str) -> None:
+    """Keep the first of the compressed frames, and check the size that it declares.
+
+    Raises:
+        ImageError: If it is not that of the image: a codec would take memory for it.
+    """
+    from pydicom.encaps import encapsulate, generate_frames
+    from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
+
+    from boneage.imaging.codestream import mend_scan, read_size
+    from boneage.imaging.dicom_tags import read_number
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    expected = tuple(read_number(dataset, side) for side in ("Rows", "Columns"))
+    n = int(read_number(dataset, "NumberOfFrames") or 1)
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=max(1, n)))
+    size = None if syntax == RLELossless else read_size(frame)
+    if size is not None and size[0] and size != expected:
+        raise ImageError(
+            f"{name} holds a compressed image of {size[0]}×{size[1]} pixels; expected "
+            f"{expected[0]:g}×{expected[1]:g}, as its Rows and Columns say. It is damaged."
+        )
+    if syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
+        frame = mend_scan(frame)
+    dataset.PixelData = encapsulate([frame])
+    dataset.NumberOfFrames = 1
+    for table in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):  # of all frames
+        if table in dataset:
+            del dataset[table]
 
 
 def _name_kind(dataset: Any) -> str:
@@ -211,9 +245,10 @@ def _require_codec(dataset: Any, name: str) -> None:
 
 
 def _remedy(syntax: Any) -> str:
-    from pydicom.pixels.decoders.gdcm import DECODER_DEPENDENCIES
+    from pydicom.pixels.decoders.pylibjpeg import DECODER_DEPENDENCIES
+    from pydicom.uid import RLELossless
 
-    if syntax in DECODER_DEPENDENCIES:
+    if syntax in DECODER_DEPENDENCIES and syntax != RLELossless:
         return "pip install '.[dicom]', or store it uncompressed"
     return "store it uncompressed"
 

@@ -65,7 +65,7 @@ def read_layout(dataset: Any, name: str) -> Layout:
         if found is None and default is not None:
             return default
         if found is None or found != int(found):
-            _refuse(name, keyword, found, expected)
+            raise _wrong(name, keyword, found, expected)
         return int(found)
 
     rows, columns = number("Rows", "1 or more"), number("Columns", "1 or more")
@@ -74,30 +74,30 @@ def read_layout(dataset: Any, name: str) -> Layout:
     photometric = next(iter(read_words(dataset, "PhotometricInterpretation")), "")
     expected = _GREY if samples == 1 else _COLOURS
     if samples not in (1, 3):
-        _refuse(name, "SamplesPerPixel", samples, "1 or 3")
+        raise _wrong(name, "SamplesPerPixel", samples, "1 or 3")
     if photometric not in expected:
-        _refuse(name, "PhotometricInterpretation", photometric or None, ", ".join(expected))
+        raise _wrong(name, "PhotometricInterpretation", photometric or None, ", ".join(expected))
     allocated = number("BitsAllocated", "1, 8, 16 or 32")
     if allocated not in _BITS:
-        _refuse(name, "BitsAllocated", allocated, "1, 8, 16 or 32")
+        raise _wrong(name, "BitsAllocated", allocated, "1, 8, 16 or 32")
     stored = number("BitsStored", f"1 to {allocated}", allocated)
     if not 1 <= stored <= allocated:
-        _refuse(name, "BitsStored", stored, f"1 to {allocated}, the BitsAllocated")
+        raise _wrong(name, "BitsStored", stored, f"1 to {allocated}, the BitsAllocated")
     high_bit = number("HighBit", f"{stored - 1} to {allocated - 1}", stored - 1)
     if not stored - 1 <= high_bit < allocated:
-        _refuse(name, "HighBit", high_bit, f"{stored - 1} to {allocated - 1}")
+        raise _wrong(name, "HighBit", high_bit, f"{stored - 1} to {allocated - 1}")
     is_signed = number("PixelRepresentation", "0 or 1", 0)
     if is_signed not in (0, 1):
-        _refuse(name, "PixelRepresentation", is_signed, "0 or 1")
+        raise _wrong(name, "PixelRepresentation", is_signed, "0 or 1")
     return Layout(samples, photometric, allocated, stored, high_bit, bool(is_signed))
 
 
-def _refuse(name: str, keyword: str, found: object, expected: str) -> None:
-    says = f"has no {describe_tag(keyword)}" if found is None else (
-        f"says {describe_tag(keyword)} is {found:g}" if isinstance(found, float)
-        else f"says {describe_tag(keyword)} is {found}"
-    )  # fmt: skip
-    raise ImageError(f"{name} {says}; expected {expected}. Export the image again.")
+def _wrong(name: str, keyword: str, found: object, expected: str) -> ImageError:
+    """Give the error of a tag that no image can have."""
+    says = f"says {describe_tag(keyword)} is {found}"
+    if found is None:
+        says = f"has no {describe_tag(keyword)}"
+    return ImageError(f"{name} {says}; expected {expected}. Export the image again.")
 
 
 def decode_pixels(dataset: Any, layout: Layout) -> StoredPixels:
@@ -155,11 +155,9 @@ def _take_bits(
     if layout.stored < layout.allocated:
         values = (cells >> shift) & cells.dtype.type((1 << layout.stored) - 1)
     if layout.is_signed:
-        signed = values.astype(np.int64 if layout.allocated == 32 else np.int32)
-        half = 1 << (layout.stored - 1)
-        values = np.where(signed >= half, signed - 2 * half, signed)
-        if layout.allocated <= 16:
-            values = values.astype(np.int16)
+        signed: npt.NDArray[np.int64] = values.astype(np.int64)
+        signed[signed >= 1 << (layout.stored - 1)] -= 1 << layout.stored
+        values = signed.astype(np.int16 if layout.allocated <= 16 else np.int64)
     if not shift:
         return values, ()
     message = (

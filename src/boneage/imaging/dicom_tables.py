@@ -88,14 +88,17 @@ def apply_modality(dataset: Any, levels: Levels) -> tuple[Values, tuple[Note, ..
         The values after it; and a note of each table or slope that was left out.
     """
     values = levels.values.astype(np.float64)
-    notes = []
+    notes: list[Note] = []
     for item in read_items(dataset, "ModalityLUTSequence"):
         table = _read_table(item, dataset, levels)
         if table is not None and _clip(levels, table.find_ends(), dark_is_low=None) <= MOST_CLIPPED:
             return table.look_up(values), tuple(notes)
         notes.append(Note("modality_lut_left_out", "the file's modality LUT is empty, damaged or "
                           "clips most of the image: left out"))  # fmt: skip
-    slope, intercept = read_number(dataset, "RescaleSlope"), read_number(dataset, "RescaleIntercept")
+    slope, intercept = (
+        read_number(dataset, "RescaleSlope"),
+        read_number(dataset, "RescaleIntercept"),
+    )
     if slope == 0.0:
         notes.append(
             Note("modality_lut_left_out", f"{describe_tag('RescaleSlope')} is 0: taken as 1")
@@ -127,9 +130,7 @@ def apply_voi(
         clipped = _clip(levels, shape.find_ends(), dark_is_low=dark_is_low)
         if clipped <= MOST_CLIPPED:
             return shape.look_up(levels.values), tuple(notes)
-        notes.append(
-            Note("window_left_out", f"{name} clips {clipped:.0%} of the image: left out")
-        )
+        notes.append(Note("window_left_out", f"{name} clips {clipped:.0%} of the image: left out"))
     return levels.values, tuple(notes)
 
 

@@ -15,7 +15,12 @@ from boneage.config import Invert
 from boneage.errors import ImageError
 from boneage.files import cut_suffix
 from boneage.imaging.decoded import LUMA, DecodedPixels, Note, check_size
-from boneage.imaging.dicom import has_dicom_suffix, looks_like_bare_dicom, read_dicom, starts_as_dicom
+from boneage.imaging.dicom import (
+    has_dicom_suffix,
+    looks_like_bare_dicom,
+    read_dicom,
+    starts_as_dicom,
+)
 from boneage.imaging.grey_range import count_levels, find_marks, find_range
 from boneage.imaging.header import Header
 
@@ -204,7 +209,9 @@ def _decode_array(pixels: npt.NDArray[Any]) -> DecodedPixels:
     return _without_marks(*_find_depth(pixels))
 
 
-def _without_marks(grey: npt.NDArray[Any], bits: int, *, is_inverted: bool = False) -> DecodedPixels:
+def _without_marks(
+    grey: npt.NDArray[Any], bits: int, *, is_inverted: bool = False
+) -> DecodedPixels:
     """Leave out marks of a deep image; one of 8 bits stays as it is."""
     marks, notes = (None, ()) if bits == 8 else find_marks(grey, count_levels(grey))
     return DecodedPixels(grey, bits, is_inverted, left_out=marks, notes=notes)
