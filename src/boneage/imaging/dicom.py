@@ -198,7 +198,7 @@ def _prepare_frame(dataset: Any, name: str) -> None:
     from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
 
     from boneage.imaging.codestream import mend_scan, read_size
-    from boneage.imaging.dicom_tags import read_number
+    from boneage.imaging.dicom_tags import read_number, replace_tag
 
     syntax = dataset.file_meta.TransferSyntaxUID
     expected = tuple(read_number(dataset, side) for side in ("Rows", "Columns"))
@@ -212,8 +212,8 @@ def _prepare_frame(dataset: Any, name: str) -> None:
         )
     if syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
         frame = mend_scan(frame)
-    dataset.PixelData = encapsulate([frame])
-    dataset.NumberOfFrames = 1
+    replace_tag(dataset, "PixelData", encapsulate([frame]))
+    replace_tag(dataset, "NumberOfFrames", 1)
     for table in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):  # of all frames
         if table in dataset:
             del dataset[table]

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from boneage.errors import ImageError
 from boneage.imaging.decoded import LUMA, Mask, Note, check_size
-from boneage.imaging.dicom_tags import describe_tag, read_number, read_words
+from boneage.imaging.dicom_tags import describe_tag, read_number, read_words, replace_tag
 
 _GREY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420",
@@ -118,14 +118,14 @@ def decode_pixels(dataset: Any, layout: Layout) -> StoredPixels:
         return StoredPixels(pixel_array(dataset, index=0), 1, False, None, ())
     if not (is_native or dataset.file_meta.TransferSyntaxUID.name == "RLE Lossless"):
         # A codec gives values, not cells: where they stood in a cell is no longer to be seen.
-        dataset.HighBit = layout.stored - 1
+        replace_tag(dataset, "HighBit", layout.stored - 1)
         values = pixel_array(dataset, index=0)
         padding, notes = _find_padding(dataset, layout, values, None)
         return StoredPixels(values, layout.stored, False, padding, notes)
     # As whole cells, since pydicom takes the lowest BitsStored bits, whatever HighBit says.
-    dataset.BitsStored = layout.allocated
-    dataset.HighBit = layout.allocated - 1
-    dataset.PixelRepresentation = 0
+    replace_tag(dataset, "BitsStored", layout.allocated)
+    replace_tag(dataset, "HighBit", layout.allocated - 1)
+    replace_tag(dataset, "PixelRepresentation", 0)
     cells = pixel_array(dataset, index=0)
     values, notes = _take_bits(cells, layout)
     padding, padding_notes = _find_padding(dataset, layout, values, cells)

@@ -1,4 +1,4 @@
-"""Numbers and words of DICOM tags, as real files have them: empty, damaged, with commas."""
+"""Values of DICOM tags, as real files have them: empty, damaged, with decimal commas."""
 
 import math
 from collections.abc import Iterable
@@ -38,6 +38,13 @@ def read_items(dataset: Any, keyword: str) -> list[Any]:
         return list(dataset.get(keyword) or [])
     except Exception:  # pydicom parses a tag when it is asked for, and raises anything
         return []
+
+
+def replace_tag(dataset: Any, keyword: str, value: object) -> None:
+    """Set a tag of a copied Dataset; an assignment would change the element of the source."""
+    if keyword in dataset:
+        delattr(dataset, keyword)
+    setattr(dataset, keyword, value)
 
 
 def describe_tag(keyword: str) -> str:

@@ -19,7 +19,7 @@ FEWEST_LEVELS = 32
 
 _LEAST_SHARE = 0.05  # of an image beside its marks
 _LEAST_MARK = 0.0025  # below this, the percentiles leave a mark out
-_BINS = 1024
+_BINS = 256
 _SPARSE = 0.05 / _BINS  # a bin of less is empty: the smooth edges of letters
 _WIDEST_MARK = _BINS // 50
 _MOST_MARKS = 4

@@ -42,7 +42,7 @@ UNNAMED = "image"
 _EIGHT_IN_SIXTEEN = 257
 """By which converters multiply 8-bit values to fill 16 bits; such an image is of 8 bits."""
 
-FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 """Formats that are read by Pillow, which knows others that start other programs."""
 
 FEWEST_BYTES = 64

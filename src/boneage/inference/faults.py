@@ -39,8 +39,8 @@ UNUSUAL_MODALITIES = {
 
 _OTHER_KINDS = (
     "CT Image", "MR Image", "MR Color Image", "Ultrasound", "PET Image",
-    "Positron Emission", "Nuclear Medicine", "Tomography", "Microscopic", "Endoscopic", "Microscopy", "Segmentation Storage", "RT Dose",
-    "RT Image", "Breast", "Ophthalmic",
+    "Positron Emission", "Nuclear Medicine", "Tomography", "Microscopic", "Endoscopic",
+    "Microscopy", "Segmentation Storage", "RT Dose", "RT Image", "Breast", "Ophthalmic",
 )  # fmt: skip
 
 _HAND_WORDS = (
