@@ -31,7 +31,7 @@ def _rectangle() -> npt.NDArray[np.bool_]:
 
 def _circle() -> npt.NDArray[np.bool_]:
     row, column = np.indices(HAND.shape) + 1
-    return (row - 80) ** 2 + (column - 60) ** 2 > 70**2
+    return np.asarray((row - 80) ** 2 + (column - 60) ** 2 > 70**2)
 
 
 @pytest.mark.parametrize(

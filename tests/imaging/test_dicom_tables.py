@@ -122,7 +122,11 @@ def test_a_sigmoid_is_one(tmp_path: Path) -> None:
 
 
 def test_numbers_with_a_decimal_comma_are_read(tmp_path: Path) -> None:
-    tags = {"WindowCenter": "2000.5", "WindowWidth": "3000.5", "RescaleSlope": "1.5"}
+    tags: dict[str, Any] = {
+        "WindowCenter": "2000.5",
+        "WindowWidth": "3000.5",
+        "RescaleSlope": "1.5",
+    }
     plain = _read(tmp_path, **tags).pixels
     path = tmp_path / "a.dcm"
     content = path.read_bytes()

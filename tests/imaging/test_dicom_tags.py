@@ -35,9 +35,9 @@ def test_words_are_read_in_upper_case_and_without_blanks() -> None:
     assert read_words(Dataset(), "ShutterShape") == []
 
 
-def test_a_sequence_that_is_none_has_no_items() -> None:
+def test_a_sequence_that_is_missing_or_damaged_has_no_items() -> None:
     assert read_items(Dataset(), "VOILUTSequence") == []
-    assert read_items(_raw("VOILUTSequence", "SQ", b"no sequence"), "VOILUTSequence") == []
+    assert read_items(_raw("VOILUTSequence", "CQ", b"no sequence"), "VOILUTSequence") == []
 
 
 def test_a_replaced_tag_is_that_of_the_copy_alone() -> None:

@@ -25,7 +25,7 @@ _WIDEST_MARK = _BINS // 50
 _MOST_MARKS = 4
 
 _PERCENTILES = (0.005, 0.995)
-_MARGIN = 0.25  # of their span, so that ordinary images keep their minimum and maximum
+_MARGIN = 1.0  # of their span, so that ordinary images keep their minimum and maximum
 _SAMPLE = 1 << 20
 
 
@@ -128,8 +128,9 @@ def _find_mark(values: npt.NDArray[np.float64], shares: npt.NDArray[np.float64])
 def find_range(levels: Levels) -> tuple[float, float]:
     """Give the grey values that become black and white.
 
-    Percentiles 0.5 and 99.5, widened by a quarter of their span, but not beyond what occurs: the
-    minimum and maximum of an ordinary image, and not those of one with a few far values.
+    Percentiles 0.5 and 99.5, widened by their span at each end, but not beyond what occurs: the
+    minimum and maximum of an ordinary image, and not those of one with a few far values. What lies
+    between the percentiles has a third of the grey levels or more.
     """
     total = levels.counts.cumsum()
     places = np.searchsorted(total, np.array(_PERCENTILES) * total[-1])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -198,7 +199,8 @@ def predict_record(
     except ImageError as error:
         prediction = unreadable(record.path, error)
     else:
-        prediction = predictor.predict(radiograph, record.sex, force=force)
+        predict = partial(predictor.predict, force=True) if force else predictor.predict
+        prediction = predict(radiograph, record.sex)
         if record.heatmap is not None and prediction.age_map is not None:
             save_overlay(record.heatmap, radiograph.to_image(), prediction.age_map)
     if record.reference_years is not None:
