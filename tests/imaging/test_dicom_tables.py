@@ -82,7 +82,7 @@ def test_air_may_lie_beyond_the_dark_end_of_a_window(tmp_path: Path) -> None:
         [9] * 300 + [1] * 300
     )
     pixels = values.astype(np.uint16).reshape(50, 60)
-    tags = {"WindowCenter": 800, "WindowWidth": 1000}
+    tags: dict[str, Any] = {"WindowCenter": 800, "WindowWidth": 1000}
     assert not _read(tmp_path, pixels, **tags).notes
     inverted = _read(tmp_path, 4095 - pixels, WindowCenter=3295, WindowWidth=1000,
                      PhotometricInterpretation="MONOCHROME1")  # fmt: skip
