@@ -105,7 +105,7 @@ def test_a_width_below_1_is_exact(tmp_path: Path) -> None:
 
 
 def test_a_function_that_nobody_knows_is_linear_and_named(tmp_path: Path) -> None:
-    tags = {"WindowCenter": 2000, "WindowWidth": 3800}
+    tags: dict[str, Any] = {"WindowCenter": 2000, "WindowWidth": 3800}
     image = _read(tmp_path, **tags, VOILUTFunction="LOG")
     np.testing.assert_array_equal(image.pixels, _read(tmp_path, **tags).pixels)
     assert image.notes == (

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from boneage.errors import ImageError
 from boneage.imaging.decoded import DecodedPixels, Mask, Note, join_masks
+from boneage.imaging.dicom_tags import read_number, read_words, replace_tag, tidy
 from boneage.imaging.grey_range import Levels, count_levels, find_marks
 from boneage.imaging.header import parse_header
 
@@ -21,6 +22,7 @@ _PREAMBLE = 128
 _SUFFIXES = (".dcm", ".dicom")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _CHUNK = 1 << 20
+_LONGEST_REASON = 400
 _LAST_FIRST, _LONGEST_FIRST = 0x0018, 256  # element and length that a first element may have
 
 
@@ -153,7 +155,6 @@ def _copy(dataset: Any) -> Any:
 def _read(dataset: Any, name: str) -> DecodedPixels:
     from boneage.imaging.dicom_pixels import StoredPixels, decode_pixels, read_layout
     from boneage.imaging.dicom_shutter import find_shutters
-    from boneage.imaging.dicom_tags import read_words
 
     if "PixelData" not in dataset:
         raise ImageError(f"{name} holds no image ({_name_kind(dataset)}); expected a radiograph.")
@@ -198,7 +199,6 @@ def _prepare_frame(dataset: Any, name: str) -> None:
     from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
 
     from boneage.imaging.codestream import mend_scan, read_size
-    from boneage.imaging.dicom_tags import read_number, replace_tag
 
     syntax = dataset.file_meta.TransferSyntaxUID
     expected = tuple(read_number(dataset, side) for side in ("Rows", "Columns"))
@@ -223,7 +223,7 @@ def _name_kind(dataset: Any) -> str:
     """Say what an object without pixels is."""
     kind = dataset.get("SOPClassUID")
     if kind:
-        return str(kind.name)
+        return tidy(str(kind.name))
     return "no DICOM file" if "StudyInstanceUID" not in dataset else "DICOM without PixelData"
 
 
@@ -298,4 +298,4 @@ def _find_values(pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArra
 
 
 def _in_one_line(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".") + "."
+    return (tidy(str(error), _LONGEST_REASON) or type(error).__name__).rstrip(".") + "."

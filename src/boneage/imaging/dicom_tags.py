@@ -4,6 +4,9 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+LONGEST_WORD = 64
+"""Most characters of a tag's text that are kept: those of a UID, and of most words in DICOM."""
+
 
 def read_numbers(dataset: Any, keyword: str) -> list[float]:
     """Give the finite numbers of a tag; none where it is absent, empty or damaged.
@@ -38,6 +41,17 @@ def read_items(dataset: Any, keyword: str) -> list[Any]:
         return list(dataset.get(keyword) or [])
     except Exception:  # pydicom parses a tag when it is asked for, and raises anything
         return []
+
+
+def tidy(text: str, longest: int = LONGEST_WORD) -> str:
+    r"""Give the text of a tag, or of an error about one, in one line: damaged files have any bytes.
+
+    Example:
+        >>> tidy("HAND\0 \n LEFT")
+        'HAND LEFT'
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def replace_tag(dataset: Any, keyword: str, value: object) -> None:

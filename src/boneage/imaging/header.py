@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
+from boneage.imaging.dicom_tags import tidy
 from boneage.sex import Sex, parse_sex
 
 T = TypeVar("T")
@@ -110,7 +111,7 @@ def _first(dataset: Any, parse: Callable[[Any], T | None], *tags: str) -> T | No
 
 
 def _to_text(value: Any) -> str | None:
-    return str(value).strip() or None
+    return tidy(str(value)) or None
 
 
 def _to_name(value: Any) -> str | None:

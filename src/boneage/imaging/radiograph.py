@@ -21,6 +21,7 @@ from boneage.imaging.dicom import (
     read_dicom,
     starts_as_dicom,
 )
+from boneage.imaging.dicom_tags import tidy
 from boneage.imaging.grey_range import count_levels, find_marks, find_range
 from boneage.imaging.header import Header
 
@@ -48,6 +49,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 FEWEST_BYTES = 64
 """Grey levels that are enough in the upper bytes of 16-bit colours, of which no more are read."""
 
+_LONGEST_REASON = 400
 _TIFF_PHOTOMETRIC = 262
 _TIFF_BITS = 258
 _PNG_DEPTH = 24  # place of the bit depth in a PNG
@@ -125,7 +127,7 @@ def read_radiograph(source: Source, invert: Invert = "auto", name: str | None = 
             f"{name} is not an image; expected PNG, JPEG, TIFF, BMP or DICOM."
         ) from None
     except Exception as error:  # the reader raises whatever the bytes provoke
-        reason = str(error).rstrip(".") or type(error).__name__
+        reason = tidy(str(error), _LONGEST_REASON).rstrip(".") or type(error).__name__
         raise ImageError(f"{name} cannot be read as an image: {reason}.") from None
     pixels = _scale(decoded, name)
     was_inverted = invert == "always" or (
