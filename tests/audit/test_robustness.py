@@ -51,12 +51,14 @@ class Recorder(Predictor):
         super().__init__(model, threads=1, **options)
         self.asked: list[tuple[Radiograph, str | None]] = []
 
-    def predict(self, source: Any, sex: Any = None, name: str | None = None) -> Prediction:
+    def predict(
+        self, source: Any, sex: Any = None, name: str | None = None, *, force: bool = False
+    ) -> Prediction:
         radiograph = source if isinstance(source, Radiograph) else self.read(source)
         if radiograph.path == self.interrupt_at:
             raise KeyboardInterrupt
         self.asked.append((radiograph, sex))
-        return super().predict(radiograph, sex)
+        return super().predict(radiograph, sex, force=force)
 
     def names(self) -> set[str]:
         return {Path(radiograph.name).name for radiograph, _ in self.asked}

@@ -25,7 +25,7 @@ from boneage.inference.contract import CONTRACT_KEY, Contract
 from boneage.inference.prediction import COLUMNS, columns_of_run
 from boneage.inference.predictor import Predictor
 from boneage.phantom.cohort import draw_image
-from builders import ROOT, make_calibration, save_dicom
+from builders import ROOT, draw_hand, make_calibration, save_dicom
 
 ENV = os.environ | {"OMP_NUM_THREADS": "1"}
 TINY = ["--image-size", "48", "--init", "none", "--epochs", "1", "--batch-size", "16",
@@ -400,6 +400,19 @@ def test_out_holds_one_row_per_image_and_an_interrupted_run_continues_it(
     assert "0 images: none left to predict; 3 predicted before" in capsys.readouterr().out
     assert predict(exported, radiographs, "--json", "--out", out) == 0
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_rejected_image_is_predicted_on_demand(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save_dicom(tmp_path / "ct.dcm", draw_hand(), Modality="CT")
+    assert predict(exported, path, "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["status"], row["predicted_years"]) == ("reject", None)
+    assert predict(exported, path, "--json", "--force") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["status"], row["reason_codes"][:2]) == ("warn", ["not_a_radiograph", "forced"])
+    assert row["predicted_years"] is not None
 
 
 def test_predictions_of_another_model_are_not_mixed_in(

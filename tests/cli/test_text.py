@@ -97,6 +97,13 @@ def test_images_are_counted_by_status() -> None:
         "; 3 predicted before; 2 predicted again, because the file has changed; 1 other file left "
         "out; in out.csv. Research"
     ) in text
+    rejected = Counts()
+    for code in (ReasonCode.NOT_A_RADIOGRAPH, ReasonCode.TOO_FEW_GREYS, ReasonCode.TOO_FEW_GREYS):
+        reason = Reason(code, Severity.REJECT, "so it is")
+        rejected.add(Prediction("7", Path("7.png"), reasons=(reason,)))
+    assert rejected.summarise(None).startswith(
+        "3 images: 3 reject; rejected: 1 not_a_radiograph, 2 too_few_greys. Research"
+    )
     one = Counts(not_in_table=1, without_image=2)
     one.add(WHOLE)
     assert not one.has_errors

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
@@ -12,8 +13,9 @@ from pydicom.uid import (
     JPEG2000,
     MPEG2MPML,
     UID,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
-    HTJ2KLossless,
+    JPEG2000Lossless,
     JPEGExtended12Bit,
     JPEGLossless,
     JPEGLSLossless,
@@ -23,7 +25,7 @@ from pydicom.uid import (
 from boneage.errors import ImageError
 from boneage.imaging.dicom import is_dicom
 from boneage.imaging.radiograph import read_radiograph
-from builders import save_dicom
+from builders import draw_hand, save_dicom
 
 Grey8 = npt.NDArray[np.uint8]
 
@@ -88,40 +90,6 @@ def test_an_image_reads_the_same_however_it_is_stored(
     np.testing.assert_allclose(_pixels(path), grey / 255.0, atol=1e-6)
 
 
-def test_a_window_cuts_off_what_is_outside_it(tmp_path: Path) -> None:
-    values = np.arange(600, dtype=np.uint16).reshape(30, 20)
-    pixels = _pixels(save_dicom(tmp_path / "a.dcm", values, WindowCenter=300, WindowWidth=100))
-    assert (pixels.ravel()[:250] == 0.0).all()
-    assert (pixels.ravel()[350:] == 1.0).all()
-    assert 0.4 < pixels.ravel()[300] < 0.6
-
-
-def test_the_first_of_several_windows_counts(tmp_path: Path) -> None:
-    values = np.arange(600, dtype=np.uint16).reshape(30, 20)
-    one = save_dicom(tmp_path / "a.dcm", values, WindowCenter=300, WindowWidth=100)
-    two = save_dicom(tmp_path / "b.dcm", values, WindowCenter=[300, 9], WindowWidth=[100, 9])
-    np.testing.assert_array_equal(_pixels(one), _pixels(two))
-
-
-def test_a_lookup_table_is_applied_instead_of_a_window(tmp_path: Path, grey: Grey8) -> None:
-    table = Dataset()
-    table.LUTDescriptor = [256, 0, 16]
-    table.LUTData = np.arange(256, dtype=np.uint16)[::-1].tobytes()
-    table["LUTData"].VR = "OW"
-    path = save_dicom(tmp_path / "a.dcm", grey, VOILUTSequence=[table])
-    np.testing.assert_allclose(_pixels(path), 1.0 - grey / 255.0, atol=1e-6)
-
-
-def test_a_lookup_table_of_8_bits_serves_deeper_pixels(tmp_path: Path, grey: Grey8) -> None:
-    table = Dataset()
-    table.LUTDescriptor = [4096, 0, 8]
-    table.LUTData = (np.arange(4096, dtype=np.uint16)[::-1] // 16).tobytes()
-    table["LUTData"].VR = "OW"
-    deep = grey.astype(np.uint16) * 16
-    path = save_dicom(tmp_path / "a.dcm", deep, BitsStored=12, HighBit=11, VOILUTSequence=[table])
-    np.testing.assert_allclose(_pixels(path), 1.0 - grey / 255.0, atol=1e-6)
-
-
 def test_colour_and_palettes_are_reduced_to_luma(tmp_path: Path, grey: Grey8) -> None:
     colour = np.zeros((30, 20, 3), np.uint8)
     colour[10:] = (255, 0, 0)
@@ -180,9 +148,93 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     _refused(tmp_path / "gone.dcm", r"gone\.dcm does not exist\.$")
 
 
-def test_a_file_of_several_frames_is_refused(tmp_path: Path, grey: Grey8) -> None:
+def test_the_first_of_several_frames_is_read_and_their_number_known(
+    tmp_path: Path, grey: Grey8
+) -> None:
     path = save_dicom(tmp_path / "a.dcm", np.tile(grey, (3, 1)), NumberOfFrames=3, Rows=30)
-    _refused(path, r"holds 3 frames; expected one image\.$")
+    image = read_radiograph(path, "never")
+    np.testing.assert_array_equal(image.pixels, (grey / 255.0).astype(np.float32))
+    assert image.header.frames == 3
+
+
+def test_the_first_of_several_compressed_frames_is_read(tmp_path: Path, grey: Grey8) -> None:
+    frames = np.concatenate([grey, grey[::-1]])
+    path = save_dicom(tmp_path / "a.dcm", frames, NumberOfFrames=2, Rows=30, compress=RLELossless)
+    np.testing.assert_array_equal(_pixels(path), (grey / 255.0).astype(np.float32))
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_jpeg_2000_image_is_decoded_and_its_size_checked(tmp_path: Path, depth: int) -> None:
+    pytest.importorskip("openjpeg")
+    grey = draw_hand()
+    deep = grey if depth == 8 else grey.astype(np.uint16) * 257
+    path = save_dicom(tmp_path / "a.dcm", deep, compress=JPEG2000Lossless)
+    low, span = (0, 255) if depth == 8 else (grey.min(), np.ptp(grey))
+    np.testing.assert_allclose(_pixels(path), (grey - float(low)) / float(span), atol=1e-6)
+    dataset = dcmread(path)
+    dataset.Rows = 161
+    dataset.save_as(path)
+    _refused(
+        path, r"holds a compressed image of 160×120 pixels; expected 161×120, as its Rows and Co"
+    )
+
+
+def test_a_deflated_file_is_read_and_one_that_fills_the_memory_refused(
+    tmp_path: Path, grey: Grey8, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_dicom(tmp_path / "a.dcm", grey)
+    dataset = dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(path)
+    np.testing.assert_array_equal(_pixels(path), (grey / 255.0).astype(np.float32))
+    monkeypatch.setattr("boneage.imaging.dicom.MOST_INFLATED", 500)
+    _refused(path, r"inflates to more than \d+ MiB; expected one radiograph\.$")
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "message"),
+    [
+        ("Rows", 0, r"declares 0×20 pixels; expected 1 or more a side"),
+        ("Rows", 65535, r"declares 65535×65535 pixels; expected 50,000,000 or fewer\. Reduce it"),
+        ("Columns", None, r"has no Columns \(0028,0011\); expected 1 or more\."),
+        ("SamplesPerPixel", 2, r"SamplesPerPixel \(0028,0002\) is 2; expected 1 or 3"),
+        ("BitsAllocated", 12, r"BitsAllocated \(0028,0100\) is 12; expected 1, 8, 16 or 32\. Exp"),
+        ("BitsStored", 17, r"BitsStored \(0028,0101\) is 17; expected 1 to 8"),
+        ("HighBit", 9, r"HighBit \(0028,0102\) is 9; expected 7 to 7"),
+        ("PixelRepresentation", 2, r"PixelRepresentation \(0028,0103\) is 2; expected 0 or 1"),
+        ("PhotometricInterpretation", "HSV", r"\(0028,0004\) is HSV; expected MONOCHROME1, MONOC"),
+    ],
+)
+def test_a_tag_that_no_image_can_have_is_named(
+    tmp_path: Path, grey: Grey8, tag: str, value: Any, message: str
+) -> None:
+    tags = {tag: value} | ({"Columns": 65535} if value == 65535 else {})
+    _refused(save_dicom(tmp_path / "a.dcm", grey, **tags), message)
+
+
+def test_white_is_zero_once_however_often_a_file_says_so(tmp_path: Path, grey: Grey8) -> None:
+    tags = {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"}
+    path = save_dicom(tmp_path / "a.dcm", 255 - grey, **tags)
+    np.testing.assert_allclose(_pixels(path), grey / 255.0, atol=1e-6)
+    path = save_dicom(tmp_path / "b.dcm", 255 - grey, PresentationLUTShape="INVERSE")
+    np.testing.assert_allclose(_pixels(path), grey / 255.0, atol=1e-6)
+
+
+def test_content_decides_and_not_the_name(tmp_path: Path, grey: Grey8) -> None:
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "picture.dcm")
+    save_dicom(tmp_path / "b.dcm", grey).rename(tmp_path / "dicom.png")
+    bare = dcmread(tmp_path / "dicom.png")
+    for implicit in (True, False):
+        dataset = Dataset({element.tag: element for element in bare})
+        dataset.save_as(tmp_path / f"bare{implicit}", implicit_vr=implicit, little_endian=True)
+    for name in ("picture.dcm", "dicom.png", "bareTrue", "bareFalse"):
+        np.testing.assert_array_equal(_pixels(tmp_path / name), (grey / 255.0).astype(np.float32))
+
+
+def test_padding_alone_shows_no_hand(tmp_path: Path, grey: Grey8) -> None:
+    path = save_dicom(tmp_path / "a.dcm", grey * 0 + 7, PixelPaddingValue=7)
+    _refused(path, r"holds nothing but padding; it shows no hand\.$")
 
 
 def test_a_report_has_no_image(tmp_path: Path, grey: Grey8) -> None:
@@ -222,8 +274,8 @@ def test_a_codec_that_is_not_installed_is_named_with_the_remedy(
     tmp_path: Path, grey: Grey8
 ) -> None:
     _refused(
-        _save_compressed(tmp_path / "a.dcm", grey, HTJ2KLossless),
-        r"compressed as High-Throughput .* \(1\.2\.840\.10008\.1\.2\.4\.201\), and no codec .*"
+        _save_compressed(tmp_path / "a.dcm", grey, UID("1.2.840.10008.1.2.4.94")),
+        r"compressed as JPIP Referenced \(1\.2\.840\.10008\.1\.2\.4\.94\), and no codec .*"
         r"installed; store it uncompressed\.$",
     )
 

@@ -38,7 +38,7 @@ def test_a_header_has_what_the_file_states_as_plain_values(tmp_path: Path) -> No
     )
     assert header == Header(
         "1.2.3.4", "1.2.3", "1.2.5", "F", None, 10.0, date(2010, 1, 31), date(2020, 3, 1), "L",
-        "HAND", "PA", "CR", (0.14, 0.15),
+        "HAND", "PA", "CR", (0.14, 0.15), "Digital X-Ray Image Storage - For Presentation", 1,
     )  # fmt: skip
     assert all(type(uid) is str for uid in (header.sop_instance_uid, header.modality))
     assert read_header(tmp_path / "a.dcm") == header

@@ -25,7 +25,7 @@ from boneage.inference.prediction import COLUMNS, Prediction, columns_of_run
 from boneage.inference.predictor import Predictor
 from boneage.inference.quality import Reason, ReasonCode, Severity
 from boneage.training.export import export_onnx
-from builders import make_calibration, make_checkpoint, save_dicom
+from builders import draw_hand, make_calibration, make_checkpoint, save_dicom
 
 
 @pytest.fixture(scope="module")
@@ -290,6 +290,19 @@ def test_the_age_map_says_where_the_age_comes_from(predictor: Predictor, image: 
     assert "age_map" not in repr(prediction)
 
 
+def test_what_a_header_and_the_reading_say_is_among_the_reasons(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    pixels = draw_hand().astype(np.uint16) * 16
+    tags: dict[str, Any] = {"WindowCenter": 127, "WindowWidth": 255, "BodyPartExamined": "CHEST"}
+    path = save_dicom(tmp_path / "a.dcm", pixels, **tags, PatientSex="F")
+    prediction = predictor.predict(path, "M")
+    assert prediction.status == "warn"
+    expected = {"body_part_not_hand", "sex_contradicts_file", "window_left_out"}
+    assert expected <= set(prediction.reason_codes)
+    assert predictor.predict(path, "M", force=True) == prediction
+
+
 def test_a_tiny_image_is_rejected_without_a_prediction(
     predictor: Predictor, tmp_path: Path
 ) -> None:
@@ -309,6 +322,10 @@ def test_a_tiny_image_is_rejected_without_a_prediction(
             )
             assert prediction.predicted_years is None
             assert prediction.sex == "F"
+            forced = predictor.predict(tmp_path / "a.png", "F", force=True)
+            assert forced.status == "warn"
+            assert forced.reason_codes[:2] == ["image_too_small", "forced"]
+            assert forced.predicted_years is not None
 
 
 def test_an_inverted_image_is_predicted_as_the_image_with_a_warning(

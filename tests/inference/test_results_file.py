@@ -134,6 +134,34 @@ def test_images_that_could_not_be_read_are_tried_again(
     assert _rows(out)[2]["path"] == str(late)
 
 
+def test_rejected_images_are_predicted_again_where_force_has_changed(
+    predictor: Predictor, records: list[ImageRecord], grey: npt.NDArray[np.int64], out: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    other = ImageRecord(save_dicom(tmp_path / "ct.dcm", grey.astype(np.uint8), Modality="CT"))
+
+    def run(*, force: bool) -> list[ImageRecord]:
+        file = PredictionsFile(out, [records[0], other], with_reference=False,
+                               fingerprint=predictor.fingerprint, force=force)  # fmt: skip
+        for prediction in predict_images(predictor, file.missing, 1, force=force):
+            file.append(prediction)
+        return file.missing
+
+    assert run(force=False) == [records[0], other]
+    row = _rows(out)[1]
+    assert (row["status"], row["predicted_years"], row["p_child"]) == ("reject", "", "")
+    assert row["reason_codes"] == "not_a_radiograph"
+    assert run(force=False) == []
+    assert run(force=True) == [other]
+    row = _rows(out)[1]
+    assert row["status"] == "warn"
+    assert row["reason_codes"].startswith("not_a_radiograph; forced")
+    assert float(row["predicted_years"]) > 0.0
+    assert run(force=True) == []
+    assert run(force=False) == [other]
+    assert [row["status"] for row in _rows(out)] == ["ok", "reject"]
+
+
 def test_rows_of_other_images_stay(
     predictor: Predictor, records: list[ImageRecord], out: Path
 ) -> None:

@@ -86,6 +86,7 @@ class Counts:
         not_in_table: Images without a row in the table, if there is a table.
         without_image: Rows of the table without an image.
         by_status: Images of this run by their status.
+        rejected_for: Rejected images by the code of each reason.
     """
 
     rest: Sequence[str] = ()
@@ -94,10 +95,14 @@ class Counts:
     not_in_table: int = 0
     without_image: int = 0
     by_status: dict[str, int] = field(default_factory=dict)
+    rejected_for: dict[str, int] = field(default_factory=dict)
 
     def add(self, prediction: Prediction) -> None:
         """Count one prediction."""
         self.by_status[prediction.status] = self.by_status.get(prediction.status, 0) + 1
+        if prediction.status == "reject":
+            for code in prediction.reason_codes:
+                self.rejected_for[code] = self.rejected_for.get(code, 0) + 1
 
     @property
     def has_errors(self) -> bool:
@@ -110,6 +115,8 @@ class Counts:
         parts = [f"{self.by_status[s]} {s}" for s in ("ok", "warn", "reject", "error")
                  if s in self.by_status]  # fmt: skip
         text = f"{n} image{'s' * (n != 1)}: {', '.join(parts) or 'none left to predict'}"
+        if self.rejected_for:
+            text += f"; rejected: {', '.join(f'{n} {c}' for c, n in self.rejected_for.items())}"
         if self.kept:
             text += f"; {self.kept} predicted before"
         if self.changed:

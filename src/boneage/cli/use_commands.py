@@ -112,6 +112,7 @@ def predict(
     heatmap: Path | None = None,
     model: Path | None = None,
     calibration: Path | None = None,
+    force: Annotated[bool, Parameter(negative="")] = False,
     workers: Workers = None,
 ) -> int:
     """Estimate bone age from hand radiographs: files, or folders and all folders below them.
@@ -127,6 +128,7 @@ def predict(
         heatmap: Folder for saliency maps, one picture per image.
         model: Name of a model in the package, or a file of `boneage export`; by default boneage.
         calibration: File of `boneage calibrate` to use instead of the model's own calibration.
+        force: Predict also images that are rejected, such as a CT or one of several frames.
         workers: Threads; by default one per core.
     """
     from contextlib import nullcontext
@@ -168,11 +170,12 @@ def predict(
         file = None
         if out is not None:
             file = PredictionsFile(
-                out, records, with_reference=with_reference, fingerprint=predictor.fingerprint
-            )
+                out, records, with_reference=with_reference,
+                fingerprint=predictor.fingerprint, force=force,
+            )  # fmt: skip
             counts.kept, counts.changed = len(records) - len(file.missing), file.n_changed
             records = file.missing
-        predictions = predict_images(predictor, records, workers)
+        predictions = predict_images(predictor, records, workers, force=force)
         if json:
             predictions = _print_json(predictions, with_reference=with_reference)
         for prediction in _show_progress(predictions, len(records)):

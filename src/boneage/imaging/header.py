@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
+from boneage.imaging.dicom_tags import tidy
 from boneage.sex import Sex, parse_sex
 
 T = TypeVar("T")
@@ -32,12 +33,14 @@ class Header:
         birth_date: PatientBirthDate.
         study_date: StudyDate.
         laterality: ImageLaterality, or else Laterality, such as "L".
-        body_part: BodyPartExamined, such as "HAND".
+        body_part: BodyPartExamined, such as "HAND", or else the meaning of AnatomicRegionSequence.
         view_position: ViewPosition, such as "PA".
         modality: Modality, such as "DX" or "CR".
         pixel_spacing_mm: PixelSpacing, or else ImagerPixelSpacing: distance of neighbouring rows,
             then of neighbouring columns. The latter is that of the detector, on which a hand
             above it appears slightly enlarged.
+        kind: Name of the SOP class, such as "CT Image Storage".
+        frames: NumberOfFrames; 1 where it is absent.
     """
 
     sop_instance_uid: str | None = None
@@ -53,6 +56,8 @@ class Header:
     view_position: str | None = None
     modality: str | None = None
     pixel_spacing_mm: tuple[float, float] | None = None
+    kind: str | None = None
+    frames: int = 1
 
 
 def parse_header(dataset: Any) -> Header:
@@ -72,10 +77,13 @@ def parse_header(dataset: Any) -> Header:
         birth_date=_first(dataset, _to_date, "PatientBirthDate"),
         study_date=_first(dataset, _to_date, "StudyDate"),
         laterality=_first(dataset, _to_text, "ImageLaterality", "Laterality"),
-        body_part=_first(dataset, _to_text, "BodyPartExamined"),
+        body_part=_first(dataset, _to_text, "BodyPartExamined")
+        or _first(dataset, _to_meaning, "AnatomicRegionSequence"),
         view_position=_first(dataset, _to_text, "ViewPosition"),
         modality=_first(dataset, _to_text, "Modality"),
         pixel_spacing_mm=_first(dataset, _to_spacing, "PixelSpacing", "ImagerPixelSpacing"),
+        kind=_first(dataset, _to_name, "SOPClassUID"),
+        frames=max(1, _first(dataset, int, "NumberOfFrames") or 1),
     )
 
 
@@ -103,7 +111,17 @@ def _first(dataset: Any, parse: Callable[[Any], T | None], *tags: str) -> T | No
 
 
 def _to_text(value: Any) -> str | None:
-    return str(value).strip() or None
+    return tidy(str(value)) or None
+
+
+def _to_name(value: Any) -> str | None:
+    """Give the name of a UID that the standard knows."""
+    return value.name if value.name != str(value) else None
+
+
+def _to_meaning(value: Any) -> str | None:
+    """Give the meaning of the first code of a sequence."""
+    return _to_text(value[0].CodeMeaning) if value else None
 
 
 def _to_years(value: Any) -> float | None:

@@ -14,13 +14,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from boneage.config import Invert
 from boneage.errors import ImageError
 from boneage.files import cut_suffix
+from boneage.imaging.decoded import LUMA, DecodedPixels, Note, check_size
 from boneage.imaging.dicom import (
-    LUMA,
-    DecodedPixels,
     has_dicom_suffix,
+    looks_like_bare_dicom,
     read_dicom,
     starts_as_dicom,
 )
+from boneage.imaging.dicom_tags import tidy
+from boneage.imaging.grey_range import count_levels, find_marks, find_range
 from boneage.imaging.header import Header
 
 if TYPE_CHECKING:
@@ -35,16 +37,22 @@ INVERTED_BELOW = -0.15
 Source: measured on 11,111 RSNA training images at 100 px, docs/experiments.md, "Polarity".
 """
 
-FEWEST_GREYS = 1 / 8
-"""Least proportion of its range that 98% of a deep image's pixels may take up: 32 levels of 256."""
-
 UNNAMED = "image"
 """What a source without a name is called."""
 
 _EIGHT_IN_SIXTEEN = 257
 """By which converters multiply 8-bit values to fill 16 bits; such an image is of 8 bits."""
 
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+"""Formats that are read by Pillow, which knows others that start other programs."""
+
+FEWEST_BYTES = 64
+"""Grey levels that are enough in the upper bytes of 16-bit colours, of which no more are read."""
+
+_LONGEST_REASON = 400
 _TIFF_PHOTOMETRIC = 262
+_TIFF_BITS = 258
+_PNG_DEPTH = 24  # place of the bit depth in a PNG
 _SCORE_SIZE = 100
 _SCORE_WINDOW = 21
 _SCORE_MARGIN = 25
@@ -56,9 +64,8 @@ class Radiograph:
 
     Attributes:
         pixels: float32 (H, W) in [0, 1]. 8-bit sources keep their scale (value / 255); deeper
-            ones are stretched from their own minimum to their own maximum, since the number of
-            used bits (10, 12, 16) is not known, or between percentiles 1 and 99 where a few
-            values are far from all others.
+            ones are stretched to their own range (`find_range`), since the number of used bits
+            (10, 12, 16) is not known. What is left out, such as padding, is 0.
         name: What messages call it: the path, or the name given.
         image_id: The name without folders of a path and without an image suffix.
         bits: Bits of a grey value in the source: 8 (or fewer), 16 or more.
@@ -66,6 +73,7 @@ class Radiograph:
             source that declares its polarity is read as it says and does not count.
         path: The file it came from; None for another source.
         header: What a DICOM source states beside its pixels.
+        notes: What was left out or understood in a way of its own.
     """
 
     pixels: npt.NDArray[np.float32]
@@ -75,6 +83,7 @@ class Radiograph:
     was_inverted: bool
     path: Path | None = None
     header: Header = field(default_factory=Header)
+    notes: tuple[Note, ...] = ()
 
     def to_image(self) -> Image.Image:
         """Give the image as an 8-bit grey image, exact for an image of 8 bits."""
@@ -118,7 +127,7 @@ def read_radiograph(source: Source, invert: Invert = "auto", name: str | None = 
             f"{name} is not an image; expected PNG, JPEG, TIFF, BMP or DICOM."
         ) from None
     except Exception as error:  # the reader raises whatever the bytes provoke
-        reason = str(error).rstrip(".") or type(error).__name__
+        reason = tidy(str(error), _LONGEST_REASON).rstrip(".") or type(error).__name__
         raise ImageError(f"{name} cannot be read as an image: {reason}.") from None
     pixels = _scale(decoded, name)
     was_inverted = invert == "always" or (
@@ -126,7 +135,11 @@ def read_radiograph(source: Source, invert: Invert = "auto", name: str | None = 
     )
     if was_inverted:
         pixels = 1.0 - pixels
-    return Radiograph(pixels, name, image_id, decoded.bits, was_inverted, path, decoded.header)
+    if decoded.left_out is not None:
+        pixels[decoded.left_out] = 0.0
+    return Radiograph(
+        pixels, name, image_id, decoded.bits, was_inverted, path, decoded.header, decoded.notes
+    )
 
 
 def _name_source(source: Source) -> str:
@@ -142,7 +155,7 @@ def _name_source(source: Source) -> str:
 def _decode(source: Source, name: str) -> DecodedPixels:
     if isinstance(source, str | os.PathLike):
         with Path(source).open("rb") as file:
-            return _decode_file(file, name, is_dicom=has_dicom_suffix(str(source)))
+            return _decode_file(file, name, has_suffix=has_dicom_suffix(str(source)))
     if isinstance(source, bytes | bytearray | memoryview):
         return _decode_file(io.BytesIO(source), name)
     if isinstance(source, np.ndarray):
@@ -162,10 +175,25 @@ def _decode(source: Source, name: str) -> DecodedPixels:
     return read_dicom(source, name)
 
 
-def _decode_file(file: BinaryIO, name: str, *, is_dicom: bool = False) -> DecodedPixels:
-    is_dicom = is_dicom or has_dicom_suffix(name) or starts_as_dicom(file)
+def _decode_file(file: BinaryIO, name: str, *, has_suffix: bool = False) -> DecodedPixels:
+    """Read a file as what its content shows; its name decides only where the content does not."""
+    is_dicom = starts_as_dicom(file)
+    if not is_dicom and not _is_picture(file):
+        is_dicom = has_suffix or has_dicom_suffix(name) or looks_like_bare_dicom(file)
     file.seek(0)
     return read_dicom(file, name) if is_dicom else _read_image(file, name)
+
+
+def _is_picture(file: BinaryIO) -> bool:
+    """Whether a file starts as one of `FORMATS` does."""
+    file.seek(0)
+    try:
+        with Image.open(file, formats=FORMATS):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except Exception:  # it starts as a picture, and goes on otherwise: the reader says how
+        return True
 
 
 def _decode_array(pixels: npt.NDArray[Any]) -> DecodedPixels:
@@ -180,19 +208,26 @@ def _decode_array(pixels: npt.NDArray[Any]) -> DecodedPixels:
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))
     elif is_colour:
         pixels = pixels.astype(np.float64) @ np.array(LUMA)
-    return DecodedPixels(*_find_depth(pixels))
+    return _without_marks(*_find_depth(pixels))
+
+
+def _without_marks(
+    grey: npt.NDArray[Any], bits: int, *, is_inverted: bool = False
+) -> DecodedPixels:
+    """Leave out marks of a deep image; one of 8 bits stays as it is."""
+    marks, notes = (None, ()) if bits == 8 else find_marks(grey, count_levels(grey))
+    return DecodedPixels(grey, bits, is_inverted, left_out=marks, notes=notes)
 
 
 def _scale(decoded: DecodedPixels, name: str) -> npt.NDArray[np.float32]:
     """Bring decoded values to [0, 1], low values dark."""
-    grey = decoded.grey
-    low, high = float(grey.min()), float(grey.max())
+    grey, left_out = decoded.grey, decoded.left_out
+    levels = count_levels(grey, left_out)
+    low, high = float(levels.values[0]), float(levels.values[-1])
     if not low < high:
-        raise ImageError(f"{name} has one grey value ({low:g}) in all pixels; it shows no hand.")
-    if decoded.bits == 8:
-        low, high = 0.0, 255.0
-    else:
-        low, high = _leave_outliers(grey, low, high)
+        where = "all pixels" if left_out is None else "all pixels that are not left out"
+        raise ImageError(f"{name} has one grey value ({low:g}) in {where}; it shows no hand.")
+    low, high = (0.0, 255.0) if decoded.bits == 8 else find_range(levels)
     # In place, and in float32 where that holds every value: an image has millions of pixels.
     scaled = grey.astype(np.result_type(grey, np.float32))
     scaled -= low
@@ -200,27 +235,40 @@ def _scale(decoded: DecodedPixels, name: str) -> npt.NDArray[np.float32]:
     np.clip(scaled, 0.0, 1.0, out=scaled)
     if decoded.is_inverted:
         np.subtract(1.0, scaled, out=scaled)
+    if left_out is not None:  # neither bright nor dark, for the polarity that is yet to be found
+        scaled[left_out] = np.median(scaled[~left_out])
     return scaled.astype(np.float32, copy=False)
-
-
-def _leave_outliers(grey: npt.NDArray[Any], low: float, high: float) -> tuple[float, float]:
-    """Narrow a range that a burned-in mark or padding has blown up, so that the hand has grey."""
-    inner_low, inner_high = (float(value) for value in np.percentile(grey, (1.0, 99.0)))
-    is_blown_up = 0.0 < inner_high - inner_low < FEWEST_GREYS * (high - low)
-    return (inner_low, inner_high) if is_blown_up else (low, high)
 
 
 def _read_image(file: BinaryIO, name: str) -> DecodedPixels:
     # From an open file, since Pillow memory-maps one it opens by name, and inverted TIFFs wrongly.
-    with Image.open(file) as image:
+    with Image.open(file, formats=FORMATS) as image:
+        check_size(image.height, image.width, name)
         frames = getattr(image, "n_frames", 1)
         # A phone's MPO holds smaller copies of its first picture, or the other eye's view of it.
         if frames > 1 and image.format != "MPO":
             raise ImageError(f"{name} holds {frames} frames; expected one image.")
         image.load()
+        _check_depth(image, file, name)
         declared_inverted = _declares_inverted(image)
         grey, bits = _to_grey(ImageOps.exif_transpose(image))
-    return DecodedPixels(grey, bits, declared_inverted)
+    return _without_marks(grey, bits, is_inverted=declared_inverted)
+
+
+def _check_depth(image: Image.Image, file: BinaryIO, name: str) -> None:
+    """Refuse colour or transparency of 16 bits whose upper bytes alone do not show the image."""
+    if image.format == "PNG":
+        file.seek(_PNG_DEPTH)
+        bits = file.read(1)[0]
+    else:
+        bits = max(getattr(image, "tag_v2", {}).get(_TIFF_BITS, (8,)))
+    if bits <= 8 or image.mode not in ("LA", "RGB", "RGBA", "RGBX", "CMYK"):
+        return
+    if np.count_nonzero(image.convert("L").histogram()) < FEWEST_BYTES:
+        raise ImageError(
+            f"{name} holds colour or transparency of {bits} bits in mode {image.mode}, of which 8 "
+            "are read, and they do not show the image. Save it as grey of 16 bits."
+        )
 
 
 def _declares_inverted(image: Image.Image) -> bool:

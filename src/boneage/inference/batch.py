@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -26,9 +27,9 @@ from boneage.inference.calibration_fit import (
     find_contradiction,
     fit_calibration,
 )
+from boneage.inference.faults import find_faults
 from boneage.inference.prediction import Prediction, unreadable
 from boneage.inference.predictor import Predictor, choose_sex
-from boneage.inference.quality import find_fault
 from boneage.sex import ProvidedSex
 
 logger = logging.getLogger(__name__)
@@ -159,7 +160,11 @@ def map_images(
 
 
 def predict_images(
-    predictor: Predictor, records: Iterable[ImageRecord], workers: int | None = None
+    predictor: Predictor,
+    records: Iterable[ImageRecord],
+    workers: int | None = None,
+    *,
+    force: bool = False,
 ) -> Iterator[Prediction]:
     """Predict images on several threads and yield the predictions in their order.
 
@@ -169,12 +174,15 @@ def predict_images(
         predictor: Best with `threads=1` if there are several workers.
         records: The images.
         workers: Threads; by default one a core.
+        force: As in `Predictor.predict`.
     """
-    return map_images(lambda record: predict_record(predictor, record)[1], records, workers)
+    return map_images(
+        lambda record: predict_record(predictor, record, force=force)[1], records, workers
+    )
 
 
 def predict_record(
-    predictor: Predictor, record: ImageRecord
+    predictor: Predictor, record: ImageRecord, *, force: bool = False
 ) -> tuple[Radiograph | None, Prediction]:
     """Read one image and predict it.
 
@@ -191,7 +199,8 @@ def predict_record(
     except ImageError as error:
         prediction = unreadable(record.path, error)
     else:
-        prediction = predictor.predict(radiograph, record.sex)
+        predict = partial(predictor.predict, force=True) if force else predictor.predict
+        prediction = predict(radiograph, record.sex)
         if record.heatmap is not None and prediction.age_map is not None:
             save_overlay(record.heatmap, radiograph.to_image(), prediction.age_map)
     if record.reference_years is not None:
@@ -257,9 +266,9 @@ def predict_raw_twice(
             radiograph = predictor.read(record.path)
         except ImageError as error:
             return str(error)
-        fault = find_fault(radiograph)
-        if fault is not None:
-            return f"{record.path}: {fault.message}"
+        faults = find_faults(radiograph)
+        if faults:
+            return f"{record.path}: {faults[0].message}"
         sex = choose_sex(radiograph, record.sex)
         return (
             predictor.predict_raw(radiograph, sex).outputs,

@@ -14,8 +14,16 @@ from boneage.imaging.orientation import TURNS, UPRIGHT, Orientation, find_orient
 from boneage.imaging.radiograph import Radiograph, Source, read_radiograph
 from boneage.inference.calibration import Calibration, Outputs, load_calibration
 from boneage.inference.contract import read_contract
+from boneage.inference.faults import check_header, find_faults
 from boneage.inference.prediction import Prediction
-from boneage.inference.quality import Severity, check_image, check_sex, check_stage, find_fault
+from boneage.inference.quality import (
+    Reason,
+    Severity,
+    check_image,
+    check_sex,
+    check_stage,
+    force_prediction,
+)
 from boneage.inference.registry import find_model
 from boneage.sex import SEX_CODE, ProvidedSex, Sex, parse_provided_sex
 from boneage.stages import STAGES, stage_from_years
@@ -126,7 +134,12 @@ class Predictor:
         return read_radiograph(source, self.contract.preprocessing.invert, name)
 
     def predict(
-        self, source: "Source | Radiograph", sex: str | None = None, name: str | None = None
+        self,
+        source: "Source | Radiograph",
+        sex: str | None = None,
+        name: str | None = None,
+        *,
+        force: bool = False,
     ) -> Prediction:
         """Estimate bone age and stage from one image.
 
@@ -136,6 +149,7 @@ class Predictor:
             sex: "M", "F" or "unknown", or another word of `parse_sex`. By default what a DICOM
                 source states, else unknown.
             name: What messages and the id call a source.
+            force: Whether to predict also what is rejected, with a warning instead.
 
         Raises:
             BoneAgeError: If the image cannot be read, the sex is none of those, or the model
@@ -148,11 +162,12 @@ class Predictor:
         prediction = Prediction(
             radiograph.image_id, radiograph.path or radiograph.name, used, **made_by
         )
-        fault = find_fault(radiograph)
-        if fault is not None:
-            return replace(prediction, reasons=(fault,))
+        faults = find_faults(radiograph)
+        if faults and not force:
+            return replace(prediction, reasons=tuple(faults))
         raw = self.predict_raw(radiograph, used)
         prediction = self._add_outputs(prediction, raw)
+        prediction = replace(prediction, reasons=tuple(force_prediction(faults)))
         return self._add_reasons(prediction, raw, radiograph, provided)
 
     def _add_outputs(self, prediction: Prediction, raw: RawPrediction) -> Prediction:
@@ -196,7 +211,9 @@ class Predictor:
     ) -> Prediction:
         """Add what to know when reading the prediction, warnings first."""
         p_male = raw.outputs.p_male
-        reasons = [
+        reasons: list[Reason] = [
+            *prediction.reasons,
+            *check_header(radiograph.header),
             *check_image(radiograph, raw.orientation),
             *check_sex(
                 radiograph,

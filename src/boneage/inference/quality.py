@@ -1,7 +1,7 @@
-"""Whether an image can be predicted, and the coded reasons to read a prediction with care."""
+"""The coded reasons why a prediction is missing or to be read with care, and what gives them."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -9,9 +9,6 @@ from boneage.imaging.orientation import UPRIGHT, Orientation
 from boneage.imaging.radiograph import Radiograph
 from boneage.sex import ProvidedSex, Sex
 from boneage.stages import STAGES, stage_from_years
-
-SMALLEST_SIDE = 50
-"""Images with a shorter side, in pixels, are rejected: half the side of the model's samples."""
 
 Status = Literal["ok", "warn", "reject", "error"]
 
@@ -44,6 +41,36 @@ class ReasonCode(StrEnum):
     """The most likely stage is not the one in which the predicted age falls."""
     IMAGE_TOO_SMALL = "image_too_small"
     """The image has too few pixels to show the bones."""
+    TOO_FEW_GREYS = "too_few_greys"
+    """The image has too few grey values to show the bones, as one of black and white only."""
+    NOT_A_RADIOGRAPH = "not_a_radiograph"
+    """The DICOM file says that it comes from another kind of device, such as a CT scanner."""
+    SEVERAL_FRAMES = "several_frames"
+    """The DICOM file holds several images; a forced prediction is that of the first."""
+    FORCED = "forced"
+    """The image was to be rejected, and was predicted on demand."""
+    BODY_PART_NOT_HAND = "body_part_not_hand"
+    """The DICOM file names another part of the body."""
+    VIEW_NOT_FRONTAL = "view_not_frontal"
+    """The DICOM file names a view from the side."""
+    AGE_OUT_OF_RANGE = "age_out_of_range"
+    """The DICOM file's age or dates say that the patient is an adult."""
+    AGE_CONTRADICTS_DATES = "age_contradicts_dates"
+    """The DICOM file's age is not that of its dates."""
+    WINDOW_LEFT_OUT = "window_left_out"
+    """A window or VOI LUT of the DICOM file shows little of the image."""
+    VOI_FUNCTION_UNKNOWN = "voi_function_unknown"
+    """The DICOM file's VOILUTFunction is no word of the standard."""
+    MODALITY_LUT_LEFT_OUT = "modality_lut_left_out"
+    """The DICOM file's modality LUT or RescaleSlope cannot be meant."""
+    HIGH_BIT_UNUSUAL = "high_bit_unusual"
+    """The DICOM file's pixels do not stand in the lowest bits."""
+    PADDING_LEFT_OUT = "padding_left_out"
+    """Padding, or what a shutter covers, is none of the image."""
+    SHUTTER_IGNORED = "shutter_ignored"
+    """A shutter of the DICOM file covers the whole image."""
+    MARKS_LEFT_OUT = "marks_left_out"
+    """A strip, frame or letters of extreme grey values are none of the image."""
     UNREADABLE = "unreadable"
     """The image cannot be read."""
 
@@ -78,20 +105,15 @@ def find_status(reasons: Iterable[Reason]) -> Status:
     return "warn" if Severity.WARN in severities else "ok"
 
 
-def find_fault(radiograph: Radiograph) -> Reason | None:
-    """Give the reason to reject an image without a prediction; None if there is none."""
-    height, width = radiograph.pixels.shape
-    if min(height, width) >= SMALLEST_SIDE:
-        return None
-    return Reason(
-        ReasonCode.IMAGE_TOO_SMALL,
-        Severity.REJECT,
-        f"the image has {height}×{width} pixels; expected {SMALLEST_SIDE} or more a side",
-    )
+def force_prediction(reasons: Iterable[Reason]) -> list[Reason]:
+    """Turn the reasons to reject an image into warnings of a prediction made all the same."""
+    found = [replace(reason, severity=Severity.WARN) for reason in reasons]
+    message = "the image was to be rejected; it was predicted because you asked for it (force)"
+    return [*found, Reason(ReasonCode.FORCED, Severity.WARN, message)] if found else []
 
 
 def check_image(radiograph: Radiograph, orientation: Orientation) -> Iterator[Reason]:
-    """Give a reason for each change of an image before the prediction.
+    """Give a reason for each change of an image before the prediction, and each note of reading.
 
     Args:
         radiograph: The image.
@@ -109,6 +131,8 @@ def check_image(radiograph: Radiograph, orientation: Orientation) -> Iterator[Re
             Severity.WARN,
             f"the image is {orientation.describe()}: it was corrected before the prediction",
         )
+    for note in radiograph.notes:
+        yield Reason(ReasonCode(note.code), Severity.INFO, note.message)
 
 
 def check_sex(

@@ -13,7 +13,7 @@ from boneage.imaging.discovery import has_dicom_mark
 from boneage.imaging.header import read_header
 from boneage.inference.batch import ImageRecord
 from boneage.inference.prediction import SEPARATOR, Prediction, columns_of_run
-from boneage.inference.quality import Status
+from boneage.inference.quality import ReasonCode, Status
 
 _DECIMALS = 4
 _ODD_NAMES = "backslashreplace"
@@ -32,6 +32,7 @@ class PredictionsFile:
         images: The images of this run.
         with_reference: Whether it has the columns of the reference.
         fingerprint: `Predictor.fingerprint`, which all rows must share.
+        force: Whether this run predicts rejected images, too; an earlier one may have differed.
 
     Attributes:
         missing: Those images that it holds no prediction of.
@@ -49,6 +50,7 @@ class PredictionsFile:
         *,
         with_reference: bool,
         fingerprint: Mapping[str, str],
+        force: bool = False,
     ) -> None:
         self._path = path
         self._with_reference = with_reference
@@ -70,7 +72,11 @@ class PredictionsFile:
                 earlier = kept.pop(moved.pop(content[place]))
             if earlier is not None and earlier["status"] != "error":
                 self.n_changed += earlier["image_sha256"] != content[place]
-            if earlier is not None and _holds(earlier, record, content[place]):
+            if (
+                earlier is not None
+                and _fits(earlier, force)
+                and _holds(earlier, record, content[place])
+            ):
                 kept[place] = {**earlier, "path": name_path(record.path)}
             else:
                 self.missing.append(record)
@@ -124,6 +130,13 @@ def _content(path: Path) -> str:
         return hash_file(path)
     except OSError:
         return ""
+
+
+def _fits(row: Mapping[str, str], force: bool) -> bool:
+    """Whether a row is what this run would give, which predicts rejected images or does not."""
+    if force:
+        return row["status"] != "reject"
+    return ReasonCode.FORCED not in row["reason_codes"].split(SEPARATOR)
 
 
 def _holds(row: Mapping[str, str], record: ImageRecord, content: str) -> bool:

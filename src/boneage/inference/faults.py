@@ -1,0 +1,130 @@
+"""Why an image is rejected, and what a DICOM header says against a prediction."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from boneage.imaging.header import Header
+from boneage.imaging.radiograph import Radiograph
+from boneage.inference.quality import Reason, ReasonCode, Severity
+
+SMALLEST_SIDE = 50
+"""Images with a shorter side, in pixels, are rejected: half the side of the model's samples."""
+
+FEWEST_GREYS = 16
+"""Images of fewer grey values are rejected: black and white, or dots that imitate greys."""
+
+OLDEST_YEARS = 20.0
+"""Age in years above which a warning is given: bones are mature, and no atlas goes further."""
+
+CONTRADICTION_YEARS = 1.5
+"""Difference in years of PatientAge and the dates: more than rounding to years explains."""
+
+OTHER_MODALITIES = {
+    "CT": "computed tomography", "MR": "magnetic resonance", "US": "ultrasound",
+    "PT": "positron emission tomography", "NM": "nuclear medicine", "BDUS": "ultrasound",
+    "IVUS": "ultrasound", "OCT": "optical coherence tomography",
+    "OPT": "ophthalmic tomography", "OP": "ophthalmic photography", "ES": "endoscopy",
+    "SM": "slide microscopy", "GM": "microscopy",
+    "DMS": "dermoscopy", "TG": "thermography", "ECG": "electrocardiography",
+    "SEG": "segmentation", "RTDOSE": "radiotherapy dose", "RTIMAGE": "radiotherapy image",
+}  # fmt: skip
+"""Modalities that take no radiographs, in words. Source: PS3.3, section C.7.3.1.1.1."""
+
+UNUSUAL_MODALITIES = {
+    "MG": "mammography", "IO": "intra-oral radiography", "PX": "panoramic dental radiography",
+    "XC": "photography", "BMD": "bone densitometry",
+}  # fmt: skip
+"""Modalities that take radiographs of other parts of the body, or photographs of them."""
+
+_OTHER_KINDS = (
+    "CT Image", "MR Image", "MR Color Image", "Ultrasound", "PET Image",
+    "Positron Emission", "Nuclear Medicine", "Tomography", "Microscopic", "Endoscopic",
+    "Microscopy", "Segmentation Storage", "RT Dose", "RT Image", "Breast", "Ophthalmic",
+)  # fmt: skip
+
+_HAND_WORDS = (
+    "HAND", "WRIST", "FINGER", "THUMB", "DIGIT", "CARP", "PHALA", "BONE AGE", "BONEAGE", "EXTREM",
+    "ARM", "RADIUS", "ULNA", "UPPER LIMB", "MANUS", "MAIN", "MANO", "POIGNET", "POLSO", "PULSO",
+    "MUÑECA", "MUNECA", "KNOCHENALTER", "SKELETTALTER", "HÅND", "KÄSI", "RANNE", "POLS", "PUNHO",
+)  # fmt: skip
+_NO_PART = ("OTHER", "UNKNOWN", "UNDEFINED", "UNSPECIFIED", "NONE", "N/A", "NOT SPECIFIED",
+            "SKELETON", "BODY", "WHOLE BODY", "WHOLEBODY", "BONE")  # fmt: skip
+
+_SIDE_VIEWS = ("LL", "RL", "LLD", "RLD", "LAT", "LATERAL", "ML", "LM", "MLO", "LMO", "CC", "XCCL",
+               "LATERO-MEDIAL", "MEDIO-LATERAL", "AXIAL", "TANGENTIAL")  # fmt: skip
+
+
+def find_faults(radiograph: Radiograph) -> list[Reason]:
+    """Give the reasons to reject an image without a prediction; none if it can be predicted."""
+    return [*check_pixels(radiograph), *check_kind(radiograph.header)]
+
+
+def check_pixels(radiograph: Radiograph) -> Iterator[Reason]:
+    """Give a reason to reject an image of too few pixels or grey values."""
+    height, width = radiograph.pixels.shape
+    if min(height, width) < SMALLEST_SIDE:
+        yield Reason(
+            ReasonCode.IMAGE_TOO_SMALL,
+            Severity.REJECT,
+            f"the image has {height}×{width} pixels; expected {SMALLEST_SIDE} or more a side",
+        )
+    greys = np.count_nonzero(radiograph.to_image().histogram())
+    if greys < FEWEST_GREYS:
+        yield Reason(
+            ReasonCode.TOO_FEW_GREYS,
+            Severity.REJECT,
+            f"the image has {greys} grey values; expected {FEWEST_GREYS} or more",
+        )
+
+
+def check_kind(header: Header) -> Iterator[Reason]:
+    """Give the reasons to reject an image because of the device or the frames it states."""
+    modality = (header.modality or "").upper()
+    kind = header.kind or ""
+    if modality in OTHER_MODALITIES:
+        says = f"Modality is {modality} ({OTHER_MODALITIES[modality]})"
+    elif any(word in kind for word in _OTHER_KINDS):
+        says = f"SOPClassUID is {kind}"
+    else:
+        says = ""
+    if says:
+        message = f"the file's {says}; expected a radiograph of a hand"
+        yield Reason(ReasonCode.NOT_A_RADIOGRAPH, Severity.REJECT, message)
+    if header.frames > 1:
+        message = f"the file holds {header.frames} frames; expected one image"
+        yield Reason(ReasonCode.SEVERAL_FRAMES, Severity.REJECT, message)
+
+
+def check_header(header: Header) -> Iterator[Reason]:
+    """Give a reason for each fact of a header that does not fit the hand of a child."""
+    part = (header.body_part or "").upper()
+    if part and part not in _NO_PART and not any(word in part for word in _HAND_WORDS):
+        message = f"the file's BodyPartExamined is {header.body_part}; expected a hand"
+        yield Reason(ReasonCode.BODY_PART_NOT_HAND, Severity.WARN, message)
+    modality = (header.modality or "").upper()
+    if modality in UNUSUAL_MODALITIES:
+        message = f"the file's Modality is {modality} ({UNUSUAL_MODALITIES[modality]}); expected DX"
+        yield Reason(ReasonCode.BODY_PART_NOT_HAND, Severity.WARN, message)
+    view = (header.view_position or "").upper()
+    if view in _SIDE_VIEWS:
+        message = f"the file's ViewPosition is {header.view_position}; expected PA or AP"
+        yield Reason(ReasonCode.VIEW_NOT_FRONTAL, Severity.WARN, message)
+    yield from _check_age(header)
+
+
+def _check_age(header: Header) -> Iterator[Reason]:
+    by_dates = None
+    if header.birth_date is not None and header.study_date is not None:
+        by_dates = (header.study_date - header.birth_date).days / 365.25
+    stated = header.age_years
+    if stated is not None and by_dates is not None and abs(stated - by_dates) > CONTRADICTION_YEARS:
+        message = (
+            f"the file's PatientAge is {stated:.1f} years, but its PatientBirthDate and StudyDate "
+            f"are {by_dates:.1f} years apart"
+        )
+        yield Reason(ReasonCode.AGE_CONTRADICTS_DATES, Severity.INFO, message)
+    name, age = ("PatientAge", stated) if stated is not None else ("age by its dates", by_dates)
+    if age is not None and age > OLDEST_YEARS:
+        message = f"the file's {name} is {age:.0f} years; expected {OLDEST_YEARS:.0f} or less"
+        yield Reason(ReasonCode.AGE_OUT_OF_RANGE, Severity.WARN, message)

@@ -1,0 +1,102 @@
+from dataclasses import replace
+from datetime import date
+
+import numpy as np
+import pytest
+
+from boneage.imaging.header import Header
+from boneage.imaging.radiograph import Radiograph
+from boneage.inference.faults import check_header, find_faults
+from boneage.inference.quality import ReasonCode, Severity, force_prediction
+
+
+def make_radiograph(height: int = 60, width: int = 60, greys: int = 256) -> Radiograph:
+    pixels = np.arange(height * width, dtype=np.float32).reshape(height, width) % greys
+    return Radiograph(pixels / np.float32(255.0), "7.png", "7", 8, was_inverted=False)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "is_fine"), [(50, 50, True), (49, 900, False), (900, 49, False)]
+)
+def test_an_image_of_too_few_pixels_is_rejected(height: int, width: int, is_fine: bool) -> None:
+    faults = find_faults(make_radiograph(height, width))
+    assert (not faults) == is_fine
+    for fault in faults:
+        assert (fault.code, fault.severity) == ("image_too_small", "reject")
+        assert fault.message.startswith(f"the image has {height}×{width} pixels; expected 50")
+
+
+@pytest.mark.parametrize(("greys", "is_fine"), [(2, False), (15, False), (16, True), (256, True)])
+def test_an_image_of_too_few_greys_is_rejected(greys: int, is_fine: bool) -> None:
+    faults = find_faults(make_radiograph(greys=greys))
+    assert [fault.code for fault in faults] == ([] if is_fine else ["too_few_greys"])
+    if faults:
+        assert faults[0].message == f"the image has {greys} grey values; expected 16 or more"
+
+
+@pytest.mark.parametrize(
+    ("header", "codes"),
+    [
+        (Header(), []),
+        (Header(modality="DX", kind="Digital X-Ray Image Storage - For Presentation"), []),
+        (Header(modality="CR"), []),
+        (Header(modality="OT", kind="Secondary Capture Image Storage"), []),
+        (Header(modality="CT"), ["not_a_radiograph"]),
+        (Header(modality="mr"), ["not_a_radiograph"]),
+        (Header(modality="US"), ["not_a_radiograph"]),
+        (Header(kind="CT Image Storage"), ["not_a_radiograph"]),
+        (Header(modality="OT", kind="Enhanced MR Image Storage"), ["not_a_radiograph"]),
+        (Header(frames=3), ["several_frames"]),
+        (Header(modality="NM", frames=2), ["not_a_radiograph", "several_frames"]),
+    ],
+)
+def test_the_device_and_the_frames_decide(header: Header, codes: list[str]) -> None:
+    faults = find_faults(replace(make_radiograph(), header=header))
+    assert [fault.code for fault in faults] == codes
+    assert {fault.severity for fault in faults} <= {Severity.REJECT}
+
+
+def test_a_fault_names_what_the_file_says() -> None:
+    (fault,) = find_faults(replace(make_radiograph(), header=Header(modality="CT")))
+    assert fault.message == (
+        "the file's Modality is CT (computed tomography); expected a radiograph of a hand"
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "codes"),
+    [
+        *((Header(body_part=part), []) for part in
+          ("HAND", "Left hand", "WRIST", "LT HAND BONE AGE", "EXTREMITY", "Main gauche", "OTHER")),
+        *((Header(body_part=part), ["body_part_not_hand"]) for part in
+          ("CHEST", "SKULL", "FOOT", "KNEE", "Thorax", "PELVIS", "LSPINE")),
+        (Header(modality="MG"), ["body_part_not_hand"]),
+        (Header(view_position="PA"), []),
+        (Header(view_position="AP"), []),
+        (Header(view_position="LL"), ["view_not_frontal"]),
+        (Header(view_position="lateral"), ["view_not_frontal"]),
+        (Header(age_years=20.0), []),
+        (Header(age_years=21.0), ["age_out_of_range"]),
+        (Header(birth_date=date(1980, 1, 1), study_date=date(2020, 1, 1)), ["age_out_of_range"]),
+        (Header(age_years=10.0, birth_date=date(2010, 1, 1), study_date=date(2020, 12, 1)), []),
+        (Header(age_years=6.0, birth_date=date(2010, 1, 1), study_date=date(2020, 1, 1)),
+         ["age_contradicts_dates"]),
+    ],
+)  # fmt: skip
+def test_a_header_that_fits_no_child_s_hand_gives_a_reason(
+    header: Header, codes: list[str]
+) -> None:
+    reasons = list(check_header(header))
+    assert [reason.code for reason in reasons] == codes
+    for reason in reasons:
+        is_info = reason.code is ReasonCode.AGE_CONTRADICTS_DATES
+        assert reason.severity is (Severity.INFO if is_info else Severity.WARN)
+        assert reason.message.startswith("the file's ")
+
+
+def test_a_forced_prediction_is_warned_of_with_what_it_was_rejected_for() -> None:
+    assert force_prediction([]) == []
+    faults = find_faults(make_radiograph(20, 20))
+    small, forced = force_prediction(faults)
+    assert small == replace(faults[0], severity=Severity.WARN)
+    assert (forced.code, forced.severity) == ("forced", "warn")
