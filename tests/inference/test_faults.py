@@ -26,12 +26,12 @@ def test_an_image_of_too_few_pixels_is_rejected(height: int, width: int, is_fine
         assert fault.message.startswith(f"the image has {height}×{width} pixels; expected 50")
 
 
-@pytest.mark.parametrize(("greys", "is_fine"), [(2, False), (15, False), (16, True), (256, True)])
+@pytest.mark.parametrize(("greys", "is_fine"), [(2, False), (31, False), (32, True), (256, True)])
 def test_an_image_of_too_few_greys_is_rejected(greys: int, is_fine: bool) -> None:
     faults = find_faults(make_radiograph(greys=greys))
     assert [fault.code for fault in faults] == ([] if is_fine else ["too_few_greys"])
     if faults:
-        assert faults[0].message == f"the image has {greys} grey values; expected 16 or more"
+        assert faults[0].message == f"the image has {greys} grey values; expected 32 or more"
 
 
 @pytest.mark.parametrize(

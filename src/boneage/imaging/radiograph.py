@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from boneage.config import Invert
 from boneage.errors import ImageError
 from boneage.files import cut_suffix
-from boneage.imaging.decoded import LUMA, DecodedPixels, Note, check_size
+from boneage.imaging.decoded import LUMA, MOST_PIXELS, DecodedPixels, Note, check_size
 from boneage.imaging.dicom import (
     has_dicom_suffix,
     looks_like_bare_dicom,
@@ -125,6 +125,11 @@ def read_radiograph(source: Source, invert: Invert = "auto", name: str | None = 
     except UnidentifiedImageError:
         raise ImageError(
             f"{name} is not an image; expected PNG, JPEG, TIFF, BMP or DICOM."
+        ) from None
+    except Image.DecompressionBombError:
+        raise ImageError(
+            f"{name} declares more pixels than can be read; expected {MOST_PIXELS:,} or fewer. "
+            "Reduce it, or check that the file is whole."
         ) from None
     except Exception as error:  # the reader raises whatever the bytes provoke
         reason = tidy(str(error), _LONGEST_REASON).rstrip(".") or type(error).__name__

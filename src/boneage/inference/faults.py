@@ -11,8 +11,8 @@ from boneage.inference.quality import Reason, ReasonCode, Severity
 SMALLEST_SIDE = 50
 """Images with a shorter side, in pixels, are rejected: half the side of the model's samples."""
 
-FEWEST_GREYS = 16
-"""Images of fewer grey values are rejected: black and white, or dots that imitate greys."""
+FEWEST_GREYS = 32
+"""Images of fewer grey values are rejected: black and white, dots, or palettes of 4 bits."""
 
 OLDEST_YEARS = 20.0
 """Age in years above which a warning is given: bones are mature, and no atlas goes further."""
