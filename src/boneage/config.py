@@ -15,6 +15,8 @@ from boneage.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Invert = Literal["auto", "never", "always"]
+Crop = Literal["none", "unusual", "hand"]
+Padding = Literal["edge", "black"]
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ HAND_LENGTH = float(hypot(*MEAN_HAND[LANDMARKS.index("tip3")]))
 """From the carpal centre to the tip of the middle finger, in the unit of `MEAN_HAND`."""
 
 
-HAND_CENTRE = (0.15, -1.45)
-"""Middle of the hand with its finger tips and wrist, in the plane of `MEAN_HAND`."""
+_MAP_SIDE = 24
+_PARTS = 16
 
 ASPECTS = np.exp(np.linspace(-0.6, 0.6, 97))
 """Widths over true widths that `ShapeModel` tries, for images that may have been squeezed."""
@@ -128,57 +128,142 @@ def fit_similarity(
 
 @dataclass(frozen=True)
 class HandView:
-    """A square view of a hand: upright, in the layout of a left hand, always at one scale.
+    """A view of a hand: upright, in the layout of a left hand, always at one scale.
 
     Attributes:
-        size: Side in pixels.
-        extent: Side in units of `MEAN_HAND`: 5.2 shows the whole hand with a margin and the ends
-            of the forearm's bones.
+        width: Width of the view over its height.
+        unit: Length of the unit of `MEAN_HAND`, as a proportion of the view's height.
+        carpus_x: Place of the carpal centre, as a proportion of the view's width.
+        carpus_y: The same from the top, of its height.
     """
 
-    size: int
-    extent: float = 5.2
+    width: float
+    unit: float
+    carpus_x: float
+    carpus_y: float
 
-    @property
-    def frame(self) -> Affine:
-        """The map from the plane of `MEAN_HAND` to the view."""
-        unit = self.size / self.extent
-        x, y = HAND_CENTRE
-        half = self.size / 2
-        return Affine(np.array([[unit, 0.0, half - unit * x], [0.0, unit, half - unit * y]]))
+    def size(self, height: int) -> tuple[int, int]:
+        """Give width and height in pixels."""
+        return max(1, round(self.width * height)), height
 
-    def of(self, placement: Affine, aspect: float = 1.0) -> Affine:
+    def frame(self, height: int) -> Affine:
+        """Give the map from the plane of `MEAN_HAND` to the view at a height in pixels."""
+        across, down = self.size(height)
+        unit = self.unit * down
+        return Affine(np.array([[unit, 0.0, self.carpus_x * across],
+                                [0.0, unit, self.carpus_y * down]]))  # fmt: skip
+
+    def of(self, placement: Affine, height: int, aspect: float = 1.0) -> Affine:
         """Give the map from an image to the view.
 
         Args:
             placement: From the plane of `MEAN_HAND` to the image with its true proportions: a
                 similarity, mirrored for a hand in the layout of a right one.
+            height: Of the view, in pixels.
             aspect: Width of the image over its true width, where an image was squeezed to a
                 square or stretched; the height counts as true.
         """
         true = Affine.scaling(1.0 / aspect, 1.0)
-        return self.frame.after(placement.inverse()).after(true)
+        return self.frame(height).after(placement.inverse()).after(true)
 
 
-def render(image: Image.Image, to_view: Affine, size: int, fill: int = 0) -> Image.Image:
-    """Resample an 8-bit grey image as a map places it in a square view.
+HAND_VIEW = HandView(1.0, 1 / 5.2, 0.471, 0.779)
+"""The whole hand in a square, with a margin and the ends of the forearm's bones."""
+
+RSNA_VIEW = HandView(0.775, 0.163, 0.50, 0.69)
+"""How a hand lies on the RSNA images: medians over annotated ones (see `MEAN_HAND`)."""
+
+
+def is_usual(placement: Affine, size: tuple[int, int]) -> bool:
+    """Whether a hand lies on an image as hands do on the RSNA images.
+
+    Source: the limits enclose 99% of the RSNA images, docs/experiments.md, "Finding the hand".
+
+    Args:
+        placement: From the plane of `MEAN_HAND` to the image.
+        size: Width and height of the image in pixels.
+    """
+    unit = placement.scale / np.array(size)
+    carpus = placement.matrix[:, 2] / size
+    return bool(
+        0.10 < unit[0] < 0.32
+        and 0.105 < unit[1] < 0.24
+        and abs(placement.rotation) < 25.0
+        and 0.30 < carpus[0] < 0.70
+        and 0.50 < carpus[1] < 0.90
+    )
+
+
+def render(
+    image: Image.Image, to_view: Affine, size: tuple[int, int], fill: int = 0
+) -> Image.Image:
+    """Resample an 8-bit grey image as a map places it in a view.
 
     A much larger image is first reduced by averaging, so that nothing is skipped.
 
     Args:
         image: A whole image.
         to_view: From the image to the view.
-        size: Side of the view in pixels.
+        size: Width and height of the view in pixels.
         fill: Grey of what lies outside the image.
     """
     factor = max(1, int(1.0 / to_view.scale))
     small = image.reduce(factor) if factor > 1 else image
-    # `reduce` gives a last, narrower cell its own pixel, hence one factor for both axes.
     back = to_view.inverse().matrix / factor
     return small.transform(
-        (size, size), Image.Transform.AFFINE, back.ravel().tolist(),
+        size, Image.Transform.AFFINE, back.ravel().tolist(),
         Image.Resampling.BILINEAR, fillcolor=fill,
     )  # fmt: skip
+
+
+def undo_turns(placement: Affine, turns: int, size: tuple[int, int]) -> Affine:
+    """Give a placement on an image after its quarter turns to the left are undone.
+
+    Args:
+        placement: On the image as it is, of the size given.
+        turns: Rotations by 90 degrees to the left that the image has.
+        size: Its width and height in pixels.
+    """
+    width, height = size
+    for _ in range(turns % 4):  # a quarter turn to the right: (x, y) goes to (height - y, x)
+        quarter = Affine(np.array([[0.0, -1.0, height], [1.0, 0.0, 0.0]]))
+        placement = quarter.after(placement)
+        width, height = height, width
+    return placement
+
+
+def spread_map(
+    cells: npt.NDArray[np.float32],
+    to_view: Affine,
+    view_size: tuple[int, int],
+    size: tuple[int, int],
+) -> npt.NDArray[np.float32]:
+    """Carry a map of a view back to the image.
+
+    Args:
+        cells: (h, w) over the view.
+        to_view: From the image to the view.
+        view_size: Width and height of the view in pixels.
+        size: Width and height of the image in pixels.
+
+    Returns:
+        (24, 24) over the image, of the same mean: what each cell of the view says lies where its
+        part of the image is, or at the border where that is outside.
+    """
+    rows, columns = (np.arange(n * _PARTS) + 0.5 for n in cells.shape)
+    x, y = np.meshgrid(columns * view_size[0] / len(columns), rows * view_size[1] / len(rows))
+    places = to_view.inverse().apply(np.stack([x.ravel(), y.ravel()], axis=1))
+    column, row = ((places / size * _MAP_SIDE).astype(int).clip(0, _MAP_SIDE - 1)).T
+    values = np.kron(cells, np.ones((_PARTS, _PARTS))).ravel()
+    spread = np.zeros((_MAP_SIDE, _MAP_SIDE))
+    np.add.at(spread, (row, column), values)
+    return (spread * (_MAP_SIDE**2 / values.size)).astype(np.float32)
+
+
+def edge_grey(image: Image.Image) -> int:
+    """Give the median grey value of an image's border."""
+    grey = np.asarray(image)
+    return int(np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])))
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from boneage.config import Invert, Recipe
+from boneage.config import Crop, Invert, Padding, Recipe
 from boneage.errors import ConfigError
+from boneage.imaging.geometry import (
+    HAND_VIEW,
+    Affine,
+    HandView,
+    edge_grey,
+    is_usual,
+    render,
+)
 from boneage.imaging.radiograph import Source, read_radiograph
 
 logger = logging.getLogger(__name__)
@@ -23,6 +31,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 GREY_PERCENTILES = (1.0, 99.0)
 """Percentiles that `stretch_grey` takes for black and white."""
 
+VIEW_HEIGHT = 640
+"""Height in pixels at which a view of the hand is rendered, before it is reduced."""
 
 SAMPLING_PHASES = 8
 """Samples of a whole image that are averaged by default where images are sampled."""
@@ -85,9 +95,9 @@ class TestTimeAugmentation:
 class Preprocessing:
     """How an image becomes a network's input, and which views of it are averaged.
 
-    It travels with the weights. The whole image is used, without a crop. It is read with bone
-    bright (`invert`), reduced by nearest neighbour (`sampled_size`) or stretched to a square
-    (`stored_size`) as in the processed folder, kept as 8 bits, stretched in its grey values
+    It travels with the weights. The image is read with bone bright (`invert`), used whole or in a
+    view of the hand (`crop`), reduced by nearest neighbour (`sampled_size`) or stretched to a
+    square (`stored_size`) as in the processed folder, kept as 8 bits, stretched in its grey values
     (`stretch_grey`) and stretched to the network's square (`image_size`). Serving repeats exactly
     what training did, because a network notices how its pixels were made.
 
@@ -97,6 +107,11 @@ class Preprocessing:
         invert: How images with dark bones are treated.
         sampled_size: Side to which images were first reduced by nearest neighbour, or None.
         stretch_grey: Whether grey values are stretched, see `stretch_grey`.
+        crop: `none` uses the whole image, `hand` the view of the hand, and `unusual` the view
+            only where the hand does not lie as hands do on the training images.
+        view: The view of the hand.
+        padding: What fills the view where it reaches beyond the image: the median grey of the
+            image's border (`edge`) or `black`.
         tta: Which views of the image are averaged.
 
     Raises:
@@ -109,14 +124,18 @@ class Preprocessing:
     sampled_size: int | None = None
     stretch_grey: bool = False
     tta: TestTimeAugmentation = TestTimeAugmentation()
+    crop: Crop = "none"
+    view: HandView = HAND_VIEW
+    padding: Padding = "edge"
 
     def __post_init__(self) -> None:
         _require("image_size", self.image_size, "1 or more", _is_count(self.image_size))
         for name in ("stored_size", "sampled_size"):
             size = getattr(self, name)
             _require(name, size, "1 or more, or none", size is None or _is_count(size))
-        choices = get_args(Invert)
-        _require("invert", self.invert, " or ".join(choices), self.invert in choices)
+        for name, values in (("invert", Invert), ("crop", Crop), ("padding", Padding)):
+            value, choices = getattr(self, name), get_args(values)
+            _require(name, value, " or ".join(choices), value in choices)
         is_bool = isinstance(self.stretch_grey, bool)
         _require("stretch_grey", self.stretch_grey, "true or false", is_bool)
 
@@ -142,8 +161,10 @@ class Preprocessing:
             ConfigError: If a value is missing, unknown or impossible.
         """
         _require_keys("preprocessing", values, cls)
-        _require_keys("preprocessing.tta", values["tta"], TestTimeAugmentation)
-        return cls(**{**values, "tta": TestTimeAugmentation(**values["tta"])})
+        parts = {"tta": TestTimeAugmentation, "view": HandView}
+        for name, part in parts.items():
+            _require_keys(f"preprocessing.{name}", values[name], part)
+        return cls(**{**values, **{name: part(**values[name]) for name, part in parts.items()}})
 
     def read(self, source: Source) -> Image.Image:
         """Read a raw image as the 8-bit grey image that training started from.
@@ -153,11 +174,29 @@ class Preprocessing:
         """
         return self.reduce(read_radiograph(source, self.invert).to_image())
 
+    def find_view(self, size: tuple[int, int], placement: Affine) -> Affine | None:
+        """Give the map from an image to the view in which it is used; None if it is used whole.
+
+        Args:
+            size: Width and height of the image in pixels.
+            placement: Where its hand lies, see `HandView.of`.
+        """
+        if self.crop == "none" or (self.crop == "unusual" and is_usual(placement, size)):
+            return None
+        return self.view.of(placement, VIEW_HEIGHT)
+
+    def show(self, image: Image.Image, to_view: Affine | None) -> Image.Image:
+        """Give an 8-bit grey image as it is used: whole, or its view of `find_view`."""
+        if to_view is None:
+            return image
+        fill = edge_grey(image) if self.padding == "edge" else 0
+        return render(image, to_view, self.view.size(VIEW_HEIGHT), fill)
+
     def reduce(self, image: Image.Image, phase: tuple[float, float] = (0.0, 0.0)) -> Image.Image:
         """Reduce an 8-bit grey image to the image that training started from.
 
         Args:
-            image: A whole image.
+            image: An image as `show` gives it.
             phase: Where between two rows and two columns an image is sampled, see `sample`.
         """
         if self.sampled_size is not None:
@@ -173,7 +212,7 @@ class Preprocessing:
         return np.asarray(square, dtype=np.float32) / 255.0
 
     def to_inputs(self, image: Image.Image) -> npt.NDArray[np.float32]:
-        """Turn a whole 8-bit grey image into the inputs whose predictions are averaged.
+        """Turn an image, as `show` gives it, into the inputs whose predictions are averaged.
 
         Returns:
             (N, S, S) in [0, 1]: one for each of `tta.phases`, or one alone where the image is not

@@ -1,73 +1,107 @@
 """How an image's grey values and sharpness compare with those of the training images."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-Vector = npt.NDArray[np.float64]
+from boneage.imaging.preprocess import sample, stretch_grey
+
+Array = npt.NDArray[np.float64]
+
+SIDE = 100
+"""Side in pixels of the sample of an image that is described."""
 
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 _LAGS = (1, 2, 4, 8)
-_TILE = 6
+_TILE = 5
 
 
-def describe(image: npt.NDArray[np.floating]) -> Vector:
-    """Describe a network's input in numbers that change when a sender processes an image.
+def describe(image: Image.Image) -> Array:
+    """Describe an image in numbers that change when a sender processes it.
 
     Args:
-        image: (H, W), grey in [0, 1].
+        image: 8-bit grey, of any size; every one is described at 100 by 100 pixels.
 
     Returns:
-        Quantiles of the grey values; the mean absolute difference of pixels 1, 2, 4 and 8 apart,
-        in logarithms, and the ratios that sharpening and blurring change; quantiles of the local
-        contrast, which equalisation evens out; the proportions of black and of white.
+        (18,): quantiles of the grey values; how much pixels differ from those 1, 2, 4 and 8 apart,
+        which sharpening and blurring change; quantiles of the local contrast, which equalisation
+        evens out; how much is black and white.
     """
-    grey = np.asarray(image, dtype=np.float64)
-    steps = np.array([
-        (np.abs(grey[lag:] - grey[:-lag]).mean() + np.abs(grey[:, lag:] - grey[:, :-lag]).mean()) / 2
-        for lag in _LAGS
-    ])  # fmt: skip
-    steps = np.log(steps + 1e-3)
-    height, width = (side - side % _TILE for side in grey.shape)
-    tiles = grey[:height, :width].reshape(height // _TILE, _TILE, width // _TILE, _TILE)
-    contrast = np.log(tiles.std(axis=(1, 3)) + 2e-3)
-    ends = np.array([(grey < 0.02).mean(), (grey > 0.98).mean()])
-    return np.concatenate(
-        [
-            np.quantile(grey, _QUANTILES),
-            steps[:1],
-            np.diff(steps),
-            np.quantile(contrast, _QUANTILES),
-            np.sqrt(ends),
-        ]
+    small = stretch_grey(sample(image, SIDE))
+    grey = np.asarray(small, dtype=np.float64) / 255.0
+    steps = np.array([_mean_step(grey, lag) for lag in _LAGS])
+    cells = SIDE // _TILE
+    contrast = np.log(grey.reshape(cells, _TILE, cells, _TILE).std(axis=(1, 3)) + 2e-3)
+    parts = (
+        np.quantile(grey, _QUANTILES),
+        steps[:1],
+        np.diff(steps),
+        np.quantile(contrast, _QUANTILES),
+        np.sqrt([(grey < 0.02).mean(), (grey > 0.98).mean()]),
+        [contrast.std(), float(((grey - grey.mean()) ** 3).mean() / (grey.std() ** 3 + 1e-6))],
     )
+    return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
+
+
+def _mean_step(grey: Array, lag: int) -> float:
+    down, across = np.abs(grey[lag:] - grey[:-lag]), np.abs(grey[:, lag:] - grey[:, :-lag])
+    return float(np.log((down.mean() + across.mean()) / 2 + 1e-3))
 
 
 @dataclass(frozen=True)
 class AppearanceModel:
-    """What the training images look like, as the mean and spread of their descriptions.
+    """What training images look like, and how processed ones differ from them.
 
     Attributes:
-        mean: (F,), of `describe`.
+        mean: (F,), of `describe` over the training images.
         precision: (F, F), inverse covariance.
-        limit: Distance beyond which an image is unlike the training images.
+        unlike_above: Distance from the mean above which an image is unlike them.
+        scale: (F,), standard deviations, for the network.
+        hidden: (F, H) and its bias (H,), first layer of a network that tells processed images.
+        hidden_bias: See `hidden`.
+        out: (H,), its second layer; the bias follows.
+        out_bias: See `out`.
+        processed_above: Probability above which an image counts as heavily processed.
     """
 
-    mean: Vector
-    precision: npt.NDArray[np.float64]
-    limit: float
+    mean: Array
+    precision: Array
+    unlike_above: float
+    scale: Array
+    hidden: Array
+    hidden_bias: Array
+    out: Array
+    out_bias: float
+    processed_above: float
 
-    @classmethod
-    def fit(cls, descriptions: npt.NDArray[np.float64], limit: float = np.inf) -> Self:
-        """Fit to descriptions (N, F) of training images."""
-        covariance = np.cov(descriptions, rowvar=False)
-        covariance += 1e-3 * np.diag(np.diag(covariance)) + 1e-9 * np.eye(len(covariance))
-        return cls(descriptions.mean(axis=0), np.linalg.inv(covariance), limit)
-
-    def distance(self, description: Vector) -> float:
+    def distance(self, description: Array) -> float:
         """Give the Mahalanobis distance of a description from the training images."""
         away = description - self.mean
         return float(np.sqrt(away @ self.precision @ away))
+
+    def p_processed(self, description: Array) -> float:
+        """Give the probability that an image was equalised or sharpened after its exposure."""
+        scaled = (description - self.mean) / self.scale
+        hidden = np.maximum(scaled @ self.hidden + self.hidden_bias, 0.0)
+        return float(1.0 / (1.0 + np.exp(-(hidden @ self.out + self.out_bias))))
+
+    def to_values(self) -> dict[str, Any]:
+        """Give plain values, as a model's file has them."""
+        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild what `to_values` gave.
+
+        Raises:
+            KeyError: If a value is missing.
+        """
+        given: dict[str, Any] = {
+            field.name: np.array(value) if isinstance(value := values[field.name], list) else value
+            for field in fields(cls)
+        }
+        return cls(**given)

@@ -27,7 +27,6 @@ from boneage.inference.calibration_fit import (
     find_contradiction,
     fit_calibration,
 )
-from boneage.inference.faults import find_faults
 from boneage.inference.prediction import Prediction, unreadable
 from boneage.inference.predictor import Predictor, choose_sex
 from boneage.sex import ProvidedSex
@@ -266,13 +265,14 @@ def predict_raw_twice(
             radiograph = predictor.read(record.path)
         except ImageError as error:
             return str(error)
-        faults = find_faults(radiograph)
+        hand = predictor.find_hand(radiograph)
+        faults = predictor.find_faults(radiograph, hand)
         if faults:
             return f"{record.path}: {faults[0].message}"
         sex = choose_sex(radiograph, record.sex)
         return (
-            predictor.predict_raw(radiograph, sex).outputs,
-            predictor.predict_raw(radiograph, None).outputs,
+            predictor.predict_raw(radiograph, sex, hand).outputs,
+            predictor.predict_raw(radiograph, None, hand).outputs,
         )
 
     with_sex, without_sex, years, left_out = [], [], [], {}

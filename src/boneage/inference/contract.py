@@ -1,12 +1,13 @@
 """What an exported model expects and gives, as it travels inside the model's file."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from boneage.errors import CheckpointError, ConfigError
 from boneage.imaging.preprocess import Preprocessing
+from boneage.inference.appearance import AppearanceModel
 from boneage.inference.calibration import Calibration
 
 CONTRACT_KEY = "boneage"
@@ -29,6 +30,7 @@ class Contract:
             fingerprint of the file without its metadata.
         calibration: Bias, intervals and temperature, or None if none were fitted.
         facts: Further facts: training data, figures, terms.
+        appearance: What the training images look like, or None if that was not measured.
     """
 
     preprocessing: Preprocessing
@@ -38,6 +40,7 @@ class Contract:
     provenance: dict[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    appearance: AppearanceModel | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -56,7 +59,8 @@ class Contract:
 
     def to_json(self) -> str:
         """Write the contract as text."""
-        return json.dumps(asdict(self))
+        appearance = None if self.appearance is None else self.appearance.to_values()
+        return json.dumps({**asdict(replace(self, appearance=None)), "appearance": appearance})
 
     @classmethod
     def from_json(cls, text: str) -> "Contract":
@@ -71,6 +75,8 @@ class Contract:
             values["outputs"] = tuple(values["outputs"])
             if values.get("calibration") is not None:
                 values["calibration"] = Calibration.from_values(values["calibration"])
+            if values.get("appearance") is not None:
+                values["appearance"] = AppearanceModel.from_values(values["appearance"])
             return cls(**values)
         except (ConfigError, TypeError, KeyError) as error:
             raise ValueError(str(error)) from None

@@ -6,6 +6,8 @@ import numpy as np
 
 from boneage.imaging.header import Header
 from boneage.imaging.radiograph import Radiograph
+from boneage.inference.appearance import AppearanceModel, describe
+from boneage.inference.hand_finder import FinderFacts, FoundHand
 from boneage.inference.quality import Reason, ReasonCode, Severity
 
 SMALLEST_SIDE = 50
@@ -16,6 +18,14 @@ FEWEST_GREYS = 32
 
 OLDEST_YEARS = 20.0
 """Age in years above which a warning is given: bones are mature, and no atlas goes further."""
+
+MOST_WHITE = 0.25
+"""Proportion of white in the box around a hand above which it is overexposed."""
+
+LEAST_CONTRAST = 12.0
+"""Grey levels between percentiles 5 and 95 around a hand below which it is too dark or flat."""
+
+_WHITE = 254
 
 CONTRADICTION_YEARS = 1.5
 """Difference in years of PatientAge and the dates: more than rounding to years explains."""
@@ -76,6 +86,54 @@ def check_pixels(radiograph: Radiograph) -> Iterator[Reason]:
             Severity.REJECT,
             f"the image has {greys} grey values; expected {FEWEST_GREYS} or more",
         )
+
+
+def check_hand(hand: FoundHand, facts: FinderFacts) -> Iterator[Reason]:
+    """Give a reason to reject an image of no hand, of several, or of a part of one."""
+    none, _, several = hand.p_hands
+    if hand.score < facts.least_score or none > facts.most_none:
+        message = (
+            f"no hand was found on the image (score {hand.score:.2f}, probability of no hand "
+            f"{none:.0%}); expected a radiograph of one hand"
+        )
+        yield Reason(ReasonCode.NO_HAND, Severity.REJECT, message)
+    elif several > facts.most_several:
+        message = f"the image shows several hands (probability {several:.0%}); cut out one"
+        yield Reason(ReasonCode.SEVERAL_HANDS, Severity.REJECT, message)
+    elif missing := hand.find_missing(facts.least_confidence):
+        message = f"the hand is cut off or covered: {missing} cannot be seen"
+        yield Reason(ReasonCode.HAND_CUT_OFF, Severity.REJECT, message)
+
+
+def check_appearance(
+    radiograph: Radiograph, hand: FoundHand, model: AppearanceModel | None
+) -> Iterator[Reason]:
+    """Give a reason for a hand that is badly exposed, or an image unlike the training images.
+
+    Args:
+        radiograph: The image.
+        hand: Where its hand is.
+        model: What the training images look like; None if the model does not say.
+    """
+    image = radiograph.to_image()
+    greys = np.asarray(image)[hand.box(image.size)]
+    low, high = np.percentile(greys, (5, 95)) if greys.size else (0, 255)
+    burnt = float((greys >= _WHITE).mean()) if greys.size else 0.0
+    if burnt > MOST_WHITE:
+        message = f"{burnt:.0%} of the hand are white: the image is overexposed"
+        yield Reason(ReasonCode.OVEREXPOSED, Severity.WARN, message)
+    elif high - low < LEAST_CONTRAST:
+        message = f"the hand has {high - low:.0f} grey levels of 255: the image is too dark or flat"
+        yield Reason(ReasonCode.TOO_DARK, Severity.WARN, message)
+    if model is None:
+        return
+    description = describe(image)
+    if model.p_processed(description) > model.processed_above:
+        message = "the image looks sharpened or equalised by a viewer or sender; use the original"
+        yield Reason(ReasonCode.HEAVILY_PROCESSED, Severity.WARN, message)
+    elif model.distance(description) > model.unlike_above:
+        message = "the image's grey values or sharpness are unlike those of the training images"
+        yield Reason(ReasonCode.UNLIKE_TRAINING, Severity.WARN, message)
 
 
 def check_kind(header: Header) -> Iterator[Reason]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,16 +13,18 @@ from PIL import Image
 from boneage.errors import CheckpointError
 from boneage.imaging.geometry import (
     HAND_LENGTH,
+    HAND_VIEW,
     JOINTS,
     LANDMARKS,
     MEAN_HAND,
     Affine,
-    HandView,
-    ShapeModel,
     Points,
+    ShapeModel,
+    edge_grey,
     fit_similarity,
     render,
 )
+from boneage.imaging.orientation import TURNS, Orientation
 from boneage.imaging.preprocess import stretch_grey
 from boneage.inference.session import open_session
 
@@ -41,13 +43,21 @@ one and several, and probability (B,) that bones are dark."""
 SIDE = 128
 """Side of the square image that the network sees, in pixels."""
 
-_SECOND_LOOK = HandView(SIDE, extent=5.4)
+_SECOND_LOOK = replace(HAND_VIEW, unit=1 / 5.4)
 
 _LEAST_PEAK = 0.08
 _REACH = 0.45
 """Distance in units of `MEAN_HAND` at which a landmark no longer counts as where it should be."""
 
 _ROUNDS = 6
+
+_SMALLEST_UNIT = 1.5
+"""Pixels of the first look for the unit of `MEAN_HAND` below which a find is no hand."""
+
+_FEWEST_FINGERS = 3
+
+_WORSE = 0.1
+"""By how much the second look's score may be lower than the first's and still count."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,25 @@ class FoundHand:
     def rotation(self) -> float:
         """Degrees by which the hand is turned clockwise from upright, within -180 and 180."""
         return self.placement.rotation
+
+    @property
+    def orientation(self) -> Orientation:
+        """The nearest of the eight orientations."""
+        return Orientation(round(-self.rotation / 90.0) % TURNS, self.p_inverted > 0.5)
+
+    def box(self, size: tuple[int, int]) -> tuple[slice, slice]:
+        """Give the rows and columns that hold the landmarks, for an image of a width and height."""
+        low = np.floor(self.landmarks.min(axis=0)).astype(int).clip(0, size)
+        high = np.ceil(self.landmarks.max(axis=0)).astype(int).clip(0, size)
+        return slice(low[1], high[1]), slice(low[0], high[0])
+
+    def find_missing(self, least_confidence: float) -> str:
+        """Say which part without which an age cannot be told is not seen; empty if none is."""
+        seen = dict(zip(LANDMARKS, self.confidence >= least_confidence, strict=True))
+        if not seen["carpus"] or not (seen["radius"] or seen["ulna"]):
+            return "the wrist"
+        fingers = [seen[f"MCP{digit}"] and seen[f"PIP{digit}"] for digit in range(1, 6)]
+        return "most fingers" if sum(fingers) < _FEWEST_FINGERS else ""
 
     @property
     def length(self) -> float:
@@ -176,14 +205,12 @@ def find_hand(network: Network, image: Image.Image) -> FoundHand:
     first, whole = _look_at_whole(image)
     maps, counts, polarity = network(whole[None, None])
     found = _place(*_read_maps(maps[0]))
-    for _ in range(1):
-        to_look = _SECOND_LOOK.of(first.inverse().after(found[0]))
-        looked = _look_through(image, to_look)
-        maps, _, _ = network(looked[None, None])
+    if found[0].scale > _SMALLEST_UNIT:
+        to_look = _SECOND_LOOK.of(first.inverse().after(found[0]), SIDE)
+        maps, _, _ = network(_look_through(image, to_look)[None, None])
         closer = _place(*_read_maps(maps[0]))
-        if closer[3] < found[3] - 0.1:  # what looked like a hand is none from near
-            break
-        found, first = closer, to_look
+        if closer[3] > found[3] - _WORSE:
+            found, first = closer, to_look
     placement, points, confidence, score = found
     back = first.inverse()
     places = back.apply(points)
@@ -203,9 +230,9 @@ def _look_at_whole(image: Image.Image) -> tuple[Affine, Array]:
     scale = SIDE / max(image.size)
     size = [max(1, round(side * scale)) for side in image.size]
     small = image.resize(size, Image.Resampling.BOX if scale < 0.5 else Image.Resampling.BILINEAR)
-    grey = np.asarray(stretch_grey(small), dtype=np.float32) / 255.0
-    edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    square = np.full((SIDE, SIDE), np.median(edge), dtype=np.float32)
+    stretched = stretch_grey(small)
+    grey = np.asarray(stretched, dtype=np.float32) / 255.0
+    square = np.full((SIDE, SIDE), edge_grey(stretched) / 255.0, dtype=np.float32)
     left, top = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
     square[top : top + size[1], left : left + size[0]] = grey
     # Both axes by their common scale: the rounding of a size is less than a pixel.
@@ -214,8 +241,8 @@ def _look_at_whole(image: Image.Image) -> tuple[Affine, Array]:
 
 def _look_through(image: Image.Image, to_look: Affine) -> Array:
     """Resample an image as a map places it in the network's square."""
-    edge = int(np.median(np.asarray(image)[:: max(1, image.height - 1)]))
-    return np.asarray(stretch_grey(render(image, to_look, SIDE, edge)), dtype=np.float32) / 255.0
+    look = render(image, to_look, (SIDE, SIDE), edge_grey(image))
+    return np.asarray(stretch_grey(look), dtype=np.float32) / 255.0
 
 
 def _read_maps(maps: Array) -> tuple[Points, npt.NDArray[np.float64]]:
@@ -274,6 +301,3 @@ def _fit_robustly(
     seen = peaks * (fits > 0)
     landmarks = np.where((fits > 0)[:, None], points, placement.apply(MEAN_HAND))
     return placement, landmarks, seen, float((peaks * fits)[: len(JOINTS)].mean())
-
-
-assert len(MEAN_HAND) == len(LANDMARKS)

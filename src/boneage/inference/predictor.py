@@ -8,28 +8,31 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from boneage.errors import BoneAgeError, CheckpointError, ConfigError
-from boneage.imaging.orientation import TURNS, UPRIGHT, Orientation, find_orientation
+from boneage.errors import BoneAgeError, ConfigError
+from boneage.imaging.geometry import spread_map, undo_turns
+from boneage.imaging.orientation import UPRIGHT, Orientation
+from boneage.imaging.preprocess import VIEW_HEIGHT
 from boneage.imaging.radiograph import Radiograph, Source, read_radiograph
 from boneage.inference.calibration import Calibration, Outputs, load_calibration
 from boneage.inference.contract import read_contract
-from boneage.inference.faults import check_header, find_faults
+from boneage.inference.faults import check_appearance, check_hand, check_header, find_faults
+from boneage.inference.hand_finder import FoundHand, HandFinder
 from boneage.inference.prediction import Prediction
 from boneage.inference.quality import (
     Reason,
     Severity,
+    check_age,
     check_image,
     check_sex,
     check_stage,
     force_prediction,
 )
 from boneage.inference.registry import find_model
+from boneage.inference.session import open_session
 from boneage.sex import SEX_CODE, ProvidedSex, Sex, parse_provided_sex
 from boneage.stages import STAGES, stage_from_years
-
-SURE_UPRIGHT = 0.97
-"""Probability from which an image is taken for upright without looking at its rotations."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,13 @@ class RawPrediction:
         outputs: Of one image; years 0 without an age head.
         age_map: As in `Prediction`.
         orientation: The orientation that was found and corrected, or upright.
+        in_view: Whether the network was shown a view of the hand instead of the whole image.
     """
 
     outputs: Outputs
     age_map: npt.NDArray[np.float32] | None
     orientation: Orientation
+    in_view: bool
 
 
 class Predictor:
@@ -89,22 +94,8 @@ class Predictor:
                 )
 
     def _open(self, path: Path, threads: int) -> None:
-        import onnxruntime
-
-        # Where the caller has loaded it before this package, it sends no more from here on.
-        onnxruntime.disable_telemetry_events()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # Waiting threads sleep: spinning gains nothing, and keeps a core that another could use.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime raises whatever the bytes provoke
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(f"{path} is not a readable ONNX model: {reason}") from None
+        self._session = open_session(path, threads)
+        self._finder = HandFinder(threads=threads)
         self._path, self._threads = path.absolute(), threads
         self.contract = read_contract(path, self._session)
 
@@ -162,13 +153,15 @@ class Predictor:
         prediction = Prediction(
             radiograph.image_id, radiograph.path or radiograph.name, used, **made_by
         )
-        faults = find_faults(radiograph)
+        hand = self.find_hand(radiograph)
+        faults = self.find_faults(radiograph, hand)
         if faults and not force:
             return replace(prediction, reasons=tuple(faults))
-        raw = self.predict_raw(radiograph, used)
+        raw = self.predict_raw(radiograph, used, hand)
         prediction = self._add_outputs(prediction, raw)
         prediction = replace(prediction, reasons=tuple(force_prediction(faults)))
-        return self._add_reasons(prediction, raw, radiograph, provided)
+        doubts = list(check_appearance(radiograph, hand, self.contract.appearance))
+        return self._add_reasons(prediction, raw, radiograph, provided, doubts)
 
     def _add_outputs(self, prediction: Prediction, raw: RawPrediction) -> Prediction:
         """Add age, interval and stage, calibrated if there is a calibration."""
@@ -208,13 +201,16 @@ class Predictor:
         raw: RawPrediction,
         radiograph: Radiograph,
         provided: ProvidedSex | None,
+        doubts: list[Reason],
     ) -> Prediction:
         """Add what to know when reading the prediction, warnings first."""
         p_male = raw.outputs.p_male
         reasons: list[Reason] = [
             *prediction.reasons,
             *check_header(radiograph.header),
-            *check_image(radiograph, raw.orientation),
+            *check_image(radiograph, raw.orientation, in_view=raw.in_view),
+            *doubts,
+            *check_age(prediction.predicted_years),
             *check_sex(
                 radiograph,
                 provided,
@@ -231,48 +227,51 @@ class Predictor:
         reasons.sort(key=lambda reason: reason.severity is Severity.INFO)
         return replace(prediction, reasons=tuple(reasons))
 
-    def predict_raw(self, radiograph: Radiograph, sex: Sex | None) -> RawPrediction:
+    def find_hand(self, radiograph: Radiograph) -> FoundHand:
+        """Find the hand on an image that was read."""
+        return self._finder.find(radiograph.to_image())
+
+    def find_faults(self, radiograph: Radiograph, hand: FoundHand) -> list[Reason]:
+        """Give the reasons to reject an image; none if it can be predicted."""
+        return [*find_faults(radiograph), *check_hand(hand, self._finder.facts)]
+
+    def predict_raw(
+        self, radiograph: Radiograph, sex: Sex | None, hand: FoundHand | None = None
+    ) -> RawPrediction:
         """Give the network's outputs, averaged over samples of the image and not calibrated.
 
-        An image that the network does not clearly find upright is predicted in all four
-        rotations. If it was rotated or inverted, the outputs are those of the corrected image.
+        An image that was rotated or inverted is corrected first, and shown to the network as the
+        contract's `Preprocessing` says: whole, or in a view of the hand.
 
         Args:
             radiograph: An image.
             sex: What to give the network.
+            hand: Where its hand is, if that is known already.
         """
-        upright, probabilities = self._predict_as_it_is(radiograph, sex)
-        if probabilities is None or probabilities[UPRIGHT.code] >= SURE_UPRIGHT:
-            return upright
-        rotations = [upright]
-        by_rotation = [probabilities]
-        for turns in range(1, TURNS):
-            rotated = _with_pixels(radiograph, np.rot90(radiograph.pixels, turns))
-            raw, probabilities = self._predict_as_it_is(rotated, sex)
-            rotations.append(raw)
-            by_rotation.append(probabilities)
-        orientation = find_orientation(np.array(by_rotation))
-        if orientation == UPRIGHT:
-            return upright
-        if orientation.is_inverted:
-            corrected = _with_pixels(radiograph, orientation.undo(radiograph.pixels))
-            raw, _ = self._predict_as_it_is(corrected, sex)
-        else:
-            raw = rotations[-orientation.quarter_turns % TURNS]
-        age_map = raw.age_map
+        hand = hand or self.find_hand(radiograph)
+        has_hand = hand.score >= self._finder.facts.least_score
+        orientation = hand.orientation if has_hand else UPRIGHT
+        image = radiograph.to_image()
+        placement = hand.placement
+        if orientation != UPRIGHT:
+            pixels = np.ascontiguousarray(orientation.undo(radiograph.pixels))
+            placement = undo_turns(placement, orientation.quarter_turns, image.size)
+            image = replace(radiograph, pixels=pixels).to_image()
+        preprocessing = self.contract.preprocessing
+        to_view = preprocessing.find_view(image.size, placement) if has_hand else None
+        outputs, age_map = self._average(preprocessing.show(image, to_view), sex)
         if age_map is not None:  # over the image as it was given
+            if to_view is not None:
+                size = preprocessing.view.size(VIEW_HEIGHT)
+                age_map = spread_map(age_map, to_view, size, image.size)
             age_map = np.rot90(age_map, orientation.quarter_turns)
-        return replace(raw, age_map=age_map, orientation=orientation)
+        return RawPrediction(outputs, age_map, orientation, to_view is not None)
 
-    def _predict_as_it_is(
-        self, radiograph: Radiograph, sex: Sex | None
-    ) -> tuple[RawPrediction, Any]:
-        """Predict an image in the orientation it has.
-
-        Returns:
-            The outputs, and the probabilities (8,) of `ORIENTATIONS`; None without such a head.
-        """
-        inputs = self.contract.preprocessing.to_inputs(radiograph.to_image())
+    def _average(
+        self, image: Image.Image, sex: Sex | None
+    ) -> tuple[Outputs, npt.NDArray[np.float32] | None]:
+        """Predict an image as it is: the outputs, and the age map of a model that has one."""
+        inputs = self.contract.preprocessing.to_inputs(image)
         # One at a time: a batch is no faster on one core, and takes memory for each.
         samples = [self.run(image[None], [sex]) for image in inputs]
         mean = {name: np.mean([s[name] for s in samples], axis=0) for name in samples[0]}
@@ -287,10 +286,7 @@ class Predictor:
             as_float64("stage_probabilities"),
             as_float64("p_male"),
         )
-        age_map, orientation = (
-            mean[n][0] if n in mean else None for n in ("age_map", "orientation")
-        )
-        return RawPrediction(outputs, age_map, UPRIGHT), orientation
+        return outputs, mean["age_map"][0] if "age_map" in mean else None
 
     def run(
         self, images: npt.NDArray[np.float32], sexes: Sequence[str | None]
@@ -316,10 +312,6 @@ class Predictor:
             feed["sex"] = np.array([SEX_CODE[sex] for sex in sexes], dtype=np.float32)
         names = list(self.contract.outputs)
         return dict(zip(names, self._session.run(names, feed), strict=True))
-
-
-def _with_pixels(radiograph: Radiograph, pixels: npt.NDArray[np.float32]) -> Radiograph:
-    return replace(radiograph, pixels=np.ascontiguousarray(pixels))
 
 
 def choose_sex(radiograph: Radiograph, provided: ProvidedSex | None) -> Sex | None:

@@ -10,6 +10,9 @@ from boneage.imaging.radiograph import Radiograph
 from boneage.sex import ProvidedSex, Sex
 from boneage.stages import STAGES, stage_from_years
 
+USUAL_YEARS = (2.0, 17.0)
+"""Predicted ages outside these are noted: the training data are few there."""
+
 Status = Literal["ok", "warn", "reject", "error"]
 
 
@@ -31,6 +34,24 @@ class ReasonCode(StrEnum):
     """The image had dark bones and was inverted."""
     ORIENTATION_CORRECTED = "orientation_corrected"
     """The image was rotated or inverted, and was corrected."""
+    FIELD_CORRECTED = "field_corrected"
+    """The hand's size or place on the image is unusual, and the part around it was predicted."""
+    NO_HAND = "no_hand"
+    """The image shows no hand."""
+    SEVERAL_HANDS = "several_hands"
+    """The image shows more than one hand."""
+    HAND_CUT_OFF = "hand_cut_off"
+    """The wrist, or most fingers, are not on the image."""
+    OVEREXPOSED = "overexposed"
+    """Much of the hand is white."""
+    TOO_DARK = "too_dark"
+    """The hand has hardly any contrast."""
+    HEAVILY_PROCESSED = "heavily_processed"
+    """The image was sharpened or equalised after its exposure."""
+    UNLIKE_TRAINING = "unlike_training"
+    """The image's grey values or sharpness are unlike those of the training images."""
+    OUTSIDE_USUAL_AGES = "outside_usual_ages"
+    """The predicted age is one at which errors are larger."""
     SEX_CONTRADICTS_FILE = "sex_contradicts_file"
     """The sex provided is not the one that the DICOM file states."""
     SEX_NOT_UNDERSTOOD = "sex_not_understood"
@@ -112,12 +133,15 @@ def force_prediction(reasons: Iterable[Reason]) -> list[Reason]:
     return [*found, Reason(ReasonCode.FORCED, Severity.WARN, message)] if found else []
 
 
-def check_image(radiograph: Radiograph, orientation: Orientation) -> Iterator[Reason]:
+def check_image(
+    radiograph: Radiograph, orientation: Orientation, *, in_view: bool = False
+) -> Iterator[Reason]:
     """Give a reason for each change of an image before the prediction, and each note of reading.
 
     Args:
         radiograph: The image.
         orientation: The orientation that was found and corrected, or upright.
+        in_view: Whether the hand was cut out of a field that is unlike the training images'.
     """
     if radiograph.was_inverted:
         yield Reason(
@@ -130,6 +154,13 @@ def check_image(radiograph: Radiograph, orientation: Orientation) -> Iterator[Re
             ReasonCode.ORIENTATION_CORRECTED,
             Severity.WARN,
             f"the image is {orientation.describe()}: it was corrected before the prediction",
+        )
+    if in_view:
+        yield Reason(
+            ReasonCode.FIELD_CORRECTED,
+            Severity.INFO,
+            "the hand is larger, smaller, or elsewhere on the image than on the training images: "
+            "the prediction is that of the part around it",
         )
     for note in radiograph.notes:
         yield Reason(ReasonCode(note.code), Severity.INFO, note.message)
@@ -177,6 +208,14 @@ def check_sex(
             f"the sex used is {used}, but the image looks like a {other}'s "
             f"(probability {p_other:.0%})",
         )
+
+
+def check_age(years: float | None) -> Iterator[Reason]:
+    """Note a predicted age in years at which the training data are few and errors larger."""
+    low, high = USUAL_YEARS
+    if years is not None and not low <= years <= high:
+        message = f"{years:.1f} years lies outside {low:.0f} to {high:.0f}, where errors are larger"
+        yield Reason(ReasonCode.OUTSIDE_USUAL_AGES, Severity.INFO, message)
 
 
 def check_stage(

@@ -26,9 +26,7 @@ def open_session(path: Path, threads: int = 0) -> Any:
     # Waiting threads sleep: spinning gains nothing, and keeps a core that another could use.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises whatever the bytes provoke
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path} is not a readable ONNX model: {reason}") from None

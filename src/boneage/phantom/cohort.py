@@ -273,7 +273,7 @@ def _write_image(label: PhantomLabel, out: Path, seed: int, height: int, masks: 
     synthetic = draw_image(label.boneage, label.sex, rng, height=height, masks=masks)
     if masks:
         with replacing(_mask_path(out, label.id)) as part, part.open("wb") as file:
-            np.savez_compressed(file, **synthetic.masks)
+            np.savez_compressed(file, **synthetic.masks)  # type: ignore[arg-type]
     with replacing(_image_path(out, label.id)) as part:
         Image.fromarray(synthetic.image).save(part, format="PNG")
 

@@ -1,5 +1,7 @@
 """The network that finds a hand's landmarks, and what it learns from."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,14 +50,14 @@ class HandNetwork(nn.Module):
         super().__init__()
         widths = _WIDTHS
         self.down = nn.ModuleList(
-            [_block(1, widths[0], STRIDE)]
-            + [_block(a, b, 2) for a, b in zip(widths, widths[1:], strict=False)]
+            [_block(1, widths[0], STRIDE)] + [_block(a, b, 2) for a, b in pairwise(widths)]
         )
         self.up = nn.ModuleList(
             _block(b + a, a) for a, b in zip(widths[-2::-1], widths[:0:-1], strict=True)
         )
         self.maps = nn.Conv2d(widths[0], len(LANDMARKS), 1)
-        nn.init.constant_(self.maps.bias, -4.0)  # most of a heat map is empty
+        bias = nn.Parameter(torch.full((len(LANDMARKS),), -4.0))  # most of a heat map is empty
+        self.maps.bias = bias
         self.facts = nn.Sequential(
             nn.Linear(2 * widths[-1], 64), nn.ReLU(inplace=True), nn.Linear(64, COUNTS + 1)
         )

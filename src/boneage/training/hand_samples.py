@@ -53,7 +53,7 @@ class HandImages:
 def hold_hands(
     images: Iterable[tuple[Image.Image, npt.NDArray[np.floating]]],
 ) -> HandImages:
-    """Hold grey images, stretched, and their landmarks, (17, 2) or (22, 2) in pixels, at one size."""
+    """Hold grey images, stretched, and their landmarks, (17, 2) or (22, 2) in pixels."""
     pixels, sizes, points = [], [], []
     for image, places in images:
         scale = STORED / max(image.size)
@@ -263,11 +263,8 @@ def draw_others(n: int, hands: HandImages, seed: int = 0) -> Tensor:
     )  # fmt: skip
     drawn = []
     for i in range(n):
-        if i % 4 == 0:
-            image = _shuffle_tiles(hands, rng)
-        else:
-            image = kinds[rng.integers(len(kinds))](rng)
-        drawn.append(image)
+        kind = kinds[rng.integers(len(kinds))]
+        drawn.append(kind(rng) if i % 4 else _shuffle_tiles(hands, rng))
     return torch.from_numpy(np.stack(drawn))
 
 
@@ -275,7 +272,7 @@ Grey = npt.NDArray[np.uint8]
 
 
 def _canvas(rng: np.random.Generator) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    image = Image.new("L", (SIDE, SIDE), int(rng.choice((0, 0, 255, rng.integers(256)))))
+    image = Image.new("L", (SIDE, SIDE), int(rng.choice((0, 0, 255, int(rng.integers(256))))))
     return image, ImageDraw.Draw(image)
 
 
@@ -290,8 +287,8 @@ def _draw_text(rng: np.random.Generator) -> Grey:
     ink, size = _other_grey(image, rng), int(rng.integers(5, 26))
     for y in range(int(rng.integers(0, 12)), SIDE, int(size * rng.uniform(1.1, 1.8))):
         letters = "".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz    ABCDEFG0123456789"), 30))
-        draw.text((rng.integers(0, 10), y), letters, ink, ImageFont.load_default(size))
-    return np.asarray(image.rotate(int(rng.choice((0, 0, 90, 180, rng.integers(360))))))
+        draw.text((int(rng.integers(0, 10)), y), letters, ink, ImageFont.load_default(size))
+    return np.asarray(image.rotate(int(rng.choice((0, 0, 90, 180, int(rng.integers(360)))))))
 
 
 def _draw_window(rng: np.random.Generator) -> Grey:
@@ -367,9 +364,9 @@ def _bone(draw: ImageDraw.ImageDraw, a: npt.NDArray[np.floating], b: npt.NDArray
 
 
 def _film(rng: np.random.Generator, image: Image.Image) -> Grey:
-    grey = np.asarray(image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.6))), np.float32)
-    grey = grey + rng.normal(0, rng.uniform(1, 8), grey.shape)
-    return grey.clip(0, 255).astype(np.uint8)
+    soft = np.asarray(image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.6))))
+    grainy = soft + rng.normal(0, rng.uniform(1, 8), soft.shape)
+    return grainy.clip(0, 255).astype(np.uint8)
 
 
 def _draw_long_bones(rng: np.random.Generator) -> Grey:
@@ -419,8 +416,9 @@ def _draw_skull(rng: np.random.Generator) -> Grey:
                  int(rng.uniform(190, 255)), int(rng.integers(2, 6)))  # fmt: skip
     draw.rectangle((x - 0.5 * r, y + 0.8 * r, x + 0.5 * r, y + 1.7 * r), int(rng.uniform(110, 180)))
     for side in (-1, 1):
-        draw.ellipse((x + side * 0.4 * r - 9, y + 0.3 * r - 8, x + side * 0.4 * r + 9, y + 0.3 * r + 8),
-                     int(rng.uniform(20, 80)))  # fmt: skip
+        eye = x + 0.4 * side * r
+        box = (eye - 9, y + 0.3 * r - 8, eye + 9, y + 0.3 * r + 8)
+        draw.ellipse(box, int(rng.uniform(20, 80)))
     for i in range(8):
         tooth = x - 0.4 * r + i * 0.1 * r
         draw.rectangle((tooth, y + 1.25 * r, tooth + 3, y + 1.4 * r), int(rng.uniform(180, 255)))
@@ -468,10 +466,9 @@ def _shuffle_tiles(hands: HandImages, rng: np.random.Generator) -> Grey:
     whole = Image.fromarray(hands.pixels[i, :height, :width].numpy()).resize((SIDE, SIDE))
     n = int(rng.choice((3, 4, 5)))
     side = SIDE // n + 1
-    tiles = [whole.crop((side * (k % n), side * (k // n), side * (k % n) + side, side * (k // n) + side))
-             for k in range(n * n)]  # fmt: skip
+    corners = [(side * (k % n), side * (k // n)) for k in range(n * n)]
+    tiles = [whole.crop((x, y, x + side, y + side)) for x, y in corners]
     dealt = Image.new("L", (SIDE, SIDE))
-    for k, j in enumerate(rng.permutation(n * n)):
-        tile = tiles[j].rotate(float(rng.choice((0, 90, 180, 270))))
-        dealt.paste(tile, (side * (k % n), side * (k // n)))
+    for corner, j in zip(corners, rng.permutation(n * n), strict=True):
+        dealt.paste(tiles[j].rotate(float(rng.choice((0, 90, 180, 270)))), corner)
     return np.asarray(dealt)

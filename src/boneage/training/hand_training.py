@@ -62,7 +62,7 @@ def train_finder(
         done = state["done"]
         logger.info("continuing after %d of %d steps", done, steps)
     network.train()
-    total, began = 0.0, time.monotonic()
+    total, n, began = 0.0, 0, time.monotonic()
     for step in range(done + 1, steps + 1):
         batch = composer.batch(_BATCH)
         loss = finder_loss(
@@ -77,29 +77,21 @@ def train_finder(
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        total += loss.item()
+        total, n = total + loss.item(), n + 1
         if step % _LOG_EVERY == 0 or step == steps:
             rate = (step - done) * _BATCH / (time.monotonic() - began)
-            logger.info("step %d of %d: loss %.4f, %.0f images/s", step, steps,
-                        total / (step - done if step - done < _LOG_EVERY else _LOG_EVERY), rate)  # fmt: skip
-            total = 0.0
-            _save(checkpoint, network, optimizer, schedule, composer, step)
-    return network.eval()
-
-
-def _save(checkpoint: Path, network: HandNetwork, optimizer: torch.optim.Optimizer,
-          schedule: torch.optim.lr_scheduler.LRScheduler, composer: Composer, done: int) -> None:  # fmt: skip
-    with replacing(checkpoint) as part:
-        torch.save(
-            {
+            logger.info("step %d of %d: loss %.4f, %.0f images/s", step, steps, total / n, rate)
+            total, n = 0.0, 0
+            state = {
                 "network": network.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "schedule": schedule.state_dict(),
                 "generator": composer.generator.get_state(),
-                "done": done,
-            },
-            part,
-        )
+                "done": step,
+            }
+            with replacing(checkpoint) as part:
+                torch.save(state, part)
+    return network.eval()
 
 
 def as_function(network: HandNetwork) -> Network:
