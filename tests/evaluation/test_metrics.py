@@ -1,6 +1,5 @@
 import itertools
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +23,8 @@ Ages = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 
 
-@pytest.fixture(autouse=True)
-def _no_warnings() -> Iterator[None]:
-    """Undefined figures are values here, never warnings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+pytestmark = pytest.mark.filterwarnings("error")
+"""Undefined figures are values here, never warnings."""
 
 
 def _ages(seed: int, n: int = 57) -> tuple[Ages, Ages]:
