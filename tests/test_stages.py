@@ -21,12 +21,7 @@ def test_whole_months_fall_on_the_side_the_thresholds_name(months: int, stage: s
 
 @pytest.mark.parametrize(
     ("years", "code"),
-    [
-        (np.nextafter(12.0, 0.0), 0),
-        (12.0, 1),
-        (18.0, 1),
-        (np.nextafter(18.0, 99.0), 2),
-    ],
+    [(np.nextafter(12.0, 0.0), 0), (12.0, 1), (18.0, 1), (np.nextafter(18.0, 99.0), 2)],
 )
 def test_the_thresholds_are_exact_to_the_last_bit(years: float, code: int) -> None:
     assert stage_from_years(years) == code

@@ -32,9 +32,7 @@ def background(image: Image.Image) -> int:
     return int(np.asarray(image)[:10].mean())
 
 
-def test_darker_and_brighter_images_are_known_by_the_grey_of_the_hand(
-    hand: Image.Image,
-) -> None:
+def test_darker_and_brighter_images_are_known_by_the_grey_of_the_hand(hand: Image.Image) -> None:
     dark, bright = hand.point(lambda g: 0.5 * g), hand.point(lambda g: 1.3 * g)
     found = group(plain=hand, dark=dark, bright=bright)
     assert found["exposure"].to_dict() == {
@@ -42,9 +40,7 @@ def test_darker_and_brighter_images_are_known_by_the_grey_of_the_hand(
     }  # fmt: skip
 
 
-def test_flat_and_hard_images_are_known_by_the_range_of_their_greys(
-    hand: Image.Image,
-) -> None:
+def test_flat_and_hard_images_are_known_by_the_range_of_their_greys(hand: Image.Image) -> None:
     flat, hard = hand.point(lambda g: 100 + 0.4 * (g - 100)), ImageOps.autocontrast(hand)
     found = group(flat=flat, hard=hard, plain=hand)
     assert found["contrast"].to_dict() == {
@@ -52,9 +48,7 @@ def test_flat_and_hard_images_are_known_by_the_range_of_their_greys(
     }  # fmt: skip
 
 
-def test_small_and_large_hands_are_known_by_the_proportion_of_the_image(
-    hand: Image.Image,
-) -> None:
+def test_small_and_large_hands_are_known_by_the_proportion_of_the_image(hand: Image.Image) -> None:
     wide = ImageOps.expand(hand, 40, fill=background(hand))
     wider = ImageOps.expand(hand, 80, fill=background(hand))
     found = group(plain=hand, wide=wide, wider=wider)

@@ -105,9 +105,7 @@ def test_the_forest_plot_shows_absolute_error_signed_error_and_coverage(
     assert sum(list(line.get_xdata()) == [0, 0] for line in lines) == 1
 
 
-def test_small_groups_have_a_colour_and_groups_that_differ_a_marker(
-    result: dict[str, Any],
-) -> None:
+def test_small_groups_have_a_colour_and_groups_that_differ_a_marker(result: dict[str, Any]) -> None:
     groups = [dict(group) for group in result["groups"]]
     for group in groups:
         group |= {"bias_p_corrected": 0.5, "p_corrected": 0.5, "coverage_p_corrected": None}

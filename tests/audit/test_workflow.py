@@ -306,10 +306,6 @@ def test_images_of_a_finished_audit_are_predicted_only_for_their_saliency_maps(
     assert decoded == {name: 1 + (Path(name).stem in shown) for name in names}
 
 
-
-
-
-
 def test_images_of_an_earlier_audit_that_are_gone_are_in_no_figure(
     audited: Audited, exported: Path, folder: Path, out: Path, few: Path, tmp_path: Path
 ) -> None:

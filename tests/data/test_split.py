@@ -102,11 +102,7 @@ def _grouped(patients: int, images: int = 3) -> pd.DataFrame:
     """Patients of several images; two in three images show the stage of the patient."""
     rng = np.random.default_rng(2)
     rows = [
-        {
-            "image_id": str(p * images + f),
-            "group": f"p{p}",
-            "stage": p % 2 if f else 1 - p % 2,
-        }
+        {"image_id": str(p * images + f), "group": f"p{p}", "stage": p % 2 if f else 1 - p % 2}
         for p in range(patients)
         for f in range(images)
     ]

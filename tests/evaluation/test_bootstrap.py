@@ -2,13 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from boneage.evaluation.bootstrap import (
-    estimate,
-    mean_estimate,
-    resample,
-    seed_of,
-    weighted_median,
-)
+from boneage.evaluation.bootstrap import estimate, mean_estimate, resample, seed_of, weighted_median
 
 SEEDS = range(4)
 

@@ -77,9 +77,7 @@ def test_the_bias_is_found_by_sex_and_taken_off(fitted: Calibration) -> None:
     assert (fitted.images, fitted.level, fitted.graph_sha256) == (2000, 0.9, "abc")
 
 
-def test_the_interval_covers_90_percent_of_new_images_of_each_group(
-    fitted: Calibration,
-) -> None:
+def test_the_interval_covers_90_percent_of_new_images_of_each_group(fitted: Calibration) -> None:
     with_sex, without_sex, truth = _images(4000, seed=1)
     for raw in (with_sex, without_sex):
         _, low, high = fitted.apply(raw)

@@ -83,9 +83,7 @@ def test_someone_else_s_weights_are_not_taken_for_a_checkpoint(tmp_path: Path) -
         load_checkpoint(path)
 
 
-def test_a_checkpoint_of_another_version_is_refused(
-    saved: tuple[Path, BoneAgePredictor],
-) -> None:
+def test_a_checkpoint_of_another_version_is_refused(saved: tuple[Path, BoneAgePredictor]) -> None:
     path, _ = saved
     content = torch.load(path, weights_only=True)
     meta = json.loads(content["meta"])

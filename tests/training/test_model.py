@@ -9,11 +9,7 @@ from torch import nn
 
 from boneage.errors import CheckpointError, ConfigError
 from boneage.imaging.preprocess import IMAGENET_MEAN, IMAGENET_STD, TestTimeAugmentation
-from boneage.training.model import (
-    BoneAgePredictor,
-    SexConditionedLinear,
-    load_backbone,
-)
+from boneage.training.model import BoneAgePredictor, SexConditionedLinear, load_backbone
 
 
 @pytest.fixture

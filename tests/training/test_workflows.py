@@ -102,9 +102,7 @@ def test_the_prediction_table_has_one_row_a_held_out_image(
         np.testing.assert_allclose(sums, 1.0, atol=1e-6)
 
 
-def test_the_metrics_follow_from_the_written_table(
-    trained: tuple[Paths, dict[str, bytes]],
-) -> None:
+def test_the_metrics_follow_from_the_written_table(trained: tuple[Paths, dict[str, bytes]]) -> None:
     output = trained[0].output
     table = pd.read_csv(output / "predictions_test.csv")
     metrics = json.loads((output / "metrics_test.json").read_text())
