@@ -192,3 +192,10 @@ def write_hands(folder: Path) -> dict[str, Path]:
     """Write three hands of different sizes, ids 7, 8 and 9."""
     sizes = {"7": (120, 160), "8": (100, 150), "9": (140, 130)}
     return {i: save_pixels(folder / f"{i}.png", draw_hand(*size)) for i, size in sizes.items()}
+
+
+def make_ends(value: float | None, arm: float | None = None) -> dict[str, float | None]:
+    """A figure with an interval of so much to either side."""
+    if value is None or arm is None:
+        return {"value": value, "low": None, "high": None}
+    return {"value": value, "low": value - arm, "high": value + arm}

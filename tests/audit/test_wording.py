@@ -22,14 +22,7 @@ from boneage.audit.wording import (
     summarise,
 )
 from boneage.evaluation.prediction_table import read_predictions
-from builders import make_biased, make_full_table
-
-
-@pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    path = tmp_path_factory.mktemp("audit") / "table.csv"
-    make_full_table().to_csv(path, index=False)
-    return audit([read_predictions(path, ["site"])], resamples=100)
+from builders import make_biased, make_ends
 
 
 @pytest.mark.parametrize(
@@ -52,12 +45,6 @@ def test_p_values_and_months_are_short() -> None:
     assert [format_p(p) for p in (None, 0.0005, 0.0123, 1.0)] == ["–", "< 0.001", "0.012", "1.000"]
     assert [format_months(m) for m in (12.34, -0.01)] == ["12.3", "0.0"]
     assert [format_months(m, True) for m in (12.34, -3.0)] == ["+12.3", "−3.0"]
-
-
-def make_ends(value: float | None, arm: float | None = None) -> dict[str, float | None]:
-    if value is None or arm is None:
-        return {"value": value, "low": None, "high": None}
-    return {"value": value, "low": value - arm, "high": value + arm}
 
 
 def make_result(draws: int = 999, **changes: Any) -> dict[str, Any]:
