@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from boneage.config import Recipe
+from boneage.evaluation.prediction_table import Predictions, read_all
 from boneage.imaging.preprocess import Preprocessing
 from boneage.inference.calibration import Calibration, Spread
 from boneage.training.checkpoint import Checkpoint
@@ -199,3 +200,11 @@ def make_ends(value: float | None, arm: float | None = None) -> dict[str, float 
     if value is None or arm is None:
         return {"value": value, "low": None, "high": None}
     return {"value": value, "low": value - arm, "high": value + arm}
+
+
+def read_tables(folder: Path, *tables: pd.DataFrame, by: tuple[str, ...] = ()) -> list[Predictions]:
+    """Write tables of predictions as `model 0.csv` and so on, and read them."""
+    paths = [folder / f"model {i}.csv" for i in range(len(tables))]
+    for path, table in zip(paths, tables, strict=True):
+        table.to_csv(path, index=False)
+    return read_all(paths, by)

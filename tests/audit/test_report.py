@@ -18,17 +18,9 @@ import boneage.audit.report
 from boneage.audit.figures import audit
 from boneage.audit.report import FIGURES, describe_run, flatten, list_cases, make_page, save_audit
 from boneage.audit.wording import format_figure, format_p
-from boneage.evaluation.prediction_table import Predictions, read_all
-from builders import EVIL, Page, add_intervals, make_biased, make_full_table
+from builders import EVIL, Page, add_intervals, make_biased, make_full_table, read_tables
 
 COMMAND = ["boneage", "audit", "model 0.csv", "--by", "site"]
-
-
-def read_tables(folder: Path, *tables: pd.DataFrame, by: tuple[str, ...] = ()) -> list[Predictions]:
-    paths = [folder / f"model {i}.csv" for i in range(len(tables))]
-    for path, table in zip(paths, tables, strict=True):
-        table.to_csv(path, index=False)
-    return read_all(paths, by)
 
 
 def save(

@@ -123,10 +123,8 @@ def test_the_lower_end_of_an_infants_interval_may_be_few_months(path: Path) -> N
     [
         ("", "is not a readable CSV"),
         (f"{HEADER}\n", "has a header but no rows"),
-        (
-            "case,sex,reference_years,predicted_years\n1,M,10,11\n",
-            "no column 'image_id'; found: case",
-        ),
+        ("case,sex,reference_years,predicted_years\n1,M,10,11\n",
+         "no column 'image_id'; found: case"),
         ("image_id,reference_years,predicted_years\n1,10,11\n", "no column 'sex'"),
         (f"{HEADER},sex\n1,M,10,11,F\n", "has the column 'sex' twice"),
         (f"{HEADER}\n1,M,10,11,12\n", "Expected 4 fields in line 2, saw 5"),
@@ -142,20 +140,14 @@ def test_the_lower_end_of_an_infants_interval_may_be_few_months(path: Path) -> N
         (f"{HEADER},status\n1,M,10,11,ok\n2,M,10,,ok\n", "line 3 has no prediction"),
         (f"{HEADER},status\n1,M,10,11,final\n", "status is 'final'; expected ok, warn, reject"),
         (f"{HEADER},status\n1,M,10,11,reject\n2,M,,11,ok\n", "no row with both a prediction and a"),
-        (
-            f"{HEADER}\n1,M,0,11\n",
-            "line 2: reference_years is '0'; expected years, a number above 0",
-        ),
-        (
-            f"{HEADER}\n1,M,10,-1\n",
-            "line 2: predicted_years is '-1'; expected years, a number above -1",
-        ),
-        (
-            f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,10,-999,11\n",
-            "predicted_low_years is '-999'",
-        ),
+        (f"{HEADER}\n1,M,0,11\n",
+         "line 2: reference_years is '0'; expected years, a number above 0"),
+        (f"{HEADER}\n1,M,10,-1\n",
+         "line 2: predicted_years is '-1'; expected years, a number above -1"),
+        (f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,10,-999,11\n",
+         "predicted_low_years is '-999'"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_audited_is_named_with_its_line(path: Path, text: str, message: str) -> None:
     refuse(path, text, message)
 
@@ -165,23 +157,17 @@ def test_what_cannot_be_audited_is_named_with_its_line(path: Path, text: str, me
     [
         (f"{HEADER}\n1,M,10,11\n2,M,120,11\n", "line 3: reference_years is 120, which looks like"),
         (f"{HEADER}\n1,M,10,132\n", "Rename the column to predicted_months, or divide it by 12"),
-        (
-            "image_id,sex,reference_months,predicted_years\n1,M,10,10\n2,F,15,14\n",
-            "reference_months is below 21 in 2 of 2 rows, which looks like years. Rename the",
-        ),
+        ("image_id,sex,reference_months,predicted_years\n1,M,10,10\n2,F,15,14\n",
+         "reference_months is below 21 in 2 of 2 rows, which looks like years. Rename the"),
         ("image_id,sex,reference_months,predicted_months\n1,M,1200,90\n", "at most 300"),
         (f"{HEADER}\n1,M,0.8,10\n2,F,0.7,9\n", "predictions are 13 times the references"),
         (f"{HEADER},reference_months\n1,M,10,11,10\n", "10 and reference_months 10, which differ"),
-        (
-            f"{HEADER},chronological_age_months\n1,M,10,11,10\n",
-            "chronological_age_months is below 21",
-        ),
-        (
-            f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,10,110,130\n",
-            "predicted_low_years is 110, which looks like months",
-        ),
+        (f"{HEADER},chronological_age_months\n1,M,10,11,10\n",
+         "chronological_age_months is below 21"),
+        (f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,10,110,130\n",
+         "predicted_low_years is 110, which looks like months"),
     ],
-)
+)  # fmt: skip
 def test_ages_in_another_unit_than_their_column_says_are_refused(
     path: Path, text: str, message: str
 ) -> None:
@@ -195,21 +181,17 @@ P = ",p_child,p_adolescent,p_adult"
     ("text", "message"),
     [
         (f"{HEADER},predicted_low_years\n1,M,10,11,9\n", "predicted_high_years is empty, where"),
-        (
-            f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,11,9,12\n2,M,9,9,,\n",
-            "line 3: predicted_low_years is empty",
-        ),
-        (
-            f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,11,12,9\n",
-            "from 12 to 9 years ends before it starts",
-        ),
+        (f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,11,9,12\n2,M,9,9,,\n",
+         "line 3: predicted_low_years is empty"),
+        (f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,11,12,9\n",
+         "from 12 to 9 years ends before it starts"),
         (f"{HEADER}{P}\n1,M,10,11,90,10,0\n", "are 90, 10, 0; expected probabilities, sum 1"),
         (f"{HEADER}{P}\n1,M,10,11,1.5,-0.5,0\n", "are 1.5, -0.5, 0; expected probabilities"),
         (f"{HEADER}{P}\n1,M,10,11,1,0,0\n2,M,10,11,,,\n", "line 3: p_child is empty"),
         (f"{HEADER},predicted_stage\n1,M,10,11,Teen\n", "predicted_stage is 'Teen'; expected Chi"),
         (f"{HEADER},reference_stage\n1,M,10,11,Adult\n", "reference_stage is Adult, but the age 1"),
     ],
-)
+)  # fmt: skip
 def test_intervals_probabilities_and_stages_that_cannot_be_true_are_refused(
     path: Path, text: str, message: str
 ) -> None:
