@@ -298,7 +298,7 @@ def test_a_file_that_is_no_predictions_file_is_refused_and_stays(
     with pytest.raises(BoneAgeError, match=r"out\.csv is no predictions file of such a run; its"):
         PredictionsFile(out, records, with_reference=False, fingerprint=NEW)
     assert out.read_text() == content
-    assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_a_file_without_references_does_not_take_rows_with_them(
