@@ -15,9 +15,7 @@ def _months(name: str, sex: str, field: str) -> float:
 
 @SEX
 def test_carpals_ossify_in_order_and_reach_adult_size_once(sex: str) -> None:
-    sizes = {
-        name: [anatomy.carpal_size(name, age, sex) for age in AGES] for name in anatomy.CARPALS
-    }
+    sizes = [[anatomy.carpal_size(name, age, sex) for age in AGES] for name in anatomy.CARPALS]
     first = [next(i for i, size in enumerate(found) if size > 0) for found in sizes]
     assert first == sorted(first)
     names = list(anatomy.CARPALS)
