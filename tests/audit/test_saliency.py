@@ -319,11 +319,6 @@ def test_saliency_maps_of_the_model_in_the_package_lie_on_the_bones_of_shuffled_
     assert spreads[1] < 0.05 * spreads[0]
 
 
-@pytest.fixture(scope="module")
-def predictor(exported: Path) -> Predictor:
-    return Predictor(exported, threads=1)
-
-
 def test_images_with_regions_are_measured_one_row_a_region(
     predictor: Predictor, records: list[ImageRecord], bones: dict[str, list[Region]], tmp_path: Path
 ) -> None:

@@ -86,14 +86,11 @@ def test_the_summary_of_one_case_without_resamples_claims_no_test() -> None:
     )
 
 
-def test_a_signed_error_that_rounds_to_zero_has_no_direction() -> None:
+def test_a_summary_without_differences_or_direction_of_the_error_says_so() -> None:
     accuracy = make_result()["accuracy"] | {"bias_months": make_ends(-0.04)}
-    text = summarise(make_result(accuracy=accuracy))
+    groups = [make_group("a"), make_group("b")]
+    text = summarise(make_result(accuracy=accuracy, groups=groups))
     assert "on average, its predictions are neither too high nor too low." in text
-
-
-def test_a_summary_without_differences_says_so() -> None:
-    text = summarise(make_result(groups=[make_group("a"), make_group("b")]))
     assert text.endswith("No group of cases differs significantly from the other cases.")
 
 

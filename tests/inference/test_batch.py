@@ -23,24 +23,10 @@ from boneage.inference.batch import (
 )
 from boneage.inference.prediction import Prediction
 from boneage.inference.predictor import Predictor
-from boneage.sex import ProvidedSex
 from builders import save_dicom
 
 Table = dict[str, tuple[str | None, float | None]]
 WINDOW = {"WindowCenter": 3040.5, "WindowWidth": 4081}
-
-
-@pytest.fixture(scope="module")
-def predictor(exported: Path) -> Predictor:
-    return Predictor(exported, threads=1)
-
-
-@pytest.fixture(scope="module")
-def records(raw: Path) -> list[ImageRecord]:
-    """Six images, of boys, girls and unknown."""
-    paths = sorted(raw.rglob("*.png"))[:6]
-    sexes: list[ProvidedSex | None] = ["M", "F", None, "unknown", "F", "M"]
-    return [ImageRecord(path, sex) for path, sex in zip(paths, sexes, strict=True)]
 
 
 def test_images_are_joined_with_what_a_table_knows_of_them() -> None:
@@ -134,9 +120,9 @@ DULL: dict[str, tuple[str, int, int, type, dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def grey(records: list[ImageRecord]) -> npt.NDArray[np.int64]:
+def grey(grey: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """An image that uses all its grey values."""
-    pixels = np.asarray(Image.open(records[0].path).convert("L")).astype(np.int64)
+    pixels = grey.copy()
     pixels[0, 0], pixels[-1, -1] = 0, 255
     return pixels
 
