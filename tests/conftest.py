@@ -9,12 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from boneage.audit.figures import audit
 from boneage.config import ImageSettings, Paths, Recipe, Runtime
 from boneage.data.labels import find_images, find_labels, match_images, read_labels
 from boneage.data.processed import preprocess_folder
 from boneage.data.split import split_samples
-from boneage.evaluation.prediction_table import read_predictions
 from boneage.inference.batch import ImageRecord
 from boneage.inference.predictor import Predictor
 from boneage.phantom.cohort import write_cohort
@@ -97,6 +95,9 @@ def grey(records: list[ImageRecord]) -> npt.NDArray[np.int64]:
 @pytest.fixture(scope="session")
 def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The audit of a table that has every column."""
+    from boneage.audit.figures import audit
+    from boneage.evaluation.prediction_table import read_predictions
+
     path = tmp_path_factory.mktemp("audit") / "table.csv"
     make_full_table().to_csv(path, index=False)
     return audit([read_predictions(path, ["site"])], resamples=100)
