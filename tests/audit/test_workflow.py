@@ -306,6 +306,24 @@ def test_images_of_a_finished_audit_are_predicted_only_for_their_saliency_maps(
     assert decoded == {name: 1 + (Path(name).stem in shown) for name in names}
 
 
+def test_an_image_that_was_replaced_is_predicted_anew(
+    exported: Path, folder: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    out = tmp_path / "out"
+    run(exported, folder, out, images=few, stress=True)
+    before = pd.read_csv(out / STRESS).sort_values(["path", "family"])["predicted_months"]
+    shutil.copy(few / "900002.png", few / "900001.png")
+    _, predicted = count_work(monkeypatch)
+    run(exported, folder, out, images=few, stress=True)
+    after = pd.read_csv(out / STRESS).sort_values(["path", "family"])["predicted_months"]
+    assert "1 images predicted again, since the file has changed" in caplog.text
+    assert {name for name, n in predicted.items() if n > 1} == {"900001.png"}
+    assert predicted["900001.png"] == 1 + len(FEW)
+    is_changed = (before.to_numpy() != after.to_numpy()).tolist()
+    assert is_changed == [True] * (1 + len(FEW)) + [False] * 3 * (1 + len(FEW))
+
+
 def test_images_of_an_earlier_audit_that_are_gone_are_in_no_figure(
     audited: Audited, exported: Path, folder: Path, out: Path, few: Path, tmp_path: Path
 ) -> None:
