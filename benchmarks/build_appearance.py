@@ -21,7 +21,7 @@ from skimage.exposure import equalize_adapthist
 from sklearn.neural_network import MLPClassifier
 from tqdm import tqdm
 
-from boneage.data.labels import find_images
+from boneage.data.labels import find_images, find_labels, match_images, read_labels
 from boneage.data.split import read_split
 from boneage.files import replacing, save_text
 from boneage.imaging.radiograph import read_radiograph
@@ -41,9 +41,9 @@ def main() -> None:
     parser.add_argument("larger", type=Path)
     parser.add_argument("--split", type=Path, required=True)
     options = parser.parse_args()
-    split = read_split(options.split)
-    part = dict(zip(split["image_id"], split["split"], strict=True))
     small, large = find_images(options.data), find_images(options.larger)
+    samples = match_images(read_labels(find_labels(options.data)), small)
+    part = dict(zip(samples["image_id"], read_split(options.split, samples), strict=True))
     train = [small[i] for i in sorted(small) if part.get(i) == "train"][::5][:MOST]
     train += [large[i] for i in sorted(large) if part.get(i) == "train"]
     val = [small[i] for i in sorted(small) if part.get(i) == "val" and i not in large][::2]

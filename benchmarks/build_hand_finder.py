@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from boneage.data.labels import find_images
+from boneage.data.labels import find_images, find_labels, match_images, read_labels
 from boneage.data.landmarks import AnnotatedHand, read_landmarks
 from boneage.data.split import read_split
 from boneage.files import clean_id, replacing
@@ -59,8 +59,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options.work.mkdir(parents=True, exist_ok=True)
     small, large = find_images(options.data), find_images(options.larger)
-    split = read_split(options.split)
-    training = set(split["image_id"][split["split"] == "train"])
+    samples = match_images(read_labels(find_labels(options.data)), small)
+    training = set(samples["image_id"][read_split(options.split, samples) == "train"])
     if options.leave_out:
         training -= set(read_csv(options.leave_out)["id"].map(clean_id))
     boxes = read_landmarks(options.boxes)

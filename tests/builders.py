@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from boneage.config import Recipe
+from boneage.evaluation.prediction_table import Predictions, read_all
 from boneage.imaging.preprocess import Preprocessing
 from boneage.inference.calibration import Calibration, Spread
 from boneage.training.checkpoint import Checkpoint
@@ -192,3 +193,18 @@ def write_hands(folder: Path) -> dict[str, Path]:
     """Write three hands of different sizes, ids 7, 8 and 9."""
     sizes = {"7": (120, 160), "8": (100, 150), "9": (140, 130)}
     return {i: save_pixels(folder / f"{i}.png", draw_hand(*size)) for i, size in sizes.items()}
+
+
+def make_ends(value: float | None, arm: float | None = None) -> dict[str, float | None]:
+    """A figure with an interval of so much to either side."""
+    if value is None or arm is None:
+        return {"value": value, "low": None, "high": None}
+    return {"value": value, "low": value - arm, "high": value + arm}
+
+
+def read_tables(folder: Path, *tables: pd.DataFrame, by: tuple[str, ...] = ()) -> list[Predictions]:
+    """Write tables of predictions as `model 0.csv` and so on, and read them."""
+    paths = [folder / f"model {i}.csv" for i in range(len(tables))]
+    for path, table in zip(paths, tables, strict=True):
+        table.to_csv(path, index=False)
+    return read_all(paths, by)

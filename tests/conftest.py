@@ -1,16 +1,23 @@
 """The synthetic cohort is the fixture: small images, written once a test session."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
+from PIL import Image
 
 from boneage.config import ImageSettings, Paths, Recipe, Runtime
 from boneage.data.labels import find_images, find_labels, match_images, read_labels
 from boneage.data.processed import preprocess_folder
 from boneage.data.split import split_samples
+from boneage.inference.batch import ImageRecord
+from boneage.inference.predictor import Predictor
 from boneage.phantom.cohort import write_cohort
-from builders import TINY, make_checkpoint
+from boneage.sex import ProvidedSex
+from builders import TINY, make_checkpoint, make_full_table
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +71,33 @@ def exported(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     export_onnx(checkpoint, path, [min(raw.rglob("*.png"))])
     return path
+
+
+@pytest.fixture(scope="module")
+def predictor(exported: Path) -> Predictor:
+    return Predictor(exported, threads=1)
+
+
+@pytest.fixture(scope="session")
+def records(raw: Path) -> list[ImageRecord]:
+    """Six images, of boys, girls and unknown."""
+    sexes: list[ProvidedSex | None] = ["M", "F", None, "unknown", "F", "M"]
+    paths = sorted(raw.rglob("*.png"))[:6]
+    return [ImageRecord(path, sex) for path, sex in zip(paths, sexes, strict=True)]
+
+
+@pytest.fixture(scope="session")
+def grey(records: list[ImageRecord]) -> npt.NDArray[np.int64]:
+    """The grey values of the first of them."""
+    return np.asarray(Image.open(records[0].path).convert("L")).astype(np.int64)
+
+
+@pytest.fixture(scope="session")
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The audit of a table that has every column."""
+    from boneage.audit.figures import audit
+    from boneage.evaluation.prediction_table import read_predictions
+
+    path = tmp_path_factory.mktemp("audit") / "table.csv"
+    make_full_table().to_csv(path, index=False)
+    return audit([read_predictions(path, ["site"])], resamples=100)

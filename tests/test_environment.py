@@ -135,23 +135,21 @@ def test_what_the_package_switches_off_would_be_seen(folder: Path) -> None:
     assert any(path.startswith(str(folder / "home")) for path in strays)
 
 
-def test_a_choice_about_threads_in_the_environment_stands() -> None:
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [({}, "PASSIVE True 1"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE False 1"),
+     ({"ORT_DISABLE_TELEMETRY": "0"}, "PASSIVE True 1")],
+)  # fmt: skip
+def test_a_choice_about_threads_in_the_environment_stands_and_telemetry_is_off_whatever_it_says(
+    chosen: dict[str, str], expected: str
+) -> None:
     code = (
-        "import os, boneage; print(os.environ['OMP_WAIT_POLICY'], 'GOMP_SPINCOUNT' in os.environ)"
+        "import os, boneage; print(os.environ['OMP_WAIT_POLICY'], 'GOMP_SPINCOUNT' in os.environ, "
+        "os.environ['ORT_DISABLE_TELEMETRY'])"
     )
-    for chosen, expected in ({}, "PASSIVE True"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE False"):
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP", "GOMP"))}
-        found = subprocess.run(
-            [sys.executable, "-c", code],
-            env=environment | chosen, check=True, capture_output=True, text=True,
-        )  # fmt: skip
-        assert found.stdout.split() == expected.split()
-
-
-def test_telemetry_is_off_whatever_the_environment_says() -> None:
-    code = "import os, boneage; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP", "GOMP"))}
     found = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"ORT_DISABLE_TELEMETRY": "0"},
-        check=True, capture_output=True, text=True,
+        [sys.executable, "-c", code],
+        env=environment | chosen, check=True, capture_output=True, text=True,
     )  # fmt: skip
-    assert found.stdout.strip() == "1"
+    assert found.stdout.split() == expected.split()

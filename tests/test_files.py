@@ -103,9 +103,23 @@ def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
     assert hash_file(first) == hash_file(second) == hashlib.sha256(b"content").hexdigest()
 
 
-def test_text_keeps_its_line_ends(tmp_path: Path) -> None:
-    save_text(tmp_path / "table.csv", "a\nb\r\n")
-    assert (tmp_path / "table.csv").read_bytes() == b"a\nb\r\n"
+def test_text_is_utf_8_and_keeps_its_line_ends(tmp_path: Path) -> None:
+    save_text(tmp_path / "table.csv", "R²\nb\r\n")
+    assert (tmp_path / "table.csv").read_bytes() == "R²\nb\r\n".encode()
+
+
+def test_a_file_that_cannot_be_put_in_its_place_leaves_the_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(part: Path, target: Path) -> None:
+        raise OSError("disk full")
+
+    save_text(tmp_path / "b.txt", "older")
+    save_text(tmp_path / "b.txt", "old")
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_text(tmp_path / "b.txt", "new")
+    assert (tmp_path / "b.txt").read_text() == "old"
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ def hand() -> Image.Image:
 
 def group(**images: Image.Image) -> pd.DataFrame:
     """Put images into groups, a row a name."""
-    rows = [
-        {
-            "image_id": name,
-            **measure_acquisition(np.asarray(image, dtype=np.float32) / np.float32(255)),
-        }
-        for name, image in images.items()
-    ]
-    table = group_acquisition(pd.DataFrame(rows))
+    greys = {
+        name: np.asarray(image, np.float32) / np.float32(255) for name, image in images.items()
+    }
+    table = group_acquisition(
+        pd.DataFrame(
+            [{"image_id": name, **measure_acquisition(grey)} for name, grey in greys.items()]
+        )
+    )
     assert list(table.columns) == ["image_id", *ACQUISITION]
     assert table["image_id"].tolist() == list(images)
     return table.set_index("image_id")
@@ -32,33 +32,22 @@ def background(image: Image.Image) -> int:
     return int(np.asarray(image)[:10].mean())
 
 
-def test_darker_and_brighter_images_are_known_by_the_grey_of_the_hand(
+def test_images_are_ranked_by_the_grey_of_the_hand_and_the_range_of_their_greys(
     hand: Image.Image,
 ) -> None:
     dark, bright = hand.point(lambda g: 0.5 * g), hand.point(lambda g: 1.3 * g)
-    found = group(plain=hand, dark=dark, bright=bright)
-    assert found["exposure"].to_dict() == {
+    assert group(plain=hand, dark=dark, bright=bright)["exposure"].to_dict() == {
         "plain": "2 of 3", "dark": "1 of 3, darkest", "bright": "3 of 3, brightest"
     }  # fmt: skip
-
-
-def test_flat_and_hard_images_are_known_by_the_range_of_their_greys(
-    hand: Image.Image,
-) -> None:
     flat, hard = hand.point(lambda g: 100 + 0.4 * (g - 100)), ImageOps.autocontrast(hand)
-    found = group(flat=flat, hard=hard, plain=hand)
-    assert found["contrast"].to_dict() == {
+    assert group(flat=flat, hard=hard, plain=hand)["contrast"].to_dict() == {
         "flat": "1 of 3, flattest", "hard": "3 of 3, hardest", "plain": "2 of 3"
     }  # fmt: skip
 
 
-def test_small_and_large_hands_are_known_by_the_proportion_of_the_image(
-    hand: Image.Image,
-) -> None:
-    wide = ImageOps.expand(hand, 40, fill=background(hand))
-    wider = ImageOps.expand(hand, 80, fill=background(hand))
-    found = group(plain=hand, wide=wide, wider=wider)
-    assert found["hand size"].to_dict() == {
+def test_small_and_large_hands_are_known_by_the_proportion_of_the_image(hand: Image.Image) -> None:
+    wide, wider = (ImageOps.expand(hand, border, fill=background(hand)) for border in (40, 80))
+    assert group(plain=hand, wide=wide, wider=wider)["hand size"].to_dict() == {
         "plain": "3 of 3, largest", "wide": "2 of 3", "wider": "1 of 3, smallest"
     }  # fmt: skip
 

@@ -19,14 +19,7 @@ from boneage.audit.charts import (
 from boneage.audit.figures import audit
 from boneage.evaluation.plots import BLUE, ORANGE, RED
 from boneage.evaluation.prediction_table import read_predictions
-from builders import EVIL, make_biased, make_full_table
-
-
-@pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    path = tmp_path_factory.mktemp("audit") / "table.csv"
-    make_full_table().to_csv(path, index=False)
-    return audit([read_predictions(path, ["site"])], resamples=100)
+from builders import EVIL, make_biased, make_ends, make_full_table
 
 
 def axes_of(figure: Figure | None) -> Any:
@@ -105,9 +98,7 @@ def test_the_forest_plot_shows_absolute_error_signed_error_and_coverage(
     assert sum(list(line.get_xdata()) == [0, 0] for line in lines) == 1
 
 
-def test_small_groups_have_a_colour_and_groups_that_differ_a_marker(
-    result: dict[str, Any],
-) -> None:
+def test_small_groups_have_a_colour_and_groups_that_differ_a_marker(result: dict[str, Any]) -> None:
     groups = [dict(group) for group in result["groups"]]
     for group in groups:
         group |= {"bias_p_corrected": 0.5, "p_corrected": 0.5, "coverage_p_corrected": None}
@@ -153,12 +144,6 @@ def test_the_reliability_diagram_shows_each_bin(result: dict[str, Any]) -> None:
     assert np.concatenate(ends) == pytest.approx(
         np.concatenate([[b["accuracy"]["low"], b["accuracy"]["high"]] for b in bins])
     )
-
-
-def make_ends(value: float | None, arm: float | None = None) -> dict[str, float | None]:
-    if value is None or arm is None:
-        return {"value": value, "low": None, "high": None}
-    return {"value": value, "low": value - arm, "high": value + arm}
 
 
 def make_robustness(*changes: float | None) -> dict[str, Any]:

@@ -1,3 +1,5 @@
+import shutil
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -6,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
-from PIL import Image
 
 from boneage.audit.saliency import (
     ALL,
@@ -33,6 +34,10 @@ def read(folder: Path, text: str) -> dict[str, list[Region]]:
     path = folder / "regions.csv"
     path.write_text(text, encoding="utf-8")
     return read_regions(path)
+
+
+def names_of(found: dict[str, list[Region]]) -> dict[str, list[str]]:
+    return {image_id: [region.name for region in regions] for image_id, regions in found.items()}
 
 
 def box(top: int, left: int, height: int, width: int, name: str = "box") -> Region:
@@ -98,21 +103,24 @@ def test_the_masks_of_a_synthetic_cohort_give_its_open_growth_plates(cohort: Pat
     assert any(not regions for regions in found.values())  # an adult's
 
 
-def test_every_region_of_an_image_is_kept_under_its_id(tmp_path: Path) -> None:
-    rows = "1.png ,96,96,wrist ,0,0,9,9\n2,96,96,wrist,0,0,9,9\n1,96,96,ulna,5,5,9,9\n"
-    found = read(tmp_path, HEADER + rows)
-    names = {i: [region.name for region in regions] for i, regions in found.items()}
-    assert names == {"1": ["wrist", "ulna"], "2": ["wrist"]}
-
-
-def test_the_first_reader_of_each_image_counts(tmp_path: Path) -> None:
-    header = HEADER.replace("id,", "id,reader,")
-    rows = (
-        "1,b,96,96,x,0,0,9,9\n1.png,a,96,96,y,0,0,9,9\n2,a,96,96,z,0,0,9,9\n1,b ,96,96,w,0,0,9,9\n"
-    )
-    found = read(tmp_path, header + rows)
-    names = {i: [region.name for region in regions] for i, regions in found.items()}
-    assert names == {"1": ["x", "w"], "2": ["z"]}
+@pytest.mark.parametrize(
+    ("header", "rows", "expected"),
+    [
+        pytest.param(
+            HEADER, "1.png ,96,96,wrist ,0,0,9,9\n2,96,96,wrist,0,0,9,9\n1,96,96,ulna,5,5,9,9\n",
+            {"1": ["wrist", "ulna"], "2": ["wrist"]}, id="every region under its id",
+        ),
+        pytest.param(
+            HEADER.replace("id,", "id,reader,"), "1,b,96,96,x,0,0,9,9\n1.png,a,96,96,y,0,0,9,9\n"
+            "2,a,96,96,z,0,0,9,9\n1,b ,96,96,w,0,0,9,9\n",
+            {"1": ["x", "w"], "2": ["z"]}, id="of each image its first reader's",
+        ),
+    ],
+)  # fmt: skip
+def test_regions_are_kept_by_image(
+    tmp_path: Path, header: str, rows: str, expected: dict[str, list[str]]
+) -> None:
+    assert names_of(read(tmp_path, header + rows)) == expected
 
 
 @pytest.mark.parametrize(
@@ -166,16 +174,7 @@ def test_the_hand_that_is_found_covers_the_bones_and_not_the_image() -> None:
     assert max(sizes) < 0.5
 
 
-def test_the_hand_holds_every_region() -> None:
-    image = np.zeros((192, 192), dtype=np.float32)
-    image[20:120, 20:120] = 0.8
-    region = box(85, 80, 4, 6)
-    alone, with_region = (find_hand(image, regions) for regions in ([], [region]))
-    assert not alone[region.mask > 0].any()
-    np.testing.assert_array_equal(with_region, alone | (region.mask > 0))
-
-
-def test_the_hand_is_the_largest_bright_part_without_holes() -> None:
+def test_the_hand_is_the_largest_bright_part_without_holes_and_every_region() -> None:
     image = np.zeros((192, 192), dtype=np.float32)
     image[20:120, 20:120] = 0.8
     image[50:80, 50:80] = 0.0
@@ -184,6 +183,8 @@ def test_the_hand_is_the_largest_bright_part_without_holes() -> None:
     assert hand[30:35, 30:35].all()  # the hole
     assert not hand[70:, 70:].any()
     assert hand.sum() == pytest.approx(50 * 50, rel=0.05)
+    region = box(85, 80, 4, 6)
+    np.testing.assert_array_equal(find_hand(image, [region]), hand | (region.mask > 0))
 
 
 EVERYWHERE = np.ones((GRID, GRID), dtype=bool)
@@ -225,20 +226,12 @@ def test_a_uniform_map_has_the_energy_of_the_area_wherever_the_region_lies() -> 
 def test_a_region_that_is_moved_over_the_border_loses_what_leaves_the_image() -> None:
     corner = np.zeros((GRID, GRID), dtype=bool)
     corner[0, 0] = True
-    found = measure_map(np.ones((7, 7)), [box(40, 40, 20, 10)], corner)["box"]
-    assert found["energy_shifted"] == pytest.approx(found["area"] / 4, rel=1e-4)
-    corner = corner[::-1, ::-1]
-    found = measure_map(np.ones((7, 7)), [box(40, 40, 20, 10)], corner)["box"]
-    assert found["energy_shifted"] == pytest.approx(found["area"] * 11 * 6 / 200, rel=1e-4)
-
-
-def test_what_is_left_of_a_region_at_the_border_is_the_part_that_lies_there() -> None:
-    corner = np.zeros((GRID, GRID), dtype=bool)
-    corner[0, 0] = True
-    region = box(40, 40, 20, 10)
-    region.mask[40:50] /= 2  # the upper half, which leaves the image
-    found = measure_map(np.ones((7, 7)), [region], corner)["box"]
-    assert found["energy_shifted"] == pytest.approx(10 * 5 / GRID**2, rel=1e-4)
+    whole, half = box(40, 40, 20, 10), box(40, 40, 20, 10)
+    half.mask[40:50] /= 2  # the upper half, which leaves the image
+    for region, hand, cells in ((whole, corner, 10 * 5), (half, corner, 10 * 5),
+                                (whole, corner[::-1, ::-1], 11 * 6)):  # fmt: skip
+        found = measure_map(np.ones((7, 7)), [region], hand)["box"]
+        assert found["energy_shifted"] == pytest.approx(cells / GRID**2, rel=1e-4)
 
 
 def test_a_region_is_moved_so_that_its_middle_lies_in_the_hand() -> None:
@@ -326,40 +319,33 @@ def test_saliency_maps_of_the_model_in_the_package_lie_on_the_bones_of_shuffled_
     assert spreads[1] < 0.05 * spreads[0]
 
 
-@pytest.fixture(scope="module")
-def predictor(exported: Path) -> Predictor:
-    return Predictor(exported, threads=1)
-
-
 def test_images_with_regions_are_measured_one_row_a_region(
     predictor: Predictor, records: list[ImageRecord], bones: dict[str, list[Region]], tmp_path: Path
 ) -> None:
-    broken = tmp_path / f"{records[2].path.stem}.png"
+    first, second, third, fourth, fifth = records[:5]
+    broken = tmp_path / third.path.name
     broken.write_text("no image")
+    square = [box(9, 9, 9, 9)]
     nothing = Region("nothing", np.zeros((GRID, GRID), dtype=np.float32))
     some = {
-        records[0].path.stem: [*bones[records[0].path.stem], box(9, 9, 9, 9), nothing],
-        records[1].path.stem: [box(9, 9, 9, 9)],
-        records[2].path.stem: [box(9, 9, 9, 9)],
-        records[3].path.stem: [nothing],
-        "stranger": [box(9, 9, 9, 9)],
-    }
-    unlabelled = replace(records[1], reference_years=None)
-    given = [records[0], unlabelled, replace(records[2], path=broken), *records[3:5]]
+        first.path.stem: [*bones[first.path.stem], *square, nothing], second.path.stem: square,
+        broken.stem: square, fourth.path.stem: [nothing], "stranger": square,
+    }  # fmt: skip
+    unlabelled = replace(second, reference_years=None)
+    given = [first, unlabelled, replace(third, path=broken), fourth, fifth]
     table = measure_images(predictor, given, some, 1)
-    first, second = records[0].path.stem, records[1].path.stem
-    assert table["image_id"].tolist() == [first] * 3 + [second] * 2
+    assert table["image_id"].tolist() == [first.path.stem] * 3 + [second.path.stem] * 2
     assert table["region"].tolist() == [ALL, "bones", "box", ALL, "box"]
-    prediction = predictor.predict(records[0].path, records[0].sex)
+    prediction = predictor.predict(first.path, first.sex)
     assert prediction.age_map is not None
     assert prediction.predicted_years is not None
     assert (table.loc[0, "rows"], table.loc[0, "columns"]) == prediction.age_map.shape
-    assert table.loc[0, "reference_years"] == records[0].reference_years
-    error = 12 * (prediction.predicted_years - float(records[0].reference_years or 0))
+    assert table.loc[0, "reference_years"] == first.reference_years
+    error = 12 * (prediction.predicted_years - float(first.reference_years or 0))
     assert table.loc[0, "error_months"] == pytest.approx(error)
     assert table.loc[3:, ["reference_years", "error_months"]].isna().all(axis=None)
-    hits = {"hit", "energy", "area", "energy_shifted", "hit_shifted"}
-    assert table[list(hits)].apply(lambda values: values.between(0, 1)).all(axis=None)
+    measures = ["hit", "energy", "area", "energy_shifted", "hit_shifted"]
+    assert table[measures].apply(lambda values: values.between(0, 1)).all(axis=None)
 
 
 def test_one_thread_and_two_measure_the_same(
@@ -372,17 +358,16 @@ def test_one_thread_and_two_measure_the_same(
 def test_each_image_has_random_places_of_its_own(
     predictor: Predictor, records: list[ImageRecord], bones: dict[str, list[Region]], tmp_path: Path
 ) -> None:
-    copy = tmp_path / "copy.png"
-    Image.open(records[0].path).save(copy)
+    same = Path(shutil.copy(records[0].path, tmp_path / "copy.png"))
     regions = bones | {"copy": bones[records[0].path.stem]}
-    table = measure_images(predictor, [records[0], ImageRecord(copy, records[0].sex)], regions, 1)
+    table = measure_images(predictor, [records[0], ImageRecord(same, records[0].sex)], regions, 1)
     first, second = table[table["region"] == ALL].to_dict("records")
     assert first["energy"] == second["energy"]
     assert first["energy_shifted"] != second["energy_shifted"]
 
 
-def test_images_and_regions_that_do_not_belong_together_are_named(
-    predictor: Predictor, records: list[ImageRecord], tmp_path: Path
+def test_images_and_regions_that_do_not_belong_together_or_have_no_map_are_refused(
+    predictor: Predictor, records: list[ImageRecord], bones: dict[str, list[Region]]
 ) -> None:
     with pytest.raises(BoneAgeError) as caught:
         measure_images(predictor, records, {"a": [], "b": [], "c": [], "d": []})
@@ -392,15 +377,10 @@ def test_images_and_regions_that_do_not_belong_together_are_named(
     )
     with pytest.raises(BoneAgeError, match="none of the images with regions has both a prediction"):
         measure_images(predictor, records, {"900001": []}, 1)
-
-
-def test_a_model_without_a_map_has_nothing_to_measure(
-    exported: Path, records: list[ImageRecord], bones: dict[str, list[Region]]
-) -> None:
-    predictor = Predictor(exported, threads=1)
-    predictor.contract = replace(predictor.contract, outputs=("age_years",))
+    mute = copy(predictor)
+    mute.contract = replace(mute.contract, outputs=("age_years",))
     with pytest.raises(BoneAgeError, match="gives no saliency map"):
-        measure_images(predictor, records, bones)
+        measure_images(mute, records, bones)
 
 
 def make_measures() -> pd.DataFrame:
@@ -418,6 +398,9 @@ def make_measures() -> pd.DataFrame:
 
 
 def test_measures_are_summarised_by_region_age_and_size_of_the_error() -> None:
+    unlabelled = make_measures().assign(reference_years=np.nan, error_months=np.nan)
+    groups = summarise_regions(unlabelled, resamples=0)["groups"]
+    assert [group["by"] for group in groups] == ["region"] * 3
     found = summarise_regions(make_measures(), resamples=200)
     assert (found["n"], found["cells"]) == (3, [6, 5])
     names = [(group["by"], group["group"], group["n"]) for group in found["groups"]]
@@ -445,9 +428,3 @@ def test_small_regions_are_tested_as_large_ones_are() -> None:
     large, tiny = (summarise_regions(t, resamples=0)["groups"] for t in (table, small))
     assert [g["wilcoxon_p"] for g in tiny] == [g["wilcoxon_p"] for g in large]
     assert min(g["wilcoxon_p"] for g in tiny) < 1.0
-
-
-def test_measures_without_references_have_regions_only() -> None:
-    table = make_measures().assign(reference_years=np.nan, error_months=np.nan)
-    found = summarise_regions(table, resamples=0)
-    assert [group["by"] for group in found["groups"]] == ["region"] * 3

@@ -22,14 +22,7 @@ from boneage.audit.wording import (
     summarise,
 )
 from boneage.evaluation.prediction_table import read_predictions
-from builders import make_biased, make_full_table
-
-
-@pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    path = tmp_path_factory.mktemp("audit") / "table.csv"
-    make_full_table().to_csv(path, index=False)
-    return audit([read_predictions(path, ["site"])], resamples=100)
+from builders import make_biased, make_ends
 
 
 @pytest.mark.parametrize(
@@ -52,12 +45,6 @@ def test_p_values_and_months_are_short() -> None:
     assert [format_p(p) for p in (None, 0.0005, 0.0123, 1.0)] == ["–", "< 0.001", "0.012", "1.000"]
     assert [format_months(m) for m in (12.34, -0.01)] == ["12.3", "0.0"]
     assert [format_months(m, True) for m in (12.34, -3.0)] == ["+12.3", "−3.0"]
-
-
-def make_ends(value: float | None, arm: float | None = None) -> dict[str, float | None]:
-    if value is None or arm is None:
-        return {"value": value, "low": None, "high": None}
-    return {"value": value, "low": value - arm, "high": value + arm}
 
 
 def make_result(draws: int = 999, **changes: Any) -> dict[str, Any]:
@@ -99,14 +86,11 @@ def test_the_summary_of_one_case_without_resamples_claims_no_test() -> None:
     )
 
 
-def test_a_signed_error_that_rounds_to_zero_has_no_direction() -> None:
+def test_a_summary_without_differences_or_direction_of_the_error_says_so() -> None:
     accuracy = make_result()["accuracy"] | {"bias_months": make_ends(-0.04)}
-    text = summarise(make_result(accuracy=accuracy))
+    groups = [make_group("a"), make_group("b")]
+    text = summarise(make_result(accuracy=accuracy, groups=groups))
     assert "on average, its predictions are neither too high nor too low." in text
-
-
-def test_a_summary_without_differences_says_so() -> None:
-    text = summarise(make_result(groups=[make_group("a"), make_group("b")]))
     assert text.endswith("No group of cases differs significantly from the other cases.")
 
 

@@ -73,43 +73,37 @@ def test_every_method_but_the_correction_changes_the_heads(
         assert np.abs(years - plain).max() > 1e-4, method
 
 
-def test_the_same_seed_gives_the_same_heads_and_another_one_others(
+def test_the_same_seed_gives_the_same_heads_another_one_others_and_the_model_keeps_its_own(
     model: BoneAgePredictor, images: list[Any]
 ) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     one, again, other = (predict(fit_heads(model, images[0], METHODS[0], seed, 2), images[1])[0]
                          for seed in (3, 3, 4))  # fmt: skip
     assert np.array_equal(one, again)
     assert not np.allclose(one, other)
+    for name, value in before.items():
+        assert torch.equal(model.state_dict()[name], value), name
 
 
 def test_balanced_sampling_and_reweighting_lower_the_error_of_the_rarer_sex(
     model: BoneAgePredictor,
 ) -> None:
     """Both sexes share one bias; the sex that a method favours has the smaller error."""
-    rng = np.random.default_rng(0)
     n = 2000
-    sex = np.where(np.arange(n) % 20 == 0, -1.0, 1.0)
-    years = np.full(n, 5.0) + rng.normal(0.0, 0.1, n)
-    reference = torch.tensor(years - 2.0 * (sex < 0), dtype=torch.float32)
-    images = mitigation.Features(
-        torch.zeros(n, 512),
-        torch.tensor(sex, dtype=torch.float32),
-        reference,
-        torch.zeros(n).long(),
-    )
+    girls = np.arange(n) % 20 == 0
+    years = np.random.default_rng(0).normal(5.0, 0.1, n) - 2.0 * girls
+    sex = torch.tensor(np.where(girls, -1.0, 1.0), dtype=torch.float32)
+    reference = torch.tensor(years, dtype=torch.float32)
+    images = mitigation.Features(torch.zeros(n, 512), sex, reference, torch.zeros(n).long())
     assert images.group.unique().tolist() == [0, 3]
-    girls = sex < 0
-    error = {}
-    for method in (
-        "nothing changed",
-        "balanced sampling",
-        "loss reweighting",
-        "group regularisation",
-    ):
+
+    def error(method: str) -> float:
         predicted, _ = predict(fit_heads(model, images, method, 0, 2), images)
-        error[method] = np.abs(predicted - images.years.numpy())[girls].mean()
+        return np.abs(predicted - years)[girls].mean()
+
+    unchanged = error("nothing changed")
     for method in ("balanced sampling", "loss reweighting", "group regularisation"):
-        assert error[method] < error["nothing changed"], method
+        assert error(method) < unchanged, method
 
 
 def test_the_correction_by_sex_takes_a_line_for_each() -> None:
@@ -142,21 +136,11 @@ def test_features_are_those_that_the_network_predicts_from(samples: pd.DataFrame
     assert images.stage.tolist() == samples["stage"].head(20).tolist()
 
 
-def test_the_model_keeps_its_own_heads(model: BoneAgePredictor, images: list[Any]) -> None:
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    fit_heads(model, images[0], METHODS[0], 0, 2)
-    for name, value in before.items():
-        assert torch.equal(model.state_dict()[name], value), name
-
-
 @pytest.mark.parametrize("settings", [{"tasks": "age", "sex_input": True}, {}], ids=str)
-def test_a_model_without_both_heads_and_the_sex_is_refused(
-    settings: dict[str, Any], images: list[Any]
+def test_a_model_without_both_heads_and_the_sex_or_an_unknown_method_is_refused(
+    model: BoneAgePredictor, settings: dict[str, Any], images: list[Any]
 ) -> None:
     with pytest.raises(ConfigError, match="both heads and the sex"):
         fit_heads(BoneAgePredictor(image_size=32, **settings), images[0], METHODS[0], 0)
-
-
-def test_an_unknown_method_is_refused(model: BoneAgePredictor, images: list[Any]) -> None:
     with pytest.raises(ConfigError, match="method is 'magic'; expected one of nothing changed, "):
         fit_heads(model, images[0], "magic", 0)

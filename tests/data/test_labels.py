@@ -1,6 +1,7 @@
 import hashlib
 import itertools
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,49 +18,20 @@ from boneage.data.labels import (
     read_known,
     read_labels,
 )
-from boneage.errors import BoneAgeError, LabelError
+from boneage.errors import LabelError
 
 KAGGLE = "boneage-training-dataset"
 
 # Three children, one written line each, under the headers in circulation (docs: RSNA 2017 data).
-DIALECTS: dict[str, dict[str, list[str]]] = {
-    "Kaggle train": {
-        "id": ["1377", "96", "4360"],
-        "boneage": ["180", "12", "94"],
-        "male": ["False", "True", "True"],
-    },
-    "RSNA validation": {
-        "Image ID": ["1377", "96", "4360"],
-        "male": ["FALSE", "TRUE", "TRUE"],
-        "Bone Age (months)": ["180", "12", "94"],
-    },
-    "RSNA test": {
-        "Case ID": ["1377", "96", "4360"],
-        "Sex": ["F", "M", "M"],
-        "Ground truth bone age (months)": ["180.0", "12.00", "94"],
-    },
-    "seed report, sex": {
-        "id": ["1377", "96", "4360"],
-        "bone_age": ["180", "12", "94"],
-        "sex": ["F", "M", "M"],
-    },
-    "seed report, male": {
-        "id": ["1377", "96", "4360"],
-        "bone_age": ["180", "12", "94"],
-        "male": ["0", "1", "1"],
-    },
-    "with further columns": {
-        "image_ID": ["1377.png", "96.png", "4360.png"],
-        "dataset": ["7", "8", "9"],
-        "sex": ["female", "male", "Male"],
-        "bone_age": ["180", "12", "94"],
-    },
+DIALECTS = {
+    "Kaggle train": "id,boneage,male\n1377,180,False\n96,12,True\n4360,94,True",
+    "RSNA validation": "Image ID,male,Bone Age (months)\n1377,FALSE,180\n96,TRUE,12\n4360,TRUE,94",
+    "RSNA test": "Case ID,Sex,Ground truth bone age (months)\n1377,F,180.0\n96,M,12.00\n4360,M,94",
+    "seed report, sex": "id,bone_age,sex\n1377,180,F\n96,12,M\n4360,94,M",
+    "seed report, male": "id,bone_age,male\n1377,180,0\n96,12,1\n4360,94,1",
+    "with further columns": "image_ID,dataset,sex,bone_age\n1377.png,7,female,180\n"
+    "96.png,8,male,12\n4360.png,9,Male,94",
 }
-ORDERS = [
-    pytest.param(rows, order, id=f"{name}: {','.join(order)}")
-    for name, rows in DIALECTS.items()
-    for order in itertools.permutations(rows)
-]
 
 
 @pytest.fixture
@@ -74,36 +46,27 @@ def _one(csv: Path, text: str, **options: Any) -> Any:
     return row
 
 
-@pytest.mark.parametrize(("rows", "order"), ORDERS)
-def test_every_dialect_reads_the_same_in_every_column_order(
-    csv: Path, rows: dict[str, list[str]], order: tuple[str, ...]
-) -> None:
-    lines = [order, *zip(*(rows[name] for name in order), strict=True)]
-    csv.write_text("".join(",".join(line) + "\n" for line in lines))
-    table = read_labels(csv)
-    assert table["image_id"].tolist() == ["96", "1377", "4360"]
-    assert table["months"].tolist() == [12.0, 180.0, 94.0]
-    assert table["sex"].tolist() == ["M", "F", "M"]
-    assert table["sex_int"].tolist() == [1, 0, 1]
-    assert table["stage"].tolist() == [0, 1, 0]
+@pytest.mark.parametrize("text", DIALECTS.values(), ids=list(DIALECTS))
+def test_every_dialect_reads_the_same_in_every_column_order(csv: Path, text: str) -> None:
+    columns = list(zip(*(line.split(",") for line in text.splitlines()), strict=True))
+    for order in itertools.permutations(columns):
+        csv.write_text("".join(",".join(line) + "\n" for line in zip(*order, strict=True)))
+        table = read_labels(csv)
+        assert table["image_id"].tolist() == ["96", "1377", "4360"]
+        assert table["months"].tolist() == [12.0, 180.0, 94.0]
+        assert table["sex"].tolist() == ["M", "F", "M"]
+        assert table["sex_int"].tolist() == [1, 0, 1]
+        assert table["stage"].tolist() == [0, 1, 0]
 
 
 def test_the_table_has_the_agreed_columns_and_no_others(csv: Path) -> None:
     csv.write_text("dataset,male,boneage,id\n7,True,94,1\n")
-    assert list(read_labels(csv)) == [
-        "image_id",
-        "months",
-        "age_years",
-        "stage",
-        "sex",
-        "sex_int",
-    ]
+    columns = ["image_id", "months", "age_years", "stage", "sex", "sex_int"]
+    assert list(read_labels(csv)) == columns
 
 
-@pytest.mark.parametrize("header", ["Case ID,Sex", "Sex,Case ID"])
-def test_a_table_without_ages_can_be_asked_for(csv: Path, header: str) -> None:
-    values = {"Case ID": "4360", "Sex": "F"}
-    text = f"{header}\n{','.join(values[name] for name in header.split(','))}\n"
+@pytest.mark.parametrize("text", ["Case ID,Sex\n4360,F\n", "Sex,Case ID\nF,4360\n"])
+def test_a_table_without_ages_can_be_asked_for(csv: Path, text: str) -> None:
     row = _one(csv, text, require_age=False)
     assert (row.image_id, row.sex) == ("4360", "F")
     assert not hasattr(row, "months")
@@ -141,37 +104,40 @@ def test_a_missing_sex_column_is_an_error_without_ages_too(csv: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "ours", "theirs"),
+    ("text", "message"),
     [
-        ("id,Image ID,boneage,male", "image_id", "id, Image ID"),
-        ("id,boneage,bone_age,male", "months", "boneage, bone_age"),
-        ("id,boneage,Sex,gender", "sex", "Sex, gender"),
+        ("id,Image ID,boneage,male\n1,2,3,4\n",
+         "has 2 columns that could be image_id: id, Image ID. Keep one of them."),
+        ("id,boneage,bone_age,male\n1,2,3,4\n", "could be months: boneage, bone_age. Keep one of"),
+        ("id,boneage,Sex,gender\n1,2,3,4\n", "could be sex: Sex, gender. Keep one of them."),
+        ("id,boneage,boneage,male\n1,94,180,True\n", "has 2 columns that could be months"),
+        ("id,boneage,male\n1377,180,94,1\n", "labels.csv"),
+        ("id,boneage,male\n", "has a header but no rows; expected one row per image"),
+        ("id,boneage,male\n7,94,True\n8,94,True\n7,94,True\n",
+         "line 4: id '7' was given on line 2 already. Keep one"),
+        ("id,boneage,male\n7,94,True\n7.png,94,True\n", "line 3: id '7' was given on line 2"),
+        ("id,boneage,male\n7,94,True\n 7 ,94,True\n", "line 3: id '7' was given on line 2"),
+        ("id,boneage,male\n7,94,1\n,94,1\n", "line 3: the image id is empty; expected a file's st"),
+        ("id,boneage,male\n7,94,True\n  ,94,True\n", "line 3: the image id is empty"),
+        ("id,boneage,male\n7,94,True\n.png,94,True\n", "line 3: the image id is empty"),
+        ("id,boneage,male\n7,94,True\n\n8,abc,True\n", "line 4: boneage is 'abc'"),
+        ("id,boneage,male,Sex\n7,94,1,M\n8,94,1,F\n", "line 3: Sex says F but male says M"),
+        ("id,boneage,male,Sex\n7,94,1,M\n8,94,0,M\n", "male says F. Make them agree."),
     ],
-)
-def test_two_columns_for_one_thing_are_refused(
-    csv: Path, header: str, ours: str, theirs: str
+)  # fmt: skip
+def test_a_faulty_table_is_refused_with_the_fault_and_its_line(
+    csv: Path, text: str, message: str
 ) -> None:
-    csv.write_text(f"{header}\n1,2,3,4\n")
-    message = f"has 2 columns that could be {ours}: {theirs}. Keep one of them."
-    with pytest.raises(LabelError, match=message):
+    csv.write_text(text)
+    with pytest.raises(LabelError, match=re.escape(message)):
         read_labels(csv)
 
 
-def test_a_column_given_twice_under_one_name_is_refused(csv: Path) -> None:
-    csv.write_text("id,boneage,boneage,male\n1,94,180,True\n")
-    with pytest.raises(LabelError, match="has 2 columns that could be months"):
-        read_labels(csv)
-
-
-def test_rows_with_more_fields_than_the_header_are_refused(csv: Path) -> None:
-    csv.write_text("id,boneage,male\n1377,180,94,1\n")
-    with pytest.raises(LabelError, match=r"labels\.csv"):
-        read_labels(csv)
-
-
-def test_a_missing_table_is_named(tmp_path: Path) -> None:
+def test_a_missing_table_or_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=r"gone\.csv does not exist; expected a label CSV"):
         read_labels(tmp_path / "gone.csv")
+    with pytest.raises(LabelError, match="expected a label CSV"):
+        read_labels(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -184,49 +150,24 @@ def test_a_missing_table_is_named(tmp_path: Path) -> None:
         (b'id,boneage,male\n1,94,True\n"2,94,True\n', "EOF inside string"),
     ],
 )
-def test_a_file_that_is_no_csv_is_refused_with_the_reason(
+def test_a_file_that_is_no_csv_is_refused_with_the_reason_in_one_line(
     csv: Path, content: bytes, reason: str
 ) -> None:
     csv.write_bytes(content)
-    with pytest.raises(LabelError, match=rf"labels\.csv is not a readable CSV: .*{reason}"):
+    with pytest.raises(LabelError, match=rf"labels\.csv is not a readable CSV: .*{reason}") as no:
         read_labels(csv)
-
-
-def test_an_unreadable_csv_is_reported_in_one_line(csv: Path) -> None:
-    csv.write_text("id,boneage,male\n1,94,True\n2,94,True,7\n")
-    with pytest.raises(LabelError) as caught:
-        read_labels(csv)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_header_without_rows_is_refused(csv: Path) -> None:
-    csv.write_text("id,boneage,male\n")
-    with pytest.raises(LabelError, match="has a header but no rows; expected one row per image"):
-        read_labels(csv)
-
-
-def test_a_folder_given_as_table_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LabelError, match="expected a label CSV"):
-        read_labels(tmp_path)
+    assert "\n" not in str(no.value)
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        b"\xef\xbb\xbfid,boneage,male\n1,94,False\n",
-        b'\xef\xbb\xbf"id","boneage","male"\n"1","94","False"\n',
-        b"id,boneage,male\r\n1,94,False\r\n",
-        b"id, boneage, male\n 1 , 94 , False \n",
-        b'id, boneage, male\n1, "94", "False"\n',
-        b"id,boneage,male\n1,94,False\n\n\n",
-    ],
-    ids=[
-        "byte order mark",
-        "quoted",
-        "Windows line ends",
-        "blanks",
-        "blanks and quotes",
-        "blank lines at the end",
+        pytest.param(b"\xef\xbb\xbfid,boneage,male\n1,94,False\n", id="byte order mark"),
+        pytest.param(b'\xef\xbb\xbf"id","boneage","male"\n"1","94","False"\n', id="quoted"),
+        pytest.param(b"id,boneage,male\r\n1,94,False\r\n", id="Windows line ends"),
+        pytest.param(b"id, boneage, male\n 1 , 94 , False \n", id="blanks"),
+        pytest.param(b'id, boneage, male\n1, "94", "False"\n', id="blanks and quotes"),
+        pytest.param(b"id,boneage,male\n1,94,False\n\n\n", id="blank lines at the end"),
     ],
 )
 def test_harmless_variations_of_a_csv_are_read(csv: Path, content: bytes) -> None:
@@ -235,24 +176,12 @@ def test_harmless_variations_of_a_csv_are_read(csv: Path, content: bytes) -> Non
     assert (row.image_id, row.months, row.sex) == ("1", 94.0, "F")
 
 
-def test_a_label_error_is_one_that_the_command_line_prints() -> None:
-    assert issubclass(LabelError, BoneAgeError)
-
-
 @pytest.mark.parametrize(
     ("written", "image_id"),
-    [
-        ("1377", "1377"),
-        ("1377.png", "1377"),
-        ("1377.PNG", "1377"),
-        ("1377.jpeg", "1377"),
-        ("1377.tif", "1377"),
-        ("007", "007"),
-        ("NA", "NA"),
-        ("site.3.child", "site.3.child"),
-        ("site.3.png", "site.3"),
-    ],
-)
+    [("1377", "1377"), ("1377.png", "1377"), ("1377.PNG", "1377"), ("1377.jpeg", "1377"),
+     ("1377.tif", "1377"), ("007", "007"), ("NA", "NA"), ("site.3.child", "site.3.child"),
+     ("site.3.png", "site.3")],
+)  # fmt: skip
 def test_an_id_is_the_file_stem_as_it_is_written(csv: Path, written: str, image_id: str) -> None:
     assert _one(csv, f"id,boneage,male\n{written},94,True\n").image_id == image_id
 
@@ -263,20 +192,6 @@ def test_rows_are_sorted_by_number_and_then_by_name(csv: Path) -> None:
     table = read_labels(csv)
     assert table["image_id"].tolist() == ["9", "10", "100", "a", "b"]
     assert table.index.tolist() == [0, 1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("again", ["7", "7.png", " 7 "])
-def test_an_id_given_twice_is_refused_with_both_lines(csv: Path, again: str) -> None:
-    csv.write_text(f"id,boneage,male\n7,94,True\n8,94,True\n{again},94,True\n")
-    with pytest.raises(LabelError, match=r"line 4: id '7' was given on line 2 already\. Keep one"):
-        read_labels(csv)
-
-
-@pytest.mark.parametrize("empty", ["", "  ", ".png"])
-def test_an_empty_id_is_refused(csv: Path, empty: str) -> None:
-    csv.write_text(f"id,boneage,male\n7,94,True\n{empty},94,True\n")
-    with pytest.raises(LabelError, match="line 3: the image id is empty; expected a file's stem"):
-        read_labels(csv)
 
 
 @pytest.mark.parametrize(
@@ -293,14 +208,8 @@ def test_an_impossible_age_is_refused_with_line_and_value(csv: Path, age: str) -
         read_labels(csv)
 
 
-def test_line_numbers_count_blank_lines(csv: Path) -> None:
-    csv.write_text("id,boneage,male\n7,94,True\n\n8,abc,True\n")
-    with pytest.raises(LabelError, match="line 4: boneage is 'abc'"):
-        read_labels(csv)
-
-
-@pytest.mark.parametrize("months", [0.5, 1.0, 240.0])
-def test_ages_up_to_the_limits_are_read(csv: Path, months: float) -> None:
+@pytest.mark.parametrize("months", [0.5, 1.0, 168.9320481, 240.0])
+def test_ages_up_to_the_limits_are_read_to_their_last_digit(csv: Path, months: float) -> None:
     csv.write_text(f"id,boneage,male\n7,{months},True\n8,94,True\n")
     assert read_labels(csv)["months"].tolist() == [months, 94.0]
 
@@ -311,10 +220,6 @@ def test_years_are_months_over_twelve_exactly(csv: Path) -> None:
     assert table["age_years"].tolist() == [m / 12 for m in range(1, 241)]
 
 
-def test_decimal_months_keep_their_digits(csv: Path) -> None:
-    assert _one(csv, "Case ID,boneage,Sex\n4360,168.9320481,M\n").months == 168.9320481
-
-
 @pytest.mark.parametrize(
     ("months", "stage"), [(143, 0), (143.9, 0), (144, 1), (216, 1), (216.1, 2), (217, 2)]
 )
@@ -323,47 +228,28 @@ def test_twelve_and_eighteen_years_are_adolescent(csv: Path, months: float, stag
 
 
 @pytest.mark.parametrize(
-    ("column", "written", "sex"),
+    ("columns", "spellings", "sex"),
     [
-        ("male", "True", "M"),
-        ("male", "TRUE", "M"),
-        ("male", "1", "M"),
-        ("male", "1.0", "M"),
-        ("male", "False", "F"),
-        ("male", "false", "F"),
-        ("male", "0", "F"),
-        ("male", "0.0", "F"),
-        ("sex", "M", "M"),
-        ("sex", "m", "M"),
-        ("Sex", "Male", "M"),
-        ("sex", "F", "F"),
-        ("sex", "f", "F"),
-        ("gender", "female", "F"),
-        ("sex", "boy", "M"),
-        ("sex", "Girl", "F"),
-        ("sex", "1", "M"),
-        ("sex", "0", "F"),
-        ("male", "M", "M"),
-        ("male", "female", "F"),
+        (["male"], ["True", "TRUE", "1", "1.0", "M"], "M"),
+        (["male"], ["False", "false", "0", "0.0", "female"], "F"),
+        (["sex", "Sex", "gender"], ["M", "m", "Male", "boy", "1"], "M"),
+        (["sex", "Sex", "gender"], ["F", "f", "female", "Girl", "0"], "F"),
     ],
 )
-def test_each_spelling_of_sex_is_read(csv: Path, column: str, written: str, sex: str) -> None:
-    row = _one(csv, f"id,boneage,{column}\n7,94,{written}\n")
-    assert (row.sex, row.sex_int) == (sex, {"M": 1, "F": 0}[sex])
+def test_each_spelling_of_sex_is_read(
+    csv: Path, columns: list[str], spellings: list[str], sex: str
+) -> None:
+    for column, written in itertools.product(columns, spellings):
+        row = _one(csv, f"id,boneage,{column}\n7,94,{written}\n")
+        assert (row.sex, row.sex_int) == (sex, {"M": 1, "F": 0}[sex]), written
 
 
 @pytest.mark.parametrize("mode", ["error", "drop", "keep"])
 @pytest.mark.parametrize(
-    ("column", "written"),
-    [
-        ("sex", "W"),
-        ("sex", "2"),
-        ("male", "yes"),
-        ("male", "2"),
-    ],
+    ("column", "written"), [("sex", "W"), ("sex", "2"), ("male", "yes"), ("male", "2")]
 )
 def test_an_unreadable_sex_is_refused_in_every_mode(
-    csv: Path, mode: str, column: str, written: str
+    csv: Path, mode: Any, column: str, written: str
 ) -> None:
     csv.write_text(f"id,boneage,{column}\n8,94,{written}\n")
     more = "" if mode == "error" else ", or U or nothing where it is unknown"
@@ -372,38 +258,25 @@ def test_an_unreadable_sex_is_refused_in_every_mode(
         rf"girl, 1 for male, 0 for female\){more}\. Fix it\.$"
     )
     with pytest.raises(LabelError, match=message):
-        read_labels(csv, unknown_sex=mode)  # type: ignore[arg-type]
+        read_labels(csv, unknown_sex=mode)
 
 
-UNKNOWN = pytest.mark.parametrize(
-    "unknown", ["", "U", "unknown", "O", "Other", "nan", "None", "null"]
-)
-
-
-@UNKNOWN
-def test_an_unknown_sex_is_refused_by_default(csv: Path, unknown: str) -> None:
-    csv.write_text(f"id,boneage,Sex\n7,94,M\n8,94,{unknown}\n")
+@pytest.mark.parametrize("unknown", ["", "U", "unknown", "O", "Other", "nan", "None", "null"])
+def test_an_unknown_sex_is_refused_and_on_request_kept_as_none_or_left_out(
+    csv: Path, unknown: str
+) -> None:
+    csv.write_text(f"id,boneage,Sex\n7,94,M\n8,94,{unknown}\n9,94,F\n")
     message = (
         rf"line 3: Sex is '{unknown}'; expected M or F .*\. Fix it, or pass --drop-unknown-sex"
     )
     with pytest.raises(LabelError, match=message):
         read_labels(csv)
-
-
-@UNKNOWN
-def test_an_unknown_sex_is_kept_as_none_on_request(csv: Path, unknown: str) -> None:
-    csv.write_text(f"id,boneage,Sex\n7,94,M\n8,94,{unknown}\n")
     table = read_labels(csv, unknown_sex="keep")
-    assert table["sex"].tolist() == ["M", None]
-    assert table["sex_int"].isna().tolist() == [False, True]
-
-
-@UNKNOWN
-def test_an_unknown_sex_is_left_out_on_request(csv: Path, unknown: str) -> None:
-    csv.write_text(f"id,boneage,Sex\n7,94,{unknown}\n8,94,F\n")
+    assert table["sex"].tolist() == ["M", None, "F"]
+    assert table["sex_int"].isna().tolist() == [False, True, False]
     table = read_labels(csv, unknown_sex="drop")
-    assert table["image_id"].tolist() == ["8"]
-    assert table.index.tolist() == [0]
+    assert table["image_id"].tolist() == ["7", "9"]
+    assert table.index.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -413,35 +286,18 @@ def test_an_unknown_sex_is_left_out_on_request(csv: Path, unknown: str) -> None:
 def test_rows_left_out_are_counted_and_the_first_named(
     csv: Path, caplog: pytest.LogCaptureFixture, n: int, shown: str
 ) -> None:
-    rows = "".join(f"{i},94,U\n" for i in range(1, n + 1))
-    csv.write_text(f"id,boneage,sex\n{rows}100,94,F\n")
+    csv.write_text("id,boneage,sex\n100,94,F\n")
+    read_labels(csv, unknown_sex="drop")
+    assert not caplog.records
+    csv.write_text(csv.read_text() + "".join(f"{i},94,U\n" for i in range(1, n + 1)))
     read_labels(csv, unknown_sex="drop")
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == f"{csv}: left out {n} rows without sex: {shown}"
 
 
-def test_nothing_is_said_where_nothing_was_left_out(
-    csv: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    csv.write_text("id,boneage,sex\n8,94,F\n")
-    read_labels(csv, unknown_sex="drop")
-    assert not caplog.records
-
-
 def test_sex_and_male_may_both_be_given_and_agree(csv: Path) -> None:
     assert _one(csv, "id,boneage,sex,male\n7,94,F,False\n").sex == "F"
-
-
-@pytest.mark.parametrize(
-    ("sex", "male", "says"), [("F", "1", "Sex says F but male says M"), ("M", "0", "male says F")]
-)
-def test_sex_and_male_that_contradict_each_other_are_refused(
-    csv: Path, sex: str, male: str, says: str
-) -> None:
-    csv.write_text(f"id,boneage,male,Sex\n7,94,1,M\n8,94,{male},{sex}\n")
-    with pytest.raises(LabelError, match=rf"line 3: .*{says}.*Make them agree\."):
-        read_labels(csv)
 
 
 def test_one_sex_column_fills_what_the_other_leaves_open(csv: Path) -> None:
@@ -449,21 +305,14 @@ def test_one_sex_column_fills_what_the_other_leaves_open(csv: Path) -> None:
     assert read_labels(csv, unknown_sex="keep")["sex"].tolist() == ["F", "M", None]
 
 
-def test_a_group_column_is_kept_as_group(csv: Path) -> None:
+def test_a_group_column_is_kept_as_group_and_refused_where_it_lacks_or_is_empty(csv: Path) -> None:
     csv.write_text("id,boneage,male,patient\n2,94,True,ann\n1,94,True, bob \n")
     assert read_labels(csv, group_column="patient")["group"].tolist() == ["bob", "ann"]
-
-
-def test_a_group_column_that_is_not_there_is_named(csv: Path) -> None:
-    csv.write_text("id,boneage,male\n2,94,True\n")
-    message = "has no column 'patient' to group by; found: id, boneage, male"
-    with pytest.raises(LabelError, match=message):
-        read_labels(csv, group_column="patient")
-
-
-def test_an_empty_group_is_refused(csv: Path) -> None:
     csv.write_text("id,boneage,male,patient\n2,94,True,ann\n1,94,True, \n")
     with pytest.raises(LabelError, match="line 3: patient is empty; expected a group id"):
+        read_labels(csv, group_column="patient")
+    csv.write_text("id,boneage,male\n2,94,True\n")
+    with pytest.raises(LabelError, match="no column 'patient' to group by; found: id, boneage, ma"):
         read_labels(csv, group_column="patient")
 
 
@@ -473,14 +322,19 @@ def _touch(folder: Path, *names: str) -> None:
         (folder / name).touch()
 
 
-def test_the_kaggle_table_is_preferred_to_others(tmp_path: Path) -> None:
-    _touch(tmp_path, "a.csv", f"{KAGGLE}.csv", "z.csv")
-    assert find_labels(tmp_path) == tmp_path / f"{KAGGLE}.csv"
-
-
-def test_the_only_table_of_a_folder_is_found(tmp_path: Path) -> None:
-    _touch(tmp_path, "mine.csv", "readme.txt")
-    assert find_labels(tmp_path) == tmp_path / "mine.csv"
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["a.csv", f"{KAGGLE}.csv", "z.csv"], f"{KAGGLE}.csv"),
+        (["mine.csv", "readme.txt"], "mine.csv"),
+        (["labels.csv", "._labels.csv"], "labels.csv"),
+    ],
+)
+def test_the_table_is_kaggles_or_the_only_one_that_is_not_hidden(
+    tmp_path: Path, names: list[str], found: str
+) -> None:
+    _touch(tmp_path, *names)
+    assert find_labels(tmp_path) == tmp_path / found
 
 
 @pytest.mark.parametrize(
@@ -491,11 +345,6 @@ def test_no_table_or_several_are_an_error(tmp_path: Path, names: list[str], foun
     message = rf"should hold one label CSV; found: {found}\. Pass --labels FILE\."
     with pytest.raises(LabelError, match=message):
         find_labels(tmp_path)
-
-
-def test_a_hidden_table_is_passed_over(tmp_path: Path) -> None:
-    _touch(tmp_path, "labels.csv", "._labels.csv")
-    assert find_labels(tmp_path) == tmp_path / "labels.csv"
 
 
 def test_a_raw_folder_that_is_missing_says_how_to_get_one(tmp_path: Path) -> None:
@@ -514,16 +363,16 @@ def test_images_are_found_nested_once_nested_and_flat(tmp_path: Path, folder: st
 
 
 def test_the_innermost_folder_with_images_is_taken_alone(tmp_path: Path) -> None:
-    _touch(tmp_path, "1.png")
-    _touch(tmp_path / KAGGLE, "2.png")
-    _touch(tmp_path / KAGGLE / KAGGLE, "3.png")
-    assert list(find_images(tmp_path)) == ["3"]
-
-
-def test_an_empty_nested_folder_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / KAGGLE / KAGGLE).mkdir(parents=True)
-    _touch(tmp_path, "1.png")
-    assert list(find_images(tmp_path)) == ["1"]
+    _touch(tmp_path, "labels.csv")
+    with pytest.raises(
+        LabelError, match=r"holds no images; expected \.png, \.jpg, .*\.dicom files"
+    ):
+        find_images(tmp_path)
+    for folder, image_id in ((tmp_path, "1"), (tmp_path / KAGGLE, "2"),
+                             (tmp_path / KAGGLE / KAGGLE, "3")):  # fmt: skip
+        _touch(folder, f"{image_id}.png")
+        assert list(find_images(tmp_path)) == [image_id]
 
 
 def test_images_of_every_format_are_found_and_nothing_else(tmp_path: Path) -> None:
@@ -539,23 +388,16 @@ def test_two_images_with_one_id_are_refused(tmp_path: Path) -> None:
         find_images(tmp_path)
 
 
-def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
-    _touch(tmp_path, "labels.csv")
-    with pytest.raises(
-        LabelError, match=r"holds no images; expected \.png, \.jpg, .*\.dicom files"
-    ):
-        find_images(tmp_path)
-
-
 def _labels(*ids: str) -> pd.DataFrame:
     return pd.DataFrame({"image_id": list(ids), "months": np.arange(1.0, len(ids) + 1)})
 
 
 def test_each_row_gets_its_own_image_by_id(caplog: pytest.LogCaptureFixture) -> None:
-    images = {i: Path(f"{i}.png") for i in ("3", "1", "2", "extra")}
-    samples = match_images(_labels("1", "2", "3"), images)
+    labels = _labels("1", "2", "3")
+    samples = match_images(labels, {i: Path(f"{i}.png") for i in ("3", "1", "2", "extra")})
     assert [p.stem for p in samples["path"]] == ["1", "2", "3"]
     assert list(samples) == ["image_id", "months", "path"]
+    assert list(labels) == ["image_id", "months"]
     assert caplog.messages == ["left out 1 images without a row"]
 
 
@@ -597,12 +439,6 @@ def test_labels_and_images_without_a_common_id_are_an_error_with_the_first_of_ea
         match_images(_labels("1", "2", "3", "4"), images)
 
 
-def test_matching_leaves_the_labels_as_they_were() -> None:
-    labels = _labels("1", "2")
-    match_images(labels, {"1": Path("1.png"), "2": Path("2.png")})
-    assert list(labels.columns) == ["image_id", "months"]
-
-
 def _data() -> pd.DataFrame:
     return pd.DataFrame(
         {"image_id": ["2", "10"], "months": [94.0, 120.5], "sex": ["M", None]}, dtype=object
@@ -610,11 +446,8 @@ def _data() -> pd.DataFrame:
 
 
 def test_the_fingerprint_of_the_data_is_the_sha256_of_its_sorted_lines() -> None:
-    assert data_sha256(_data()) == hashlib.sha256(b"10,120.5,None\n2,94,M\n").hexdigest()
-
-
-def test_the_fingerprint_of_the_data_does_not_depend_on_row_order() -> None:
-    assert data_sha256(_data()[::-1]) == data_sha256(_data())
+    expected = hashlib.sha256(b"10,120.5,None\n2,94,M\n").hexdigest()
+    assert data_sha256(_data()) == data_sha256(_data()[::-1]) == expected
 
 
 @pytest.mark.parametrize(("column", "value"), [("image_id", "3"), ("months", 95.0), ("sex", "F")])

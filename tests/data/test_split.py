@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import train_test_split
 
-from boneage.data.labels import read_labels
 from boneage.data.split import SPLITS, read_split, split_samples, split_sha256
 from boneage.errors import LabelError
+from boneage.stages import STAGES
 
 
 def _samples(*counts: int) -> pd.DataFrame:
@@ -20,6 +20,17 @@ def _samples(*counts: int) -> pd.DataFrame:
     stages = np.repeat(np.arange(len(counts)), counts)
     stages = np.random.default_rng(5).permutation(stages)
     return pd.DataFrame({"image_id": [str(i) for i in range(1, len(stages) + 1)], "stage": stages})
+
+
+def _grouped(patients: int, images: int = 3) -> pd.DataFrame:
+    """Patients of several images; two in three images show the stage of the patient."""
+    rng = np.random.default_rng(2)
+    rows = [
+        {"image_id": str(p * images + f), "group": f"p{p}", "stage": p % 2 if f else 1 - p % 2}
+        for p in range(patients)
+        for f in range(images)
+    ]
+    return pd.DataFrame(rows).iloc[rng.permutation(len(rows))].reset_index(drop=True)
 
 
 def _by_id(samples: pd.DataFrame, seed: int = 0) -> dict[str, str]:
@@ -38,9 +49,8 @@ def _reference(units: npt.NDArray[Any], stages: npt.NDArray[Any], seed: int) -> 
 
 
 def test_a_thousand_rows_split_into_700_150_150() -> None:
-    parts = split_samples(_samples(570, 400, 30))
-    assert Counter(parts) == {"train": 700, "val": 150, "test": 150}
-    assert set(parts) == set(SPLITS)
+    assert Counter(split_samples(_samples(570, 400, 30))) == {"train": 700, "val": 150, "test": 150}
+    assert set(SPLITS) == {"train", "val", "test"}
 
 
 @pytest.mark.parametrize("seed", [0, 1, 42])
@@ -61,32 +71,11 @@ def test_the_split_is_scikit_learns_in_two_steps(seed: int) -> None:
     assert _by_id(samples, seed) == expected
 
 
-def test_the_split_does_not_depend_on_row_order() -> None:
-    samples = _samples(143, 101, 13)
+@pytest.mark.parametrize("samples", [_samples(143, 101, 13), _grouped(60)], ids=["rows", "groups"])
+def test_the_split_does_not_depend_on_row_order_and_keeps_the_index(samples: pd.DataFrame) -> None:
     shuffled = samples.sample(frac=1.0, random_state=3)
     assert _by_id(shuffled) == _by_id(samples)
-
-
-def test_the_parts_keep_the_index_of_the_rows() -> None:
-    shuffled = _samples(143, 101, 13).sample(frac=1.0, random_state=3)
     assert split_samples(shuffled).index.equals(shuffled.index)
-
-
-def test_the_split_does_not_depend_on_the_order_of_csv_rows_and_columns(tmp_path: Path) -> None:
-    months = np.random.default_rng(0).integers(1, 229, size=120)
-    rows = pd.DataFrame({"id": range(1000, 1120), "boneage": months, "male": True})
-    rows.to_csv(tmp_path / "a.csv", index=False)
-    shuffled = rows.sample(frac=1.0, random_state=1)[["male", "boneage", "id"]]
-    shuffled.to_csv(tmp_path / "b.csv", index=False)
-    assert _by_id(read_labels(tmp_path / "a.csv")) == _by_id(read_labels(tmp_path / "b.csv"))
-
-
-def test_the_same_seed_gives_the_same_split() -> None:
-    assert _by_id(_samples(143, 101, 13), 4) == _by_id(_samples(143, 101, 13), 4)
-
-
-def test_another_seed_gives_another_split() -> None:
-    assert _by_id(_samples(143, 101, 13), 4) != _by_id(_samples(143, 101, 13), 5)
 
 
 def test_the_split_of_a_fixed_table_never_changes() -> None:
@@ -98,31 +87,11 @@ def test_the_split_of_a_fixed_table_never_changes() -> None:
     )
 
 
-def _grouped(patients: int, images: int = 3) -> pd.DataFrame:
-    """Patients of several images; two in three images show the stage of the patient."""
-    rng = np.random.default_rng(2)
-    rows = [
-        {
-            "image_id": str(p * images + f),
-            "group": f"p{p}",
-            "stage": p % 2 if f else 1 - p % 2,
-        }
-        for p in range(patients)
-        for f in range(images)
-    ]
-    return pd.DataFrame(rows).iloc[rng.permutation(len(rows))].reset_index(drop=True)
-
-
-def test_the_images_of_a_group_stay_together() -> None:
+def test_the_images_of_a_group_stay_together_and_groups_are_split_70_15_15() -> None:
     samples = _grouped(100)
-    parts = split_samples(samples).groupby(samples["group"]).nunique()
-    assert (parts == 1).all()
-
-
-def test_groups_are_split_70_15_15() -> None:
-    samples = _grouped(100)
-    parts = split_samples(samples).groupby(samples["group"]).first()
-    assert Counter(parts) == {"train": 70, "val": 15, "test": 15}
+    parts = split_samples(samples).groupby(samples["group"])
+    assert parts.agg(set).map(len).max() == 1
+    assert Counter(parts.first()) == {"train": 70, "val": 15, "test": 15}
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -132,11 +101,6 @@ def test_groups_are_stratified_by_their_most_frequent_stage(seed: int) -> None:
     is_odd = parts.index.str.slice(1).astype(int) % 2 == 1
     assert Counter(parts[is_odd])["train"] == 35
     assert {Counter(parts[is_odd])["val"], Counter(parts[~is_odd])["val"]} == {7, 8}
-
-
-def test_the_split_of_groups_does_not_depend_on_row_order() -> None:
-    samples = _grouped(60)
-    assert _by_id(samples.iloc[::-1]) == _by_id(samples)
 
 
 @pytest.mark.parametrize(
@@ -152,18 +116,17 @@ def test_too_few_adults_are_stratified_as_adolescents_with_a_warning(
     assert message.endswith("stratified as Adolescent")
 
 
-def test_a_single_adult_does_not_spoil_the_stratification_of_the_others() -> None:
-    samples = _samples(50, 40, 1)
-    merged = samples.assign(stage=samples["stage"].replace(2, 1))
-    assert _by_id(samples) == _by_id(merged)
-
-
-def test_a_single_child_is_stratified_as_an_adolescent_with_a_warning(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    ("counts", "single", "other"), [((50, 40, 1), 2, 1), ((1, 40, 40), 0, 1), ((50, 1, 20), 1, 0)]
+)
+def test_a_single_image_of_a_stage_does_not_spoil_the_stratification_of_the_others(
+    counts: tuple[int, ...], single: int, other: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    samples = _samples(1, 40, 40)
-    assert _by_id(samples) == _by_id(samples.assign(stage=samples["stage"].replace(0, 1)))
-    assert any(message.startswith("a single Child image or group") for message in caplog.messages)
+    samples = _samples(*counts)
+    merged = samples.assign(stage=samples["stage"].replace(single, other))
+    assert _by_id(samples) == _by_id(merged)
+    assert f"a single {STAGES[single]} image or group" in caplog.text
+    assert f"stratified as {STAGES[other]}" in caplog.text
 
 
 @pytest.mark.parametrize("counts", [(50, 40), (50, 40, 20), (0, 40, 20)])
@@ -174,47 +137,25 @@ def test_nothing_is_said_where_every_stage_can_be_stratified(
     assert not caplog.records
 
 
-def test_a_single_adolescent_does_not_end_stratification_silently(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    samples = _samples(50, 1, 20)
-    assert _by_id(samples) == _by_id(samples.assign(stage=samples["stage"].replace(1, 0)))
-    assert "stratified as Child" in caplog.text
-
-
 @pytest.mark.parametrize("counts", [(1,), (2,), (3,), (2, 2, 2)])
-def test_too_few_rows_are_an_error(counts: tuple[int, ...]) -> None:
-    message = r"too few to split 70/15/15 by stage \(.+\)\. Add images, or pass .+ --split\.$"
+def test_too_few_rows_or_groups_are_an_error_with_their_number(counts: tuple[int, ...]) -> None:
+    message = (
+        rf"^{sum(counts)} images .*too few to split 70/15/15 by stage \(.+\)\. "
+        r"Add images, or pass .+ --split\.$"
+    )
     with pytest.raises(LabelError, match=message):
         split_samples(_samples(*counts))
-
-
-def test_too_few_groups_are_an_error_however_many_images() -> None:
     with pytest.raises(LabelError, match="images or groups are too few to split"):
         split_samples(_grouped(2, images=30))
 
 
-def test_too_few_rows_are_counted() -> None:
-    with pytest.raises(LabelError, match=r"^3 images"):
-        split_samples(_samples(3))
-
-
 def test_the_fingerprint_of_a_split_is_the_sha256_of_its_sorted_lines() -> None:
-    expected = hashlib.sha256(b"10,val\n2,train\n9,test\n").hexdigest()
-    found = split_sha256(pd.Series(["2", "9", "10"]), pd.Series(["train", "test", "val"]))
-    assert found == expected
-    assert found == "23a505ec984fe11997a0883ec89e6d2c1b9d16e55b38c28c5902f82871d9c7e8"
-
-
-def test_the_fingerprint_of_a_split_does_not_depend_on_row_order() -> None:
-    ids, parts = pd.Series(["1", "2", "3"]), pd.Series(["train", "val", "test"])
+    ids, parts = pd.Series(["2", "9", "10"]), pd.Series(["train", "test", "val"])
+    assert split_sha256(ids, parts) == hashlib.sha256(b"10,val\n2,train\n9,test\n").hexdigest()
     assert split_sha256(ids[::-1], parts[::-1]) == split_sha256(ids, parts)
-
-
-def test_the_fingerprint_of_a_split_changes_with_one_part() -> None:
-    ids = pd.Series(["1", "2"])
-    before = split_sha256(ids, pd.Series(["train", "val"]))
-    assert split_sha256(ids, pd.Series(["val", "train"])) != before
+    assert split_sha256(ids, parts) == (
+        "23a505ec984fe11997a0883ec89e6d2c1b9d16e55b38c28c5902f82871d9c7e8"
+    )
 
 
 def test_a_split_is_not_fingerprinted_in_part() -> None:
@@ -230,25 +171,16 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_split_is_read_from_a_file_whatever_its_order_and_further_images(file: Path) -> None:
+def test_a_split_is_read_from_a_file_whatever_its_order_and_further_images(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     samples = _samples(3, 2)[::-1]
-    parts = read_split(file, samples)
+    with caplog.at_level(logging.INFO):
+        parts = read_split(file, samples)
     assert parts.index.equals(samples.index)
     assert dict(zip(samples["image_id"], parts, strict=True)) == {
         "1": "train", "2": "val", "3": "test", "4": "train", "5": "test",
     }  # fmt: skip
-
-
-def test_a_doubled_column_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "split.csv"
-    path.write_text("image_id,split,split\n1,train,val\n")
-    with pytest.raises(LabelError, match="needs one column split; found: image_id, split, split"):
-        read_split(path, _samples(3, 2))
-
-
-def test_rows_of_other_images_are_counted(file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        read_split(file, _samples(3, 2))
     assert "1 rows without a labelled image here: 99" in caplog.text
 
 
@@ -262,11 +194,8 @@ def test_a_split_that_was_written_is_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (
-            "split\n",
-            "part\n",
-            r"split.csv needs one column split; found: image_id, part\. It should",
-        ),
+        ("split\n", "part\n", r"split.csv needs one column split; found: image_id, part\. It sh"),
+        ("split\n", "split,split\n", "needs one column split; found: image_id, split, split"),
         ("image_id", "image", r"needs one column image_id; found: image, split"),
         ("image_id,split", "split,split", r"needs one column image_id; found: split, split"),
         ("3,test", "3,valid", r"line 4: split is 'valid'; expected train, val, test\. Fix or"),
@@ -276,15 +205,15 @@ def test_a_split_that_was_written_is_read_back(tmp_path: Path) -> None:
         ("2.png, val", "2,test", r"split.csv puts none of these images in val\. Add some"),
     ],
 )
-def test_an_unfit_split_file_is_refused(file: Path, old: str, new: str, message: str) -> None:
+def test_an_unfit_or_missing_split_file_is_refused(
+    file: Path, old: str, new: str, message: str
+) -> None:
     file.write_text(file.read_text().replace(old, new, 1))
     with pytest.raises(LabelError, match=message):
         read_split(file, _samples(3, 2))
-
-
-def test_a_missing_split_file_is_named(tmp_path: Path) -> None:
+    file.unlink()
     with pytest.raises(LabelError, match="does not exist; expected a CSV of image_id and"):
-        read_split(tmp_path / "none.csv", _samples(3, 2))
+        read_split(file, _samples(3, 2))
 
 
 def test_a_split_file_may_not_part_a_group(file: Path) -> None:

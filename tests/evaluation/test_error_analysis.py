@@ -1,6 +1,4 @@
 import json
-import warnings
-from collections.abc import Iterator
 from math import comb
 from typing import Any
 
@@ -23,13 +21,6 @@ from boneage.evaluation.error_analysis import (
 from boneage.stages import STAGES, stage_from_years
 
 PROBABILITIES = ["p_child", "p_adolescent", "p_adult"]
-
-
-@pytest.fixture(autouse=True)
-def _no_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)
-        yield
 
 
 def make_table(errors: Any, **columns: Any) -> pd.DataFrame:

@@ -1,6 +1,4 @@
 import itertools
-import warnings
-from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +19,10 @@ from boneage.evaluation.metrics import (
 )
 
 Ages = npt.NDArray[np.float64]
-Codes = npt.NDArray[np.int64]
 
 
-@pytest.fixture(autouse=True)
-def _no_warnings() -> Iterator[None]:
-    """Undefined figures are values here, never warnings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+pytestmark = pytest.mark.filterwarnings("error")
+"""Undefined figures are values here, never warnings."""
 
 
 def _ages(seed: int, n: int = 57) -> tuple[Ages, Ages]:
@@ -41,130 +34,64 @@ def _ages(seed: int, n: int = 57) -> tuple[Ages, Ages]:
 # Classes among the labels and among the predictions: all, some missing, only one, none in common.
 CLASSES = [
     pytest.param(truth, predicted, seed, id=f"labels {truth}, predicted {predicted}, seed {seed}")
-    for truth, predicted in [
-        ((0, 1, 2), (0, 1, 2)),
-        ((0, 1), (0, 1, 2)),
-        ((0, 1, 2), (0, 1)),
-        ((0, 1), (0, 1)),
-        ((0, 2), (1,)),
-        ((1,), (0, 1, 2)),
-        ((0, 1, 2), (2,)),
-        ((0,), (2,)),
-    ]
+    for truth, predicted in (
+        ((0, 1, 2), (0, 1, 2)), ((0, 1), (0, 1, 2)), ((0, 1, 2), (0, 1)), ((0, 1), (0, 1)),
+        ((0, 2), (1,)), ((1,), (0, 1, 2)), ((0, 1, 2), (2,)), ((0,), (2,)),
+    )
     for seed in (0, 1)
-]
-
-
-def _codes(
-    truth: tuple[int, ...], predicted: tuple[int, ...], seed: int, n: int = 41
-) -> tuple[Codes, Codes]:
-    rng = np.random.default_rng(seed)
-    return rng.choice(truth, n), rng.choice(predicted, n)
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [
-        (mean_absolute_error, sklearn.metrics.mean_absolute_error),
-        (r2_score, sklearn.metrics.r2_score),
-    ],
-    ids=["MAE", "R²"],
-)
-def test_errors_of_ages_are_scikit_learns(
-    ours: Callable[[Ages, Ages], Ages], theirs: Callable[[Ages, Ages], float], seed: int
-) -> None:
+def test_errors_of_ages_are_scikit_learns(seed: int) -> None:
     truth, predicted = _ages(seed)
-    assert float(ours(truth, predicted)) == pytest.approx(theirs(truth, predicted), rel=1e-12)
+    for ages in ((truth, predicted), (truth.tolist(), predicted.tolist())):
+        mae, r2 = float(mean_absolute_error(*ages)), float(r2_score(*ages))
+        assert mae == pytest.approx(sklearn.metrics.mean_absolute_error(*ages), rel=1e-12)
+        assert r2 == pytest.approx(sklearn.metrics.r2_score(*ages), rel=1e-12)
 
 
-def test_r2_is_negative_for_predictions_worse_than_the_mean() -> None:
+def test_r2_of_the_mean_is_zero_and_negative_for_predictions_worse_than_it() -> None:
+    assert r2_score([1.0, 2.0, 3.0], [2.0, 2.0, 2.0]) == 0.0
     assert r2_score([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]) == -3.0
 
 
-def test_r2_of_the_mean_is_zero() -> None:
-    assert r2_score([1.0, 2.0, 3.0], [2.0, 2.0, 2.0]) == 0.0
-
-
-@pytest.mark.parametrize("truth", [[7.0], [7.0, 7.0, 7.0]])
-def test_r2_of_equal_true_values_is_undefined(truth: list[float]) -> None:
-    assert np.isnan(r2_score(truth, [7.5] * len(truth)))
-
-
-def test_r2_of_equal_true_values_is_undefined_whatever_their_last_bit() -> None:
-    truth = np.full(10, 125 / 12)
-    assert np.isnan(r2_score(truth, truth + 1.0))
-
-
-def test_lists_are_accepted_as_arrays_are() -> None:
-    assert mean_absolute_error([1, 2], [2, 4]) == mean_absolute_error(
-        np.array([1, 2]), np.array([2, 4])
-    )
+@pytest.mark.parametrize("truth", [[7.0], [7.0, 7.0, 7.0], [125 / 12] * 10])
+def test_r2_of_equal_true_values_is_undefined_whatever_their_last_bit(truth: list[float]) -> None:
+    assert np.isnan(r2_score(truth, np.add(truth, 1.0)))
 
 
 @pytest.mark.parametrize(("truth", "predicted", "seed"), CLASSES)
-def test_the_confusion_matrix_is_scikit_learns(
+def test_figures_of_stages_are_scikit_learns(
     truth: tuple[int, ...], predicted: tuple[int, ...], seed: int
 ) -> None:
-    y_true, y_pred = _codes(truth, predicted, seed)
+    rng = np.random.default_rng(seed)
+    y_true, y_pred = rng.choice(truth, 41), rng.choice(predicted, 41)
+    counts = confusion_matrix(y_true, y_pred, 3)
     expected = sklearn.metrics.confusion_matrix(y_true, y_pred, labels=[0, 1, 2])
-    np.testing.assert_array_equal(confusion_matrix(y_true, y_pred, 3), expected)
-
-
-@pytest.mark.parametrize(("truth", "predicted", "seed"), CLASSES)
-def test_accuracy_is_scikit_learns(
-    truth: tuple[int, ...], predicted: tuple[int, ...], seed: int
-) -> None:
-    y_true, y_pred = _codes(truth, predicted, seed)
-    ours = accuracy_score(confusion_matrix(y_true, y_pred, 3))
-    assert float(ours) == pytest.approx(sklearn.metrics.accuracy_score(y_true, y_pred))
-
-
-@pytest.mark.parametrize(("truth", "predicted", "seed"), CLASSES)
-def test_precision_recall_and_f1_by_class_are_scikit_learns(
-    truth: tuple[int, ...], predicted: tuple[int, ...], seed: int
-) -> None:
-    y_true, y_pred = _codes(truth, predicted, seed)
-    ours = precision_recall_f1(confusion_matrix(y_true, y_pred, 3))
-    theirs = sklearn.metrics.precision_recall_fscore_support(
+    np.testing.assert_array_equal(counts, expected)
+    accuracy = sklearn.metrics.accuracy_score(y_true, y_pred)
+    assert float(accuracy_score(counts)) == pytest.approx(accuracy)
+    by_class = sklearn.metrics.precision_recall_fscore_support(
         y_true, y_pred, labels=[0, 1, 2], zero_division=0
     )
-    for mine, expected in zip(ours, theirs[:3], strict=True):
-        np.testing.assert_allclose(mine, expected)
-
-
-@pytest.mark.parametrize(("truth", "predicted", "seed"), CLASSES)
-def test_weighted_figures_are_scikit_learns(
-    truth: tuple[int, ...], predicted: tuple[int, ...], seed: int
-) -> None:
-    y_true, y_pred = _codes(truth, predicted, seed)
-    ours = classification_figures(confusion_matrix(y_true, y_pred, 3))
-    precision, recall, f1, _ = sklearn.metrics.precision_recall_fscore_support(
+    for ours, theirs in zip(precision_recall_f1(counts), by_class[:3], strict=True):
+        np.testing.assert_allclose(ours, theirs)
+    weighted = sklearn.metrics.precision_recall_fscore_support(
         y_true, y_pred, average="weighted", zero_division=0
     )
-    assert float(ours["precision_weighted"]) == pytest.approx(precision)
-    assert float(ours["recall_weighted"]) == pytest.approx(recall)
-    assert float(ours["f1_weighted"]) == pytest.approx(f1)
+    figures = classification_figures(counts)
+    names = ("precision_weighted", "recall_weighted", "f1_weighted")
+    assert [float(figures[name]) for name in names] == pytest.approx(weighted[:3])
+    kappa = sklearn.metrics.cohen_kappa_score(y_true, y_pred, weights="quadratic", labels=[0, 1, 2])
+    assert float(quadratic_kappa_score(counts)) == pytest.approx(kappa, abs=1e-12, nan_ok=True)
 
 
-@pytest.mark.parametrize(("truth", "predicted", "seed"), CLASSES)
-def test_quadratic_kappa_is_scikit_learns(
-    truth: tuple[int, ...], predicted: tuple[int, ...], seed: int
-) -> None:
-    y_true, y_pred = _codes(truth, predicted, seed)
-    ours = quadratic_kappa_score(confusion_matrix(y_true, y_pred, 3))
-    theirs = sklearn.metrics.cohen_kappa_score(
-        y_true, y_pred, weights="quadratic", labels=[0, 1, 2]
-    )
-    assert float(ours) == pytest.approx(theirs, abs=1e-12)
-
-
-def test_kappa_is_undefined_where_one_class_is_all_there_is() -> None:
+def test_kappa_is_undefined_where_one_class_is_all_there_is_and_zero_for_a_constant() -> None:
     assert np.isnan(quadratic_kappa_score(confusion_matrix([1, 1], [1, 1], 3)))
-
-
-def test_kappa_is_zero_for_a_constant_prediction() -> None:
     assert quadratic_kappa_score(confusion_matrix([0, 1, 2], [1, 1, 1], 3)) == 0.0
+    perfect = classification_figures(confusion_matrix([0, 1, 2], [0, 1, 2], 3))
+    assert {float(value) for value in perfect.values()} == {1.0}
 
 
 def test_kappa_punishes_a_far_miss_more_than_a_near_one() -> None:
@@ -177,18 +104,6 @@ def test_kappa_punishes_a_far_miss_more_than_a_near_one() -> None:
 def test_a_class_weighs_by_its_true_cases_and_not_by_its_predictions() -> None:
     counts = confusion_matrix([0, 0, 0, 1], [1, 1, 1, 1], 2)
     assert weighted_average(np.array([1.0, 5.0]), counts) == 2.0
-
-
-def test_figures_of_perfect_predictions_are_perfect() -> None:
-    stages = np.array([0, 1, 2])
-    classes = classification_figures(confusion_matrix(stages, stages, 3))
-    assert {name: float(value) for name, value in classes.items()} == {
-        "accuracy": 1.0,
-        "precision_weighted": 1.0,
-        "recall_weighted": 1.0,
-        "f1_weighted": 1.0,
-        "qwk": 1.0,
-    }
 
 
 def test_leading_axes_of_stages_give_what_a_loop_gives() -> None:
@@ -218,13 +133,8 @@ def test_a_probability_is_counted_in_one_bin_and_empty_bins_are_left_out() -> No
 def test_right_probabilities_have_no_calibration_error_and_too_high_ones_their_excess() -> None:
     rng = np.random.default_rng(0)
     probabilities = rng.uniform(0.3, 1.0, 20_000)
-    error = expected_calibration_error(
-        reliability_bins(probabilities, rng.random(20_000) < probabilities)
-    )
-    assert error < 0.02
+    bins = reliability_bins(probabilities, rng.random(20_000) < probabilities)
+    assert expected_calibration_error(bins) < 0.02
     assert expected_calibration_error(reliability_bins([1.0] * 4, [1, 1, 1, 0])) == 0.25
-
-
-def test_bins_weigh_by_their_images() -> None:
-    bins = reliability_bins([0.95] * 9 + [0.45], [1] * 9 + [0])
+    bins = reliability_bins([0.95] * 9 + [0.45], [1] * 9 + [0])  # weighed by their images
     assert expected_calibration_error(bins) == pytest.approx(0.9 * 0.05 + 0.1 * 0.45)

@@ -46,12 +46,31 @@ def test_a_plain_table_is_read_in_years_with_stages_from_the_age(path: Path) -> 
     assert (found.n_unanswered, found.n_without_reference) == (0, 0)
 
 
-@pytest.mark.parametrize("unit", ["reference", "predicted"])
-def test_each_age_has_its_own_unit(path: Path, unit: str) -> None:
-    rows = {"reference": "1,M,120,11\n", "predicted": "1,M,10,132\n"}[unit]
-    found = read(path, HEADER.replace(f"{unit}_years", f"{unit}_months") + "\n" + rows)
-    assert found.table.loc[0, "reference_years"] == 10.0
-    assert found.table.loc[0, "predicted_years"] == 11.0
+@pytest.mark.parametrize(
+    ("columns", "values", "name", "expected"),
+    [
+        ("sex,reference_months,predicted_years", "M,120,11", "reference_years", 10.0),
+        ("sex,reference_years,predicted_months", "M,10,132", "predicted_years", 11.0),
+        ("sex,reference_years,predicted_years,predicted_months", "M,1,1.04,12.5",
+         "predicted_years", 1.04),  # both units, which agree
+        ("sex,reference_years,predicted_years,predicted_low_months,predicted_high_months",
+         "M,2,2.1,12,36", "predicted_low_years", 1.0),  # an infant's interval
+        ("sex,reference_years,predicted_years,predicted_low_months,predicted_high_months",
+         "F,2,1.9,-2,30", "predicted_low_years", -2 / 12),
+        ("sex,reference_years,predicted_years,chronological_age_years", "M,10,11,9.5",
+         "chronological_age_years", 9.5),
+        ("sex,reference_years,predicted_years,p_child,p_adolescent,p_adult", "M,10,10,0.2,0.7,0.1",
+         "predicted_stage", "Adolescent"),  # the likeliest stage is the model's
+        ("sex,reference_years,predicted_years,reference_stage", "M,12.0,11,Child",
+         "reference_stage", "Child"),  # rounding moved the age
+    ],
+)  # fmt: skip
+def test_each_column_has_its_own_unit_and_stands_beside_others(
+    path: Path, columns: str, values: str, name: str, expected: object
+) -> None:
+    found = read(path, f"image_id,{columns}\n1,{values}\n")
+    assert found.table.loc[0, name] == expected
+    assert found.has_stage == ("p_child" in columns)
 
 
 def test_our_own_predictions_go_in_as_they_are_and_what_has_no_prediction_is_counted(
@@ -69,13 +88,9 @@ def test_our_own_predictions_go_in_as_they_are_and_what_has_no_prediction_is_cou
     assert found.table["predicted_stage"].tolist() == ["Child", "Adolescent"]
     assert found.has_stage
     assert (found.n_unanswered, found.n_without_reference) == (1, 1)
-
-
-def test_our_own_predictions_without_intervals_and_stages_go_in_as_well(path: Path) -> None:
-    text = ",".join(COLUMNS) + "\n1,a/1.png,M,1.04,,,12.48,Child,,,,ok,,1.0,Child\n"
-    found = read(path, text)
-    assert "predicted_low_years" not in found.table
-    assert "p_child" not in found.table
+    # Those of a model without intervals and stages too.
+    found = read(path, ",".join(COLUMNS) + "\n1,a/1.png,M,1.04,,,12.48,Child,,,,ok,,1.0,Child\n")
+    assert not {"predicted_low_years", "p_child"} & set(found.table)
 
 
 def test_the_table_of_an_evaluation_goes_in_as_it_is(path: Path) -> None:
@@ -88,34 +103,14 @@ def test_the_table_of_an_evaluation_goes_in_as_it_is(path: Path) -> None:
     assert found.table.loc[0, "predicted_stage"] == "Adolescent"
 
 
-def test_without_a_stage_the_likeliest_is_the_model_s(path: Path) -> None:
-    found = read(path, HEADER + ",p_child,p_adolescent,p_adult\n1,M,10,10,0.2,0.7,0.1\n")
-    assert found.table.loc[0, "predicted_stage"] == "Adolescent"
-    assert found.has_stage
-
-
 def test_groups_are_text_that_no_column_of_the_audit_is_mixed_with(path: Path) -> None:
     found = read(path, PLAIN, "image_id")
     assert found.groups["image_id"].tolist() == ["1", "2", "3"]
     found = read(path, f"{HEADER},site\n1,M,10,11,a\n2,M,10,11, \n", "site", "site")
     assert found.groups["site"].tolist() == ["a", "not given"]
     assert list(found.groups) == ["site"]
-
-
-def test_the_chronological_age_may_be_missing_for_some(path: Path) -> None:
     found = read(path, f"{HEADER},chronological_age_years\n1,M,10,11,9.5\n2,M,10,11,\n")
     assert found.table["chronological_age_years"].isna().tolist() == [False, True]
-
-
-def test_both_units_of_one_age_may_be_there_if_they_agree(path: Path) -> None:
-    found = read(path, f"{HEADER},predicted_months\n1,M,1,1.04,12.5\n")
-    assert found.table.loc[0, "predicted_years"] == 1.04
-
-
-def test_the_lower_end_of_an_infants_interval_may_be_few_months(path: Path) -> None:
-    header = f"{HEADER},predicted_low_months,predicted_high_months"
-    found = read(path, f"{header}\n1,M,2,2.1,12,36\n2,F,2,1.9,-2,30\n")
-    assert found.table["predicted_low_years"].tolist() == [1.0, -2.0 / 12.0]
 
 
 @pytest.mark.parametrize(
@@ -123,10 +118,8 @@ def test_the_lower_end_of_an_infants_interval_may_be_few_months(path: Path) -> N
     [
         ("", "is not a readable CSV"),
         (f"{HEADER}\n", "has a header but no rows"),
-        (
-            "case,sex,reference_years,predicted_years\n1,M,10,11\n",
-            "no column 'image_id'; found: case",
-        ),
+        ("case,sex,reference_years,predicted_years\n1,M,10,11\n",
+         "no column 'image_id'; found: case"),
         ("image_id,reference_years,predicted_years\n1,10,11\n", "no column 'sex'"),
         (f"{HEADER},sex\n1,M,10,11,F\n", "has the column 'sex' twice"),
         (f"{HEADER}\n1,M,10,11,12\n", "Expected 4 fields in line 2, saw 5"),
@@ -142,20 +135,14 @@ def test_the_lower_end_of_an_infants_interval_may_be_few_months(path: Path) -> N
         (f"{HEADER},status\n1,M,10,11,ok\n2,M,10,,ok\n", "line 3 has no prediction"),
         (f"{HEADER},status\n1,M,10,11,final\n", "status is 'final'; expected ok, warn, reject"),
         (f"{HEADER},status\n1,M,10,11,reject\n2,M,,11,ok\n", "no row with both a prediction and a"),
-        (
-            f"{HEADER}\n1,M,0,11\n",
-            "line 2: reference_years is '0'; expected years, a number above 0",
-        ),
-        (
-            f"{HEADER}\n1,M,10,-1\n",
-            "line 2: predicted_years is '-1'; expected years, a number above -1",
-        ),
-        (
-            f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,10,-999,11\n",
-            "predicted_low_years is '-999'",
-        ),
+        (f"{HEADER}\n1,M,0,11\n",
+         "line 2: reference_years is '0'; expected years, a number above 0"),
+        (f"{HEADER}\n1,M,10,-1\n",
+         "line 2: predicted_years is '-1'; expected years, a number above -1"),
+        (f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,10,-999,11\n",
+         "predicted_low_years is '-999'"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_audited_is_named_with_its_line(path: Path, text: str, message: str) -> None:
     refuse(path, text, message)
 
@@ -165,23 +152,17 @@ def test_what_cannot_be_audited_is_named_with_its_line(path: Path, text: str, me
     [
         (f"{HEADER}\n1,M,10,11\n2,M,120,11\n", "line 3: reference_years is 120, which looks like"),
         (f"{HEADER}\n1,M,10,132\n", "Rename the column to predicted_months, or divide it by 12"),
-        (
-            "image_id,sex,reference_months,predicted_years\n1,M,10,10\n2,F,15,14\n",
-            "reference_months is below 21 in 2 of 2 rows, which looks like years. Rename the",
-        ),
+        ("image_id,sex,reference_months,predicted_years\n1,M,10,10\n2,F,15,14\n",
+         "reference_months is below 21 in 2 of 2 rows, which looks like years. Rename the"),
         ("image_id,sex,reference_months,predicted_months\n1,M,1200,90\n", "at most 300"),
         (f"{HEADER}\n1,M,0.8,10\n2,F,0.7,9\n", "predictions are 13 times the references"),
         (f"{HEADER},reference_months\n1,M,10,11,10\n", "10 and reference_months 10, which differ"),
-        (
-            f"{HEADER},chronological_age_months\n1,M,10,11,10\n",
-            "chronological_age_months is below 21",
-        ),
-        (
-            f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,10,110,130\n",
-            "predicted_low_years is 110, which looks like months",
-        ),
+        (f"{HEADER},chronological_age_months\n1,M,10,11,10\n",
+         "chronological_age_months is below 21"),
+        (f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,10,110,130\n",
+         "predicted_low_years is 110, which looks like months"),
     ],
-)
+)  # fmt: skip
 def test_ages_in_another_unit_than_their_column_says_are_refused(
     path: Path, text: str, message: str
 ) -> None:
@@ -195,44 +176,32 @@ P = ",p_child,p_adolescent,p_adult"
     ("text", "message"),
     [
         (f"{HEADER},predicted_low_years\n1,M,10,11,9\n", "predicted_high_years is empty, where"),
-        (
-            f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,11,9,12\n2,M,9,9,,\n",
-            "line 3: predicted_low_years is empty",
-        ),
-        (
-            f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,11,12,9\n",
-            "from 12 to 9 years ends before it starts",
-        ),
+        (f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,11,9,12\n2,M,9,9,,\n",
+         "line 3: predicted_low_years is empty"),
+        (f"{HEADER},predicted_low_years,predicted_high_years\n1,M,10,11,12,9\n",
+         "from 12 to 9 years ends before it starts"),
         (f"{HEADER}{P}\n1,M,10,11,90,10,0\n", "are 90, 10, 0; expected probabilities, sum 1"),
         (f"{HEADER}{P}\n1,M,10,11,1.5,-0.5,0\n", "are 1.5, -0.5, 0; expected probabilities"),
         (f"{HEADER}{P}\n1,M,10,11,1,0,0\n2,M,10,11,,,\n", "line 3: p_child is empty"),
         (f"{HEADER},predicted_stage\n1,M,10,11,Teen\n", "predicted_stage is 'Teen'; expected Chi"),
         (f"{HEADER},reference_stage\n1,M,10,11,Adult\n", "reference_stage is Adult, but the age 1"),
     ],
-)
+)  # fmt: skip
 def test_intervals_probabilities_and_stages_that_cannot_be_true_are_refused(
     path: Path, text: str, message: str
 ) -> None:
     refuse(path, text, message)
 
 
-def test_a_reference_stage_may_stand_where_rounding_moved_the_age(path: Path) -> None:
-    found = read(path, f"{HEADER},reference_stage\n1,M,12.0,11,Child\n")
-    assert found.table.loc[0, "reference_stage"] == "Child"
-
-
-def test_groups_that_are_none_are_refused(path: Path) -> None:
+def test_groups_that_are_none_and_a_missing_file_are_refused(path: Path) -> None:
+    with pytest.raises(LabelError, match=r"table\.csv does not exist; expected a CSV of pred"):
+        read_predictions(path)
     refuse(path, PLAIN, "has no column 'site'", "site")
     rows = "".join(f"{i},M,10,11\n" for i in range(51))
     refuse(path, f"{HEADER}\n{rows}", "image_id has 51 values; expected at most 50", "image_id")
     path.write_text(PLAIN)
     with pytest.raises(LabelError, match="given by sex already"):
         read_predictions(path, ["sex"])
-
-
-def test_a_missing_file_says_what_was_expected(path: Path) -> None:
-    with pytest.raises(LabelError, match=r"table\.csv does not exist; expected a CSV of pred"):
-        read_predictions(path)
 
 
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -77,21 +77,14 @@ def test_the_bias_is_found_by_sex_and_taken_off(fitted: Calibration) -> None:
     assert (fitted.images, fitted.level, fitted.graph_sha256) == (2000, 0.9, "abc")
 
 
-def test_the_interval_covers_90_percent_of_new_images_of_each_group(
-    fitted: Calibration,
-) -> None:
+def test_the_interval_covers_90_percent_of_new_images_of_each_group(fitted: Calibration) -> None:
     with_sex, without_sex, truth = _images(4000, seed=1)
+    boys, girls = with_sex.sex > 0, with_sex.sex < 0
     for raw in (with_sex, without_sex):
         _, low, high = fitted.apply(raw)
         assert coverage(truth, low, high) == pytest.approx(0.9, abs=0.02)
         by_width = np.argsort(high - low)
-        for rows in (
-            by_width[:1000],
-            by_width[-1000:],
-            with_sex.sex > 0,
-            with_sex.sex < 0,
-            truth < 6,
-        ):
+        for rows in (by_width[:1000], by_width[-1000:], boys, girls, truth < 6):
             assert coverage(truth[rows], low[rows], high[rows]) > 0.85
 
 
@@ -105,10 +98,10 @@ def test_the_interval_is_wide_where_errors_are_large(fitted: Calibration) -> Non
 
 
 def test_another_level_gives_another_coverage() -> None:
-    with_sex, without_sex, truth = _images(2000)
-    half = fit_calibration(with_sex, without_sex, truth, "abc", level=0.5)
-    _, low, high = half.apply(_images(2000, seed=1)[0])
-    assert coverage(_images(2000, seed=1)[2], low, high) == pytest.approx(0.5, abs=0.04)
+    half = fit_calibration(*_images(2000), "abc", level=0.5)
+    new, _, truth = _images(2000, seed=1)
+    _, low, high = half.apply(new)
+    assert coverage(truth, low, high) == pytest.approx(0.5, abs=0.04)
 
 
 @pytest.mark.parametrize(("sharpness", "low", "high"), [(3.0, 2.5, 3.6), (1.0, 0.8, 1.25)])
@@ -142,16 +135,16 @@ def test_the_interval_of_a_known_sex_comes_from_images_of_known_sex() -> None:
     assert coverage(references, low, high) == pytest.approx(0.9, abs=0.03)
 
 
-def test_one_right_image_in_a_hundred_is_warned_of_as_contradicting_its_sex(
+def probability_of_the_other_sex(outputs: Outputs) -> Array:
+    assert outputs.p_male is not None
+    return np.where(outputs.sex > 0, 1.0 - outputs.p_male, outputs.p_male)
+
+
+def test_one_right_image_in_a_hundred_is_warned_of_as_contradicting_its_sex_if_it_looks_so(
     fitted: Calibration,
 ) -> None:
-    with_sex, _, _ = _images(2000, seed=1)
-    assert with_sex.p_male is not None
-    p_other = np.where(with_sex.sex > 0, 1.0 - with_sex.p_male, with_sex.p_male)
+    p_other = probability_of_the_other_sex(_images(2000, seed=1)[0])
     assert (p_other > fitted.sex_warning_above).mean() == pytest.approx(0.01, abs=0.007)
-
-
-def test_an_image_that_looks_more_like_its_own_sex_is_never_warned_of() -> None:
     with_sex, without_sex, truth = _images(2000)
     plain = replace(with_sex, p_male=np.where(with_sex.sex > 0, 0.9, 0.1))
     assert fit_calibration(plain, without_sex, truth, "abc").sex_warning_above == 0.5
@@ -236,20 +229,12 @@ def test_no_age_is_below_0_years() -> None:
 
 def test_an_image_is_calibrated_the_same_alone_and_among_others(fitted: Calibration) -> None:
     with_sex, _, _ = _images(5)
-    assert with_sex.probabilities is not None
-    assert with_sex.p_male is not None
-    together = fitted.apply(with_sex)
+    outputs, low, high = fitted.apply(with_sex)
     for i in range(5):
-        rows = slice(i, i + 1)
-        one = Outputs(
-            with_sex.sex[rows],
-            with_sex.years[rows],
-            with_sex.probabilities[rows],
-            with_sex.p_male[rows],
-        )
-        alone = fitted.apply(one)
-        assert alone[0].years[0] == pytest.approx(together[0].years[i])
-        assert (alone[1][0], alone[2][0]) == pytest.approx((together[1][i], together[2][i]))
+        one = Outputs(*(values[i : i + 1] for values in vars(with_sex).values()))
+        alone, low_alone, high_alone = fitted.apply(one)
+        found = (alone.years[0], low_alone[0], high_alone[0])
+        assert found == pytest.approx((outputs.years[i], low[i], high[i]))
 
 
 def test_outputs_are_joined_in_their_order() -> None:
@@ -262,7 +247,7 @@ def test_outputs_are_joined_in_their_order() -> None:
     assert len(join_outputs([]).years) == 0
 
 
-def test_a_calibration_comes_back_from_its_file_as_it_was(
+def test_a_calibration_comes_back_from_its_file_of_plain_toml_as_it_was(
     fitted: Calibration, tmp_path: Path
 ) -> None:
     path = tmp_path / "new" / "site.toml"
@@ -270,6 +255,10 @@ def test_a_calibration_comes_back_from_its_file_as_it_was(
     assert load_calibration(path) == fitted
     assert [p.name for p in path.parent.iterdir()] == ["site.toml"]
     assert path.read_text().startswith("# Bias and intervals of a bone-age model, fitted on 2000")
+    make_calibration("abc", known=Spread((0.5,) * 12, 1e-7)).save(path)
+    values = tomllib.loads(path.read_text())
+    assert values["bias_male_years"] == -10.0
+    assert values["known"] == {"coefficients": [0.5] * 12, "quantile": 1e-7}
 
 
 def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path) -> None:
@@ -298,24 +287,10 @@ def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path) -> None:
         load_calibration(path)
 
 
-def test_the_file_is_toml_that_a_person_can_read(tmp_path: Path) -> None:
-    make_calibration("abc", known=Spread((0.5,) * 12, 1e-7)).save(tmp_path / "site.toml")
-    values = tomllib.loads((tmp_path / "site.toml").read_text())
-    assert values["bias_male_years"] == -10.0
-    assert values["known"] == {"coefficients": [0.5] * 12, "quantile": 1e-7}
-
-
-def _swap(outputs: Outputs) -> Outputs:
-    return replace(outputs, sex=-outputs.sex)
-
-
 @pytest.mark.parametrize("n", [MIN_IMAGES_OF_GROUP, 100, MIN_IMAGES_SPREAD])
 def test_few_images_fix_when_a_sex_is_warned_of_if_the_model_came_without(n: int) -> None:
-    with_sex, without_sex, truth = _images(n, seed=3)
-    own = fit_calibration(with_sex, without_sex, truth, "abc")
-    new, _, _ = _images(4000, seed=4)
-    assert new.p_male is not None
-    p_other = np.where(new.sex > 0, 1.0 - new.p_male, new.p_male)
+    own = fit_calibration(*_images(n, seed=3), "abc")
+    p_other = probability_of_the_other_sex(_images(4000, seed=4)[0])
     assert (p_other > own.sex_warning_above).mean() < 0.05
     assert (1.0 - p_other > own.sex_warning_above).mean() > 0.3  # of entered sexes that are wrong
 
@@ -323,9 +298,9 @@ def test_few_images_fix_when_a_sex_is_warned_of_if_the_model_came_without(n: int
 def test_images_as_a_whole_that_contradict_their_sexes_are_described() -> None:
     with_sex, without_sex, truth = _images(40, seed=5)
     assert find_contradiction(with_sex, without_sex, truth) is None
-    found = find_contradiction(_swap(with_sex), without_sex, truth)
-    assert found is not None
-    assert re.fullmatch("3[0-9] of 40 look like the other sex's", found)
+    assert find_contradiction(without_sex, without_sex, truth) is None
+    found = find_contradiction(replace(with_sex, sex=-with_sex.sex), without_sex, truth)
+    assert re.fullmatch("3[0-9] of 40 look like the other sex's", str(found))
 
 
 def test_ages_that_the_sexes_make_worse_contradict_them_without_a_head_for_the_sex() -> None:
@@ -333,14 +308,8 @@ def test_ages_that_the_sexes_make_worse_contradict_them_without_a_head_for_the_s
     blind = replace(with_sex, p_male=None)
     assert find_contradiction(blind, without_sex, truth) is None
     worse = replace(blind, years=truth + 2.0 * with_sex.sex)
-    found = find_contradiction(worse, without_sex, truth)
-    assert found is not None
+    found = str(find_contradiction(worse, without_sex, truth))
     assert found.startswith("with the sexes given the mean error is 24.0 months, without them 1")
-
-
-def test_images_of_unknown_sex_contradict_nothing() -> None:
-    _, without_sex, truth = _images(40, seed=5)
-    assert find_contradiction(without_sex, without_sex, truth) is None
 
 
 def test_the_coverage_to_expect_narrows_with_the_images() -> None:

@@ -21,15 +21,13 @@ from boneage.errors import BoneAgeError, CheckpointError, ConfigError
 from boneage.imaging.orientation import UPRIGHT
 from boneage.imaging.preprocess import TestTimeAugmentation, sample
 from boneage.imaging.radiograph import read_radiograph
-from boneage.inference.calibration import Outputs
-from boneage.inference.calibration_fit import fit_calibration
 from boneage.inference.contract import OUTPUTS
 from boneage.inference.predictor import Predictor
 from boneage.training.export import export_onnx, load_exported, measure_parity
 from boneage.training.gradcam import GradCAM, predicted_age
 from boneage.training.model import BoneAgePredictor
 from boneage.training.train import Trainer
-from builders import make_checkpoint
+from builders import make_calibration, make_checkpoint
 
 MEAN, STD = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
 
@@ -110,19 +108,14 @@ def test_an_exported_model_can_be_trained_on(paths: list[Path], tmp_path: Path) 
         load_exported(BoneAgePredictor("resnet34"), tmp_path / "model.onnx")
 
 
-def test_an_exported_file_names_no_file_of_its_maker(paths: list[Path], tmp_path: Path) -> None:
-    export_onnx(make_checkpoint(), tmp_path / "model.onnx", paths)
-    written = (tmp_path / "model.onnx").read_bytes()
-    assert b'.py"' not in written
-    assert b"boneage/" not in written
-    assert str(Path.home()).encode() not in written
-
-
-def test_the_fingerprint_is_that_of_the_file_without_its_metadata(
+def test_an_exported_file_names_no_file_of_its_maker_and_has_its_own_fingerprint(
     paths: list[Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "model.onnx"
     export_onnx(make_checkpoint(), path, paths)
+    written = path.read_bytes()
+    for words in (b'.py"', b"boneage/", str(Path.home()).encode()):
+        assert words not in written
     model = onnx.load(path)
     del model.metadata_props[:]
     fingerprint = sha256(model.SerializeToString(deterministic=True)).hexdigest()
@@ -135,11 +128,7 @@ def test_a_calibration_goes_inside_only_with_its_own_model(
 ) -> None:
     path = tmp_path / "model.onnx"
     export_onnx(make_checkpoint(), path, paths)
-    rng = np.random.default_rng(0)
-    outputs = Outputs(np.ones(40), rng.uniform(3, 17, 40))
-    fitted = fit_calibration(
-        outputs, outputs, outputs.years + 1, Predictor(path).contract.graph_sha256
-    )
+    fitted = make_calibration(Predictor(path).contract.graph_sha256)
     export_onnx(make_checkpoint(), path, paths, fitted, {"terms": "none"})
     contract = Predictor(path).contract
     assert contract.calibration == fitted
@@ -190,19 +179,16 @@ def test_an_output_that_is_no_number_does_not_pass(paths: list[Path], tmp_path: 
         export_onnx(checkpoint, tmp_path / "model.onnx", paths)
 
 
-def test_a_contract_that_names_other_views_than_the_network_averages_is_not_written(
+def test_no_file_is_written_without_images_or_for_other_views_than_the_network_averages(
     paths: list[Path], tmp_path: Path
 ) -> None:
     checkpoint = make_checkpoint(tta_mirror=True)
+    with pytest.raises(BoneAgeError, match="no image to compare"):
+        export_onnx(checkpoint, tmp_path / "model.onnx", [])
     other = replace(checkpoint.preprocessing, tta=TestTimeAugmentation(zoom=0.1))
     with pytest.raises(ConfigError, match=r"preprocessing has .*zoom=0\.1.*mirror=True"):
         export_onnx(replace(checkpoint, preprocessing=other), tmp_path / "model.onnx", paths)
     assert not list(tmp_path.iterdir())
-
-
-def test_without_images_nothing_is_exported(tmp_path: Path) -> None:
-    with pytest.raises(BoneAgeError, match="no image to compare"):
-        export_onnx(make_checkpoint(), tmp_path / "model.onnx", [])
 
 
 SHIPPED = {

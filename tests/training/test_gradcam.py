@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,54 +55,40 @@ def bright_is_old(model: BoneAgePredictor) -> BoneAgePredictor:
 
 
 @pytest.mark.parametrize("target", [predicted_age, predicted_stage])
-def test_the_map_is_hot_where_the_evidence_is(
-    bright_is_old: BoneAgePredictor, target: object
+def test_the_map_is_hot_where_the_evidence_is_and_zero_without_any(
+    bright_is_old: BoneAgePredictor, target: Any
 ) -> None:
     radiograph = torch.zeros(1, 3, 96, 96)
     radiograph[:, :, 8:16, 72:80] = 1.0
     with GradCAM(bright_is_old, 96) as cam:
-        (heat,) = cam(radiograph, SEX, target)  # type: ignore[arg-type]
+        (heat,) = cam(radiograph, SEX, target)
+        nothing = cam(-torch.ones(1, 3, 96, 96), SEX, predicted_age)
     assert heat.shape == (12, 12)
     assert np.unravel_index(heat.argmax(), heat.shape) == (1, 9)
     assert heat.sum() == pytest.approx(1.0)
+    assert not nothing.any()
 
 
-def test_maps_run_from_zero_to_one_image_by_image(model: BoneAgePredictor) -> None:
+def test_maps_run_from_zero_to_one_image_by_image_and_differ_by_head(
+    model: BoneAgePredictor,
+) -> None:
     images = torch.rand(3, 3, 96, 96) * torch.tensor([0.1, 1.0, 10.0]).reshape(3, 1, 1, 1)
     with GradCAM(model, 96) as cam:
-        heat = cam(images, torch.ones(3), predicted_stage)
+        heat, by_age = (cam(images, torch.ones(3), t) for t in (predicted_stage, predicted_age))
     assert heat.shape == (3, 3, 3)
     assert heat.min() >= 0
     for one in heat:
         assert one.max() in (0.0, pytest.approx(1.0))
+    assert not np.allclose(heat, by_age)
 
 
 def test_the_map_of_a_model_that_averages_mirror_images_is_that_of_both() -> None:
     torch.manual_seed(0)
     model = BoneAgePredictor(image_size=96, tta=TestTimeAugmentation(mirror=True))
-    radiograph = torch.rand(1, 3, 96, 96)
+    image = torch.rand(1, 3, 96, 96)
     with GradCAM(model, 96) as cam:
-        straight, mirrored = (
-            cam(radiograph, SEX, predicted_age),
-            cam(radiograph.flip(3), SEX, predicted_age),
-        )
+        straight, mirrored = (cam(each, SEX, predicted_age) for each in (image, image.flip(3)))
     np.testing.assert_allclose(straight, mirrored[:, :, ::-1], atol=1e-5)
-
-
-def test_a_map_without_evidence_is_zero_and_not_nan(bright_is_old: BoneAgePredictor) -> None:
-    with GradCAM(bright_is_old, 96) as cam:
-        heat = cam(-torch.ones(1, 3, 96, 96), SEX, predicted_age)
-    assert not heat.any()
-
-
-def test_the_heads_are_explained_apart(model: BoneAgePredictor) -> None:
-    radiograph = torch.rand(1, 3, 96, 96)
-    with GradCAM(model, 96) as cam:
-        by_age, by_stage = (
-            cam(radiograph, SEX, predicted_age),
-            cam(radiograph, SEX, predicted_stage),
-        )
-    assert not np.allclose(by_age, by_stage)
 
 
 def test_hooks_are_removed_on_leaving_even_after_an_error(model: BoneAgePredictor) -> None:
@@ -159,13 +146,15 @@ def test_a_head_that_was_not_trained_cannot_be_explained(tasks: str, target: obj
         cam(torch.rand(1, 3, 64, 64), SEX, target)  # type: ignore[arg-type]
 
 
-def test_a_backbone_without_a_feature_map_is_refused(model: BoneAgePredictor) -> None:
+def test_a_backbone_without_a_feature_map_and_a_map_outside_the_with_statement_are_refused(
+    model: BoneAgePredictor,
+) -> None:
+    with pytest.raises(RuntimeError, match="with statement"):
+        GradCAM(model, 96)(torch.rand(1, 3, 96, 96), SEX, predicted_age)
     model.backbone = nn.Sequential(nn.Flatten(), nn.Linear(3 * 96 * 96, 4))
     with pytest.raises(ConfigError, match="no convolutional feature map"):
         GradCAM(model, 96)
-
-
-def test_a_map_of_patches_before_a_transformer_is_not_taken_for_its_features() -> None:
+    # A map of patches before a transformer is not taken for its features.
     with pytest.raises(ConfigError, match="no convolutional feature map"):
         GradCAM(BoneAgePredictor("vit_b_16", image_size=32), 32)
 
@@ -174,8 +163,3 @@ def test_a_transformer_that_ends_in_a_map_can_be_explained() -> None:
     model = BoneAgePredictor("swin_t", image_size=64)
     with GradCAM(model, 64) as cam:
         assert cam(torch.rand(1, 3, 64, 64), SEX, predicted_age).shape == (1, 2, 2)
-
-
-def test_a_map_outside_the_with_statement_is_refused(model: BoneAgePredictor) -> None:
-    with pytest.raises(RuntimeError, match="with statement"):
-        GradCAM(model, 96)(torch.rand(1, 3, 96, 96), SEX, predicted_age)

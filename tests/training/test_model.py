@@ -9,11 +9,7 @@ from torch import nn
 
 from boneage.errors import CheckpointError, ConfigError
 from boneage.imaging.preprocess import IMAGENET_MEAN, IMAGENET_STD, TestTimeAugmentation
-from boneage.training.model import (
-    BoneAgePredictor,
-    SexConditionedLinear,
-    load_backbone,
-)
+from boneage.training.model import BoneAgePredictor, SexConditionedLinear, load_backbone
 
 
 @pytest.fixture
@@ -77,31 +73,27 @@ def test_a_task_left_out_has_no_head_and_no_output(tasks: str, missing: int) -> 
     assert outputs[1 - missing] is not None
 
 
-def test_sex_changes_the_prediction_only_of_a_model_built_for_it() -> None:
+def test_sex_changes_the_prediction_only_of_a_model_built_for_it_which_needs_it() -> None:
     image, male, female = torch.rand(1, 3, 32, 32), torch.ones(1), -torch.ones(1)
     plain = BoneAgePredictor(image_size=32).eval()
     assert torch.equal(plain(image, male)[0], plain(image, female)[0])
     by_sex = BoneAgePredictor(sex_input=True, image_size=32).eval()
     nn.init.normal_(by_sex.age_head.sex_weight)  # type: ignore[union-attr, arg-type]
     assert not torch.equal(by_sex(image, male)[0], by_sex(image, female)[0])
+    with pytest.raises(ValueError, match="pass sex"):
+        by_sex(image)
 
 
-def test_unknown_sex_is_predicted_half_way_between_the_sexes() -> None:
+def test_unknown_sex_is_predicted_half_way_between_the_sexes_and_by_weights_of_its_own() -> None:
     layer = SexConditionedLinear(8, 3)
     nn.init.normal_(layer.sex_weight)
     nn.init.normal_(layer.sex_bias)
     x = torch.rand(4, 8)
-    male, female = layer(x, torch.ones(4)), layer(x, -torch.ones(4))
-    torch.testing.assert_close(layer(x, torch.zeros(4)), (male + female) / 2)
-
-
-def test_unknown_weights_move_the_output_without_the_sex() -> None:
-    layer = SexConditionedLinear(4, 1)
-    torch.nn.init.normal_(layer.unknown_weight)
-    features = torch.rand(2, 4)
-    male, unknown, female = (layer(features, torch.full((2,), s)) for s in (1.0, 0.0, -1.0))
-    evidence = features @ layer.unknown_weight.T
-    torch.testing.assert_close(unknown, (male + female) / 2 + evidence)
+    male, unknown, female = (layer(x, torch.full((4,), sex)) for sex in (1.0, 0.0, -1.0))
+    torch.testing.assert_close(unknown, (male + female) / 2)
+    nn.init.normal_(layer.unknown_weight)
+    male, unknown, female = (layer(x, torch.full((4,), sex)) for sex in (1.0, 0.0, -1.0))
+    torch.testing.assert_close(unknown, (male + female) / 2 + x @ layer.unknown_weight.T)
 
 
 def test_a_sex_that_is_not_provided_is_predicted_by_the_sex_head() -> None:
@@ -151,34 +143,28 @@ def test_a_reduced_and_a_magnified_image_are_averaged_when_asked() -> None:
     assert not [name for name in model.state_dict() if "zoom" in name]
 
 
-def test_a_model_with_sex_input_refuses_to_guess_the_sex() -> None:
-    model = BoneAgePredictor(sex_input=True, image_size=32)
-    with pytest.raises(ValueError, match="pass sex"):
-        model(torch.rand(1, 3, 32, 32))
-
-
-def test_an_unknown_backbone_is_named_with_the_nearest_ones() -> None:
-    with pytest.raises(ConfigError, match=r"'resnet81'.*resnet18"):
-        BoneAgePredictor("resnet81")
-    with pytest.raises(ConfigError, match=r"'resnet81'.*timm"):
-        BoneAgePredictor("timm:resnet81")
-
-
-def test_a_backbone_that_cannot_take_the_image_size_says_so() -> None:
-    with pytest.raises(ConfigError, match="inception_v3 cannot take 16-px images"):
-        BoneAgePredictor("inception_v3", image_size=16)
-    with pytest.raises(ConfigError, match="maxvit_t cannot take 50-px images"):
-        BoneAgePredictor("maxvit_t", image_size=50)
+@pytest.mark.parametrize(
+    ("name", "image_size", "message"),
+    [
+        ("resnet81", 256, r"'resnet81'.*resnet18"),
+        ("timm:resnet81", 256, r"'resnet81'.*timm"),
+        ("inception_v3", 16, "inception_v3 cannot take 16-px images"),
+        ("maxvit_t", 50, "maxvit_t cannot take 50-px images"),
+    ],
+)
+def test_a_backbone_that_is_unknown_or_cannot_take_the_image_size_is_refused(
+    name: str, image_size: int, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        BoneAgePredictor(name, image_size=image_size)
 
 
 @pytest.mark.usefixtures("no_network")
-def test_imagenet_weights_that_cannot_be_had_are_an_error() -> None:
+def test_imagenet_weights_that_cannot_be_had_are_an_error_or_auto_starts_from_random_ones(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with pytest.raises(CheckpointError, match=r"cannot be downloaded.*--init FILE"):
         load_backbone("resnet18", 64, "imagenet")
-
-
-@pytest.mark.usefixtures("no_network")
-def test_auto_says_that_it_starts_from_random_weights(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         _, used = load_backbone("resnet18", 64, "auto")
     assert used == "none"
@@ -220,17 +206,15 @@ def test_a_local_weights_file_fills_the_whole_backbone(tmp_path: Path, suffix: s
         torch.testing.assert_close(value, state[name], rtol=0, atol=0)
 
 
-def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "resnet34.pth"
-    torch.save(torchvision.models.resnet34(weights=None).state_dict(), path)
-    with pytest.raises(CheckpointError, match="does not hold weights of resnet18"):
-        load_backbone("resnet18", 64, str(path))
-
-
-def test_a_missing_or_damaged_weights_file_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_weights_file_or_one_of_another_architecture_is_an_error(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(CheckpointError, match="init is 'imagenett'; expected auto"):
         load_backbone("resnet18", 64, "imagenett")
     path = tmp_path / "cut.pth"
     path.write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(CheckpointError, match=r"cut.pth does not hold weights"):
+        load_backbone("resnet18", 64, str(path))
+    torch.save(torchvision.models.resnet34(weights=None).state_dict(), path)
+    with pytest.raises(CheckpointError, match="does not hold weights of resnet18"):
         load_backbone("resnet18", 64, str(path))

@@ -1,4 +1,3 @@
-import csv
 import itertools
 import math
 import os
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import sklearn.metrics
 import torch
 from torch.optim.optimizer import (
     Optimizer,
@@ -28,13 +26,13 @@ import boneage.training.train
 from boneage.config import Recipe, Runtime
 from boneage.data.dataset import BoneAgeDataset, get_transforms, make_loader
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
-from boneage.evaluation.metrics import mean_absolute_error
+from boneage.evaluation.evaluate import evaluate_table
 from boneage.evaluation.prediction_table import COLUMNS as TABLE_COLUMNS
 from boneage.imaging.preprocess import Preprocessing
 from boneage.stages import PROBABILITIES, STAGES
 from boneage.training.checkpoint import load_checkpoint
 from boneage.training.model import BoneAgePredictor
-from boneage.training.train import Trainer, is_better
+from boneage.training.train import Trainer
 
 PREPROCESSING = Preprocessing(image_size=48, stored_size=64, invert="auto")
 Make = Callable[..., Trainer]
@@ -77,17 +75,11 @@ def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Ten
         torch.testing.assert_close(value, other[name], rtol=0, atol=0, msg=name)
 
 
-def test_a_lower_loss_is_better() -> None:
-    assert is_better(0.9, 1.0)
-    assert not is_better(1.0, 1.0)
-    assert not is_better(1.1, 1.0)
-    assert is_better(5.0, math.inf)
-
-
-def test_the_checkpoint_of_the_lowest_validation_loss_is_kept(make_trainer: Make) -> None:
-    trainer = make_trainer()
-    trainer.recipe = replace(trainer.recipe, epochs=4)
-    planned, evaluate = iter([3.0, 1.0, 2.0, 1.5]), trainer.evaluate
+def test_the_checkpoint_of_the_first_lowest_validation_loss_is_kept_with_its_provenance(
+    make_trainer: Make, recipe: Recipe
+) -> None:
+    trainer = make_trainer(replace(recipe, epochs=5), provenance={"split_sha256": "cd"})
+    planned, evaluate = iter([3.0, 1.0, 2.0, 1.0, 1.5]), trainer.evaluate
 
     def scripted(split: str, **options: Any) -> dict[str, Any]:
         report = evaluate(split, **options)
@@ -96,9 +88,11 @@ def test_the_checkpoint_of_the_lowest_validation_loss_is_kept(make_trainer: Make
     trainer.evaluate = scripted  # type: ignore[method-assign]
     trainer.fit()
     best = load_checkpoint(trainer.output / "models" / "best_model.pt")
-    assert best.provenance["epoch"] == 2
-    assert best.provenance["val_loss"] == 1.0
     assert_same_weights(trainer.model.state_dict(), best.model.state_dict())
+    known = {"epoch": 2, "val_loss": 1.0, "split_sha256": "cd", "seed": 0, "device": "cpu",
+             "init_used": "none"}  # fmt: skip
+    assert known.items() <= best.provenance.items()
+    assert {"boneage", "torch", "commit", "val_mae_years"} <= best.provenance.keys()
 
 
 @pytest.mark.slow
@@ -106,15 +100,6 @@ def test_training_lowers_the_loss(make_trainer: Make, recipe: Recipe) -> None:
     history = make_trainer(replace(recipe, backbone="resnet18", epochs=5)).fit()
     assert history[-1]["train_loss"] < 0.6 * history[0]["train_loss"]
     assert history[-1]["train_age_loss"] < 0.6 * history[0]["train_age_loss"]
-
-
-def test_total_loss_is_the_sum_of_the_losses_of_the_tasks(
-    make_trainer: Make, recipe: Recipe
-) -> None:
-    for row in make_trainer().fit():
-        for split in ("train", "val"):
-            total = row[f"{split}_age_loss"] + row[f"{split}_stage_loss"]
-            assert row[f"{split}_loss"] == pytest.approx(total, rel=1e-5)
 
 
 @pytest.mark.parametrize(("tasks", "idle"), [("age", "stage_loss"), ("stage", "age_loss")])
@@ -129,19 +114,6 @@ def test_one_task_can_be_trained_alone(
     assert trainer.tables["val"]["p_child"].isna().all() == (tasks == "age")
     key = "direct_accuracy" if tasks == "age" else "threshold_accuracy"
     assert report["approaches"][key] is None
-
-
-def test_evaluation_reports_figures_by_sex_from_one_table(make_trainer: Make) -> None:
-    trainer = make_trainer()
-    report = trainer.evaluate("val", resamples=0)
-    table = trainer.tables["val"]
-    assert list(table.columns) == list(TABLE_COLUMNS)
-    by_sex = report["gender_bias"]["regression"]
-    for name, sex in (("male", "M"), ("female", "F")):
-        part = table[table["sex"] == sex]
-        mae = mean_absolute_error(part["reference_years"], part["predicted_years"])
-        assert by_sex[name]["mae_years"] == pytest.approx(mae)
-        assert by_sex[name]["n"] == len(part)
 
 
 def test_evaluation_averages_over_images_not_over_batches(
@@ -171,61 +143,32 @@ def test_the_training_images_are_evaluated_once_each_as_they_are(
     assert trainer.evaluate("train", resamples=0) == first
 
 
-def test_evaluation_does_not_change_the_model(make_trainer: Make) -> None:
-    trainer = make_trainer()
-    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    first = trainer.evaluate("test", resamples=0)
-    assert trainer.evaluate("test", resamples=0) == first
-    assert_same_weights(trainer.model.state_dict(), before)
-
-
-def test_evaluating_a_split_gives_the_seed_report_s_figures_and_prints_nothing(
+def test_evaluating_a_split_gives_the_figures_of_its_table_and_prints_and_changes_nothing(
     make_trainer: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = make_trainer()
-    report = trainer.evaluate("test")
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    report = trainer.evaluate("test", resamples=20)
     assert capsys.readouterr().out == ""
     table = trainer.tables["test"]
-    ages = table["reference_years"], table["predicted_years"]
-    stages = table["reference_stage"], table["predicted_stage"]
-    assert report["n"] == len(table) > 0
-    expected = {
-        "mae_years": sklearn.metrics.mean_absolute_error(*ages),
-        "rmse_years": sklearn.metrics.root_mean_squared_error(*ages),
-        "r2": sklearn.metrics.r2_score(*ages),
-        "accuracy": sklearn.metrics.accuracy_score(*stages),
-        "f1_weighted": sklearn.metrics.f1_score(*stages, average="weighted", zero_division=0),
-        "qwk": sklearn.metrics.cohen_kappa_score(
-            *(part.map(STAGES.index) for part in stages), weights="quadratic"
-        ),
-    }
-    found = report["regression"] | report["classification"]
-    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert list(table.columns) == list(TABLE_COLUMNS)
+    assert report["n"] == len(table) == 12
+    expected = evaluate_table(table, resamples=20)
+    assert expected.items() <= report.items()
+    assert trainer.evaluate("test", resamples=20) == report
+    assert_same_weights(trainer.model.state_dict(), before)
 
 
 @pytest.mark.parametrize("split", ["validation", "Test", "", None])
 def test_evaluating_a_split_that_is_not_loaded_names_those_that_are(
     make_trainer: Make, split: str
 ) -> None:
-    with pytest.raises(BoneAgeError) as refused:
-        make_trainer().evaluate(split, resamples=0)
-    assert str(refused.value) == f"split is {split!r}; expected one of train, val, test."
-
-
-def test_evaluating_names_the_splits_of_this_trainer_alone(make_trainer: Make) -> None:
     trainer = make_trainer()
-    trainer.loaders = {"test": trainer.loaders["test"]}
-    with pytest.raises(BoneAgeError, match=r"split is 'val'; expected one of test\."):
-        trainer.evaluate("val", resamples=0)
-
-
-def test_history_is_written_as_csv_with_one_row_an_epoch(make_trainer: Make) -> None:
-    trainer = make_trainer()
-    history = trainer.fit()
-    with (trainer.output / "history.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["epoch"]) for row in rows] == [1, 2]
-    assert float(rows[1]["val_loss"]) == pytest.approx(history[1]["val_loss"])
+    for loaded in ("train, val, test", "test"):
+        trainer.loaders = {name: trainer.loaders[name] for name in loaded.split(", ")}
+        with pytest.raises(BoneAgeError) as refused:
+            trainer.evaluate(split, resamples=0)
+        assert str(refused.value) == f"split is {split!r}; expected one of {loaded}."
 
 
 class Interrupted(Exception):
@@ -263,15 +206,10 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_to_the_bit(
         cut.fit()
     parts = make_trainer(recipe, output=tmp_path / "parts")
     parts.resume().fit()
-    for name in ("best_model.pt", "last.pt"):
-        assert_same_weights(
-            weights(tmp_path / "whole/models" / name), weights(tmp_path / "parts/models" / name)
-        )
-    timeless = [
-        [{k: v for k, v in row.items() if k != "seconds"} for row in t.history]
-        for t in (whole, parts)
-    ]
-    assert timeless[0] == timeless[1]
+    for name in ("models/best_model.pt", "models/last.pt"):
+        assert_same_weights(weights(tmp_path / "whole" / name), weights(tmp_path / "parts" / name))
+    one, other = (pd.DataFrame(t.history).drop(columns="seconds") for t in (whole, parts))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
 @pytest.mark.slow
@@ -308,47 +246,36 @@ def test_a_run_killed_in_mid_epoch_loses_only_that_epoch(
     assert (output / "metrics_test.json").is_file()
 
 
-def test_resuming_with_other_settings_or_data_is_refused(
+def test_resuming_nothing_or_with_other_settings_data_or_images_is_refused(
     make_trainer: Make, recipe: Recipe
 ) -> None:
+    with pytest.raises(CheckpointError, match="there is no run to resume"):
+        make_trainer().resume()
     make_trainer(replace(recipe, epochs=1), provenance={"data_sha256": "a"}).fit()
     with pytest.raises(CheckpointError, match=r"batch_size 16, this run has 8"):
         make_trainer(replace(recipe, batch_size=8), provenance={"data_sha256": "a"}).resume()
     with pytest.raises(CheckpointError, match="other data"):
         make_trainer(provenance={"data_sha256": "b"}).resume()
-
-
-def test_resuming_on_images_made_otherwise_is_refused(make_trainer: Make, recipe: Recipe) -> None:
-    make_trainer(replace(recipe, epochs=1)).fit()
-    trainer = make_trainer()
+    trainer = make_trainer(provenance={"data_sha256": "a"})
     trainer.preprocessing = replace(PREPROCESSING, stored_size=512)
     with pytest.raises(CheckpointError, match="stored_size 64, this run has 512"):
         trainer.resume()
 
 
-def test_a_cycle_cannot_be_lengthened_afterwards(make_trainer: Make, recipe: Recipe) -> None:
-    recipe = replace(recipe, schedule="one-cycle", epochs=1)
-    make_trainer(recipe).fit()
-    with pytest.raises(CheckpointError, match="epochs 1, this run has 2"):
-        make_trainer(replace(recipe, epochs=2)).resume()
-
-
-def test_one_cycle_raises_the_step_to_its_highest_and_then_lowers_it(
+def test_one_cycle_raises_the_step_to_its_highest_then_lowers_it_and_cannot_be_lengthened(
     make_trainer: Make, recipe: Recipe
 ) -> None:
-    trainer = make_trainer(replace(recipe, schedule="one-cycle", epochs=4))
+    recipe = replace(recipe, schedule="one-cycle", epochs=4)
     sizes: list[float] = []
-
-    def note(optimizer: Optimizer, *_: Any) -> None:
-        sizes.append(optimizer.param_groups[0]["lr"])
-
-    with before_each_step(note):
-        trainer.fit()
+    with before_each_step(lambda optimizer, *_: sizes.append(optimizer.param_groups[0]["lr"])):
+        make_trainer(recipe).fit()
     top = int(np.argmax(sizes))
     assert 0 < top < len(sizes) - 1
     assert sizes[top] == pytest.approx(recipe.learning_rate, rel=0.05)
     assert sizes == [*sorted(sizes[: top + 1]), *sorted(sizes[top + 1 :], reverse=True)]
     assert sizes[-1] < 0.01 * recipe.learning_rate
+    with pytest.raises(CheckpointError, match="epochs 4, this run has 5"):
+        make_trainer(replace(recipe, epochs=5)).resume()
 
 
 @pytest.mark.parametrize("tasks", ["age", "stage", "age,stage"])
@@ -362,19 +289,12 @@ def test_a_prediction_that_is_not_finite_stops_with_the_remedy(
         trainer.evaluate("val", resamples=0)
 
 
-def test_a_run_cut_off_before_its_history_was_written_gets_it_on_resuming(
-    make_trainer: Make,
+def test_compiling_without_a_compiler_is_refused(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = make_trainer()
-    trainer.fit()
-    (trainer.output / "history.csv").unlink()
-    make_trainer().resume().fit()
-    assert len(pd.read_csv(trainer.output / "history.csv")) == 2
-
-
-def test_resuming_nothing_is_refused(make_trainer: Make) -> None:
-    with pytest.raises(CheckpointError, match="there is no run to resume"):
-        make_trainer().resume()
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler .* pass --no-compile"):
+        make_trainer(runtime=Runtime(device="cpu", workers=0, compile=True))
 
 
 def test_a_diverging_run_stops_with_the_remedy(make_trainer: Make, recipe: Recipe) -> None:
@@ -396,15 +316,28 @@ def test_gradients_are_clipped_to_the_norm(make_trainer: Make, recipe: Recipe) -
     assert max(norms) <= 0.01 * 1.001
 
 
-def test_tensorboard_gets_the_history_when_asked(make_trainer: Make, recipe: Recipe) -> None:
+def test_the_history_is_written_as_csv_and_when_asked_for_tensorboard_and_its_losses_add_up(
+    make_trainer: Make,
+) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     trainer = make_trainer(tensorboard=True)
     history = trainer.fit()
+    for row in history:
+        for split in ("train", "val"):
+            total = row[f"{split}_age_loss"] + row[f"{split}_stage_loss"]
+            assert row[f"{split}_loss"] == pytest.approx(total, rel=1e-5)
+    rows = pd.read_csv(trainer.output / "history.csv")
+    assert rows["epoch"].tolist() == [1, 2]
+    val_losses = [row["val_loss"] for row in history]
+    assert rows["val_loss"].tolist() == pytest.approx(val_losses)
     events = EventAccumulator(str(trainer.output / "tensorboard"))
     events.Reload()
-    logged = [event.value for event in events.Scalars("val_loss")]
-    assert logged == pytest.approx([row["val_loss"] for row in history])
+    assert [event.value for event in events.Scalars("val_loss")] == pytest.approx(val_losses)
+    # A run cut off before its history was written gets it on resuming.
+    (trainer.output / "history.csv").unlink()
+    make_trainer().resume().fit()
+    pd.testing.assert_frame_equal(pd.read_csv(trainer.output / "history.csv"), rows)
 
 
 def test_bf16_trains_nearly_as_fp32_and_is_evaluated_as_it(
@@ -450,11 +383,9 @@ def test_the_last_epoch_is_kept_when_asked(
     trainer = make_trainer(replace(recipe, epochs=3, checkpoint_selection="last"))
     monkeypatch.setattr(boneage.training.train, "is_better", lambda new, best: False)
     trainer.fit()
-    best, last = (
-        weights(trainer.output / "models" / name) for name in ("best_model.pt", "last.pt")
-    )
-    assert_same_weights(best, last)
-    assert load_checkpoint(trainer.output / "models/best_model.pt").provenance["epoch"] == 3
+    models = trainer.output / "models"
+    assert_same_weights(weights(models / "best_model.pt"), weights(models / "last.pt"))
+    assert load_checkpoint(models / "best_model.pt").provenance["epoch"] == 3
 
 
 def test_predictions_without_the_sex_are_learned_only_when_asked(
@@ -480,17 +411,6 @@ def test_a_compiled_backbone_trains_as_a_plain_one(make_trainer: Make, recipe: R
     assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
 
 
-def test_provenance_travels_with_the_checkpoint(make_trainer: Make) -> None:
-    trainer = make_trainer(provenance={"split_sha256": "cd"})
-    trainer.fit()
-    facts = load_checkpoint(trainer.output / "models/best_model.pt").provenance
-    assert facts["split_sha256"] == "cd"
-    assert facts["seed"] == 0
-    assert facts["device"] == "cpu"
-    assert facts["init_used"] == "none"
-    assert {"boneage", "torch", "commit", "epoch", "val_mae_years"} <= facts.keys()
-
-
 def test_the_orientation_head_is_fitted_last_and_kept(make_trainer: Make, recipe: Recipe) -> None:
     trainer = make_trainer(replace(recipe, epochs=1, orientation_head=True))
     untrained = trainer.model.orientation_head.weight.clone()
@@ -499,11 +419,3 @@ def test_the_orientation_head_is_fitted_last_and_kept(make_trainer: Make, recipe
     assert not torch.equal(kept, untrained)
     last = weights(trainer.output / "models/last.pt")["orientation_head.weight"]
     assert torch.equal(last, untrained)  # the epochs do not move it
-
-
-def test_compiling_without_a_compiler_is_refused(
-    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler .* pass --no-compile"):
-        make_trainer(runtime=Runtime(device="cpu", workers=0, compile=True))
