@@ -16,6 +16,7 @@ from boneage.config import Recipe
 from boneage.evaluation.prediction_table import Predictions, read_all
 from boneage.imaging.preprocess import Preprocessing
 from boneage.inference.calibration import Calibration, Spread
+from boneage.phantom.cohort import draw_image
 from boneage.training.checkpoint import Checkpoint
 from boneage.training.model import BoneAgePredictor
 
@@ -180,6 +181,11 @@ def draw_hand(width: int = 120, height: int = 160, shade: int = 210) -> npt.NDAr
     for x in np.linspace(0.25, 0.75, 5) * width:
         draw.line((x, 0.15 * height, x, 0.85 * height), fill=shade, width=width // 25)
     return np.asarray(image.filter(ImageFilter.GaussianBlur(1)))
+
+
+def draw_radiograph(height: int = 160, seed: int = 3) -> npt.NDArray[np.uint8]:
+    """A synthetic hand, which the hand finder finds."""
+    return draw_image(120, "F", np.random.default_rng(seed), height=height).image
 
 
 def save_pixels(path: Path, pixels: npt.NDArray[Any]) -> Path:

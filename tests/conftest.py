@@ -1,5 +1,6 @@
 """The synthetic cohort is the fixture: small images, written once a test session."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from boneage.config import ImageSettings, Paths, Recipe, Runtime
 from boneage.data.labels import find_images, find_labels, match_images, read_labels
 from boneage.data.processed import preprocess_folder
 from boneage.data.split import split_samples
+from boneage.imaging.geometry import RSNA_VIEW
 from boneage.inference.batch import ImageRecord
 from boneage.inference.predictor import Predictor
 from boneage.phantom.cohort import write_cohort
@@ -70,6 +72,18 @@ def exported(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     export_onnx(checkpoint, path, [min(raw.rglob("*.png"))])
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported_with_view(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported model that sees a hand in a view of it where the hand lies unusually."""
+    from boneage.training.export import export_onnx
+
+    checkpoint = make_checkpoint(stored_size=None)
+    preprocessing = replace(checkpoint.preprocessing, crop="unusual", view=RSNA_VIEW)
+    path = tmp_path_factory.mktemp("with_view") / "model.onnx"
+    export_onnx(replace(checkpoint, preprocessing=preprocessing), path, [min(raw.rglob("*.png"))])
     return path
 
 

@@ -27,7 +27,7 @@ from boneage.inference.contract import CONTRACT_KEY, Contract
 from boneage.inference.prediction import COLUMNS, columns_of_run
 from boneage.inference.predictor import Predictor
 from boneage.phantom.cohort import draw_image
-from builders import ROOT, draw_hand, make_calibration, save_dicom
+from builders import ROOT, draw_radiograph, make_calibration, save_dicom
 
 ENV = os.environ | {"OMP_NUM_THREADS": "1"}
 TINY = ["--image-size", "48", "--init", "none", "--epochs", "1", "--batch-size", "16",
@@ -461,7 +461,7 @@ def test_out_holds_one_row_per_image_and_later_runs_of_the_same_model_continue_i
 
 
 def test_a_rejected_image_is_predicted_on_demand(predict: Command, tmp_path: Path) -> None:
-    path = save_dicom(tmp_path / "ct.dcm", draw_hand(), Modality="CT")
+    path = save_dicom(tmp_path / "ct.dcm", draw_radiograph(), Modality="CT")
     (row,) = json.loads(predict(path, "--json").out)
     assert (row["status"], row["predicted_years"]) == ("reject", None)
     (row,) = json.loads(predict(path, "--json", "--force").out)

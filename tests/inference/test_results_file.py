@@ -18,7 +18,7 @@ from boneage.inference.prediction import COLUMNS, REFERENCE, Prediction
 from boneage.inference.predictor import Predictor
 from boneage.inference.quality import Reason, ReasonCode, Severity
 from boneage.inference.results_file import PredictionsFile, to_plain_row
-from builders import draw_hand, make_calibration, save_dicom
+from builders import draw_radiograph, make_calibration, save_dicom
 
 Records = list[ImageRecord]
 PLAIN = tuple(name for name in COLUMNS if name not in REFERENCE)
@@ -124,7 +124,7 @@ def test_images_that_could_not_be_read_are_tried_again(
 def test_rejected_images_are_predicted_again_where_force_has_changed(
     predictor: Predictor, records: Records, out: Path, tmp_path: Path
 ) -> None:
-    other = ImageRecord(save_dicom(tmp_path / "ct.dcm", draw_hand(), Modality="CT"))
+    other = ImageRecord(save_dicom(tmp_path / "ct.dcm", draw_radiograph(), Modality="CT"))
 
     def run(*, force: bool) -> Records:
         file = PredictionsFile(out, [records[0], other], with_reference=False,
