@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from boneage.imaging.orientation import ORIENTATIONS, TURNS, UPRIGHT, Orientation, find_orientation
+from boneage.imaging.orientation import ORIENTATIONS, UPRIGHT, Orientation
 
 IMAGE = np.arange(6.0).reshape(2, 3) / 10
 
@@ -31,31 +31,3 @@ def test_a_way_is_said_in_words() -> None:
     assert UPRIGHT.describe() == "upright"
     assert Orientation(2, True).describe() == "rotated by 180° and inverted"
     assert Orientation(0, True).describe() == "inverted"
-
-
-def predict(truth: Orientation, certainty: float) -> np.ndarray:
-    """What a head of that certainty predicts for an image in its four rotations."""
-    probabilities = np.full((TURNS, 8), (1.0 - certainty) / 7)
-    for turns in range(TURNS):
-        there = Orientation((truth.quarter_turns + turns) % TURNS, truth.is_inverted)
-        probabilities[turns, there.code] = certainty
-    return probabilities
-
-
-@pytest.mark.parametrize("truth", ORIENTATIONS, ids=Orientation.describe)
-def test_four_predictions_that_agree_give_the_orientation(truth: Orientation) -> None:
-    assert find_orientation(predict(truth, 0.9)) == truth
-    one_wrong = predict(truth, 0.9)
-    one_wrong[2] = predict(ORIENTATIONS[truth.code - 1], 0.9)[2]
-    assert find_orientation(one_wrong) == truth
-
-
-def test_predictions_that_do_not_agree_leave_an_image_as_it_is() -> None:
-    assert find_orientation(np.full((TURNS, 8), 1 / 8)) == UPRIGHT
-    two_of_each = predict(ORIENTATIONS[1], 0.9)
-    two_of_each[:2] = predict(ORIENTATIONS[2], 0.9)[:2]
-    assert find_orientation(two_of_each) == UPRIGHT
-
-
-def test_probabilities_of_zero_leave_numbers() -> None:
-    assert find_orientation(np.eye(8)[[3, 0, 1, 2]]) == ORIENTATIONS[3]

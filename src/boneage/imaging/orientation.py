@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 TURNS = 4
 """Number of rotations by a quarter turn."""
@@ -51,31 +50,3 @@ ORIENTATIONS = tuple(
 """All eight, upright first, in the order of an orientation head's outputs."""
 
 UPRIGHT = ORIENTATIONS[0]
-
-
-def find_orientation(probabilities: npt.NDArray[np.floating]) -> Orientation:
-    """Find the orientation of an image from predictions for all four of its rotations.
-
-    Each prediction is translated to the orientation before the rotation, and the four are
-    multiplied. Together they are right far more often than one of them.
-
-    Args:
-        probabilities: (4, 8), row r the probabilities of `ORIENTATIONS` for the image after r
-            quarter turns to the left.
-
-    Returns:
-        The orientation before any rotation; upright if none is likelier than all others together.
-    """
-    logs = np.log(probabilities.clip(min=1e-9))
-    total = np.array(
-        [
-            sum(
-                logs[r, Orientation((o.quarter_turns + r) % TURNS, o.is_inverted).code]
-                for r in range(TURNS)
-            )
-            for o in ORIENTATIONS
-        ]
-    )
-    joint = np.exp(total - total.max())
-    best = int(joint.argmax())
-    return ORIENTATIONS[best] if joint[best] > joint.sum() / 2 else UPRIGHT

@@ -91,15 +91,15 @@ def check_pixels(radiograph: Radiograph) -> Iterator[Reason]:
 def check_hand(hand: FoundHand, facts: FinderFacts) -> Iterator[Reason]:
     """Give a reason to reject an image of no hand, of several, or of a part of one."""
     none, _, several = hand.p_hands
-    if hand.score < facts.least_score or none > facts.most_none:
+    if several > facts.most_several:
+        message = "the image shows several hands; cut out one"
+        yield Reason(ReasonCode.SEVERAL_HANDS, Severity.REJECT, message)
+    elif hand.score < facts.least_score or none > facts.most_none:
         message = (
             f"no hand was found on the image (score {hand.score:.2f}, probability of no hand "
             f"{none:.0%}); expected a radiograph of one hand"
         )
         yield Reason(ReasonCode.NO_HAND, Severity.REJECT, message)
-    elif several > facts.most_several:
-        message = f"the image shows several hands (probability {several:.0%}); cut out one"
-        yield Reason(ReasonCode.SEVERAL_HANDS, Severity.REJECT, message)
     elif missing := hand.find_missing(facts.least_confidence):
         message = f"the hand is cut off or covered: {missing} cannot be seen"
         yield Reason(ReasonCode.HAND_CUT_OFF, Severity.REJECT, message)

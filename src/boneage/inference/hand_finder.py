@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from boneage.errors import CheckpointError
 from boneage.imaging.geometry import (
@@ -54,7 +54,10 @@ _ROUNDS = 6
 _SMALLEST_UNIT = 1.5
 """Pixels of the first look for the unit of `MEAN_HAND` below which a find is no hand."""
 
-_FEWEST_FINGERS = 3
+_FEWEST_FINGERS = 4
+
+_MAYBE_SEVERAL = 0.0005
+"""Probability of several hands from which another one is looked for."""
 
 _WORSE = 0.1
 """By how much the second look's score may be lower than the first's and still count."""
@@ -107,8 +110,8 @@ class FoundHand:
         seen = dict(zip(LANDMARKS, self.confidence >= least_confidence, strict=True))
         if not seen["carpus"] or not (seen["radius"] or seen["ulna"]):
             return "the wrist"
-        fingers = [seen[f"MCP{digit}"] and seen[f"PIP{digit}"] for digit in range(1, 6)]
-        return "most fingers" if sum(fingers) < _FEWEST_FINGERS else ""
+        fingers = [seen[f"MCP{digit}"] or seen[f"PIP{digit}"] for digit in range(1, 6)]
+        return "several fingers" if sum(fingers) < _FEWEST_FINGERS else ""
 
     @property
     def length(self) -> float:
@@ -212,6 +215,8 @@ def find_hand(network: Network, image: Image.Image) -> FoundHand:
         if closer[3] > found[3] - _WORSE:
             found, first = closer, to_look
     placement, points, confidence, score = found
+    if counts[0, 2] > _MAYBE_SEVERAL:
+        counts[0, 2] = max(counts[0, 2], _find_another(network, image, first, placement))
     back = first.inverse()
     places = back.apply(points)
     inside = ((places > 0) & (places < image.size)).all(axis=1)
@@ -223,6 +228,17 @@ def find_hand(network: Network, image: Image.Image) -> FoundHand:
         tuple(float(p) for p in counts[0]),  # type: ignore[arg-type]
         float(polarity[0]),
     )
+
+
+def _find_another(network: Network, image: Image.Image, first: Affine, placement: Affine) -> float:
+    """Give the score of another hand on an image, once the one that was found is covered."""
+    corners = np.array([(x, y) for x in (-2.0, 2.3) for y in (-4.0, 1.2)])
+    outline = first.inverse().after(placement).apply(corners)[[0, 1, 3, 2]]
+    covered = image.copy()
+    ImageDraw.Draw(covered).polygon([(x, y) for x, y in outline.tolist()], edge_grey(image))
+    _, whole = _look_at_whole(covered)
+    maps, _, _ = network(whole[None, None])
+    return _place(*_read_maps(maps[0]))[3]
 
 
 def _look_at_whole(image: Image.Image) -> tuple[Affine, Array]:
@@ -298,6 +314,8 @@ def _fit_robustly(
         weights = clear * np.clip(1.0 - (away / reach) ** 2, 0.0, 1.0) ** 2 + 1e-6
         placement = fit_similarity(MEAN_HAND, points, weights, mirrored)
     fits = np.clip(1.0 - (away / _REACH) ** 2, 0.0, 1.0)
-    seen = peaks * (fits > 0)
-    landmarks = np.where((fits > 0)[:, None], points, placement.apply(MEAN_HAND))
+    # A thumb held off, or a squeezed image, moves joints far from the mean hand's.
+    is_near = (away < 2.0 * _REACH) & (peaks >= _LEAST_PEAK)
+    seen = peaks * is_near
+    landmarks = np.where(is_near[:, None], points, placement.apply(MEAN_HAND))
     return placement, landmarks, seen, float((peaks * fits)[: len(JOINTS)].mean())
