@@ -41,7 +41,7 @@ SYNTHETIC_IMAGES, SYNTHETIC_SEED, SYNTHETIC_HEIGHT = 1200, 77, 220
 LOW_RESOLUTION_IMAGES = 2200
 """Images at 100 px that the first network tries to label."""
 
-LIMITS = {"least_score": 0.25, "most_none": 0.5, "most_several": 0.2, "least_confidence": 0.05}
+LIMITS = {"least_score": 0.25, "most_none": 0.5, "most_several": 0.33, "least_confidence": 0.05}
 """What counts as one hand; set on validation images and on half of the kinds of other images."""
 
 

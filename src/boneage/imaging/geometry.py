@@ -177,7 +177,7 @@ RSNA_VIEW = HandView(0.775, 0.163, 0.50, 0.69)
 def is_usual(placement: Affine, size: tuple[int, int]) -> bool:
     """Whether a hand lies on an image as hands do on the RSNA images.
 
-    Source: the limits enclose 99% of the RSNA images, docs/experiments.md, "Finding the hand".
+    Source: nine tenths of the RSNA images lie within the limits, see docs/experiments.md.
 
     Args:
         placement: From the plane of `MEAN_HAND` to the image.
@@ -186,11 +186,11 @@ def is_usual(placement: Affine, size: tuple[int, int]) -> bool:
     unit = placement.scale / np.array(size)
     carpus = placement.matrix[:, 2] / size
     return bool(
-        0.10 < unit[0] < 0.32
-        and 0.105 < unit[1] < 0.24
-        and abs(placement.rotation) < 25.0
-        and 0.30 < carpus[0] < 0.70
-        and 0.50 < carpus[1] < 0.90
+        0.16 < unit[0] < 0.30
+        and 0.135 < unit[1] < 0.225
+        and abs(placement.rotation) < 20.0
+        and 0.36 < carpus[0] < 0.64
+        and 0.55 < carpus[1] < 0.87
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+from PIL import Image
 
 from boneage.imaging.header import Header
 from boneage.imaging.radiograph import Radiograph
@@ -105,26 +106,29 @@ def check_hand(hand: FoundHand, facts: FinderFacts) -> Iterator[Reason]:
         yield Reason(ReasonCode.HAND_CUT_OFF, Severity.REJECT, message)
 
 
-def check_appearance(
-    radiograph: Radiograph, hand: FoundHand, model: AppearanceModel | None
-) -> Iterator[Reason]:
-    """Give a reason for a hand that is badly exposed, or an image unlike the training images.
-
-    Args:
-        radiograph: The image.
-        hand: Where its hand is.
-        model: What the training images look like; None if the model does not say.
-    """
+def check_exposure(radiograph: Radiograph, hand: FoundHand) -> Iterator[Reason]:
+    """Give a reason for a hand that is overexposed, or has hardly any contrast."""
     image = radiograph.to_image()
     greys = np.asarray(image)[hand.box(image.size)]
-    low, high = np.percentile(greys, (5, 95)) if greys.size else (0, 255)
-    burnt = float((greys >= _WHITE).mean()) if greys.size else 0.0
-    if burnt > MOST_WHITE:
-        message = f"{burnt:.0%} of the hand are white: the image is overexposed"
+    if not greys.size:
+        return
+    white = float((greys >= _WHITE).mean())
+    low, high = np.percentile(greys, (5, 95))
+    if white > MOST_WHITE:
+        message = f"{white:.0%} of the hand are white: the image is overexposed"
         yield Reason(ReasonCode.OVEREXPOSED, Severity.WARN, message)
     elif high - low < LEAST_CONTRAST:
-        message = f"the hand has {high - low:.0f} grey levels of 255: the image is too dark or flat"
+        message = f"the hand takes up {high - low:.0f} of 255 grey levels: it is too dark or flat"
         yield Reason(ReasonCode.TOO_DARK, Severity.WARN, message)
+
+
+def check_appearance(image: Image.Image, model: AppearanceModel | None) -> Iterator[Reason]:
+    """Give a reason for an image that is unlike the training images.
+
+    Args:
+        image: What the network was shown.
+        model: What the training images look like; None if the model does not say.
+    """
     if model is None:
         return
     description = describe(image)

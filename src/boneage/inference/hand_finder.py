@@ -232,7 +232,7 @@ def find_hand(network: Network, image: Image.Image) -> FoundHand:
 
 def _find_another(network: Network, image: Image.Image, first: Affine, placement: Affine) -> float:
     """Give the score of another hand on an image, once the one that was found is covered."""
-    corners = np.array([(x, y) for x in (-2.0, 2.3) for y in (-4.0, 1.2)])
+    corners = np.array([(x, y) for x in (-2.3, 2.6) for y in (-4.4, 2.6)])
     outline = first.inverse().after(placement).apply(corners)[[0, 1, 3, 2]]
     covered = image.copy()
     ImageDraw.Draw(covered).polygon([(x, y) for x, y in outline.tolist()], edge_grey(image))

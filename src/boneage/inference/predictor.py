@@ -17,7 +17,13 @@ from boneage.imaging.preprocess import VIEW_HEIGHT
 from boneage.imaging.radiograph import Radiograph, Source, read_radiograph
 from boneage.inference.calibration import Calibration, Outputs, load_calibration
 from boneage.inference.contract import read_contract
-from boneage.inference.faults import check_appearance, check_hand, check_header, find_faults
+from boneage.inference.faults import (
+    check_appearance,
+    check_exposure,
+    check_hand,
+    check_header,
+    find_faults,
+)
 from boneage.inference.hand_finder import FoundHand, HandFinder
 from boneage.inference.prediction import Prediction
 from boneage.inference.quality import (
@@ -44,12 +50,14 @@ class RawPrediction:
         age_map: As in `Prediction`.
         orientation: The orientation that was found and corrected, or upright.
         in_view: Whether the network was shown a view of the hand instead of the whole image.
+        shown: What it was shown, upright and with bone bright, before it was sampled.
     """
 
     outputs: Outputs
     age_map: npt.NDArray[np.float32] | None
     orientation: Orientation
     in_view: bool
+    shown: Image.Image
 
 
 class Predictor:
@@ -160,7 +168,10 @@ class Predictor:
         raw = self.predict_raw(radiograph, used, hand)
         prediction = self._add_outputs(prediction, raw)
         prediction = replace(prediction, reasons=tuple(force_prediction(faults)))
-        doubts = list(check_appearance(radiograph, hand, self.contract.appearance))
+        doubts = [
+            *check_exposure(radiograph, hand),
+            *check_appearance(raw.shown, self.contract.appearance),
+        ]
         return self._add_reasons(prediction, raw, radiograph, provided, doubts)
 
     def _add_outputs(self, prediction: Prediction, raw: RawPrediction) -> Prediction:
@@ -259,13 +270,14 @@ class Predictor:
             image = replace(radiograph, pixels=pixels).to_image()
         preprocessing = self.contract.preprocessing
         to_view = preprocessing.find_view(image.size, placement) if has_hand else None
-        outputs, age_map = self._average(preprocessing.show(image, to_view), sex)
+        shown = preprocessing.show(image, to_view)
+        outputs, age_map = self._average(shown, sex)
         if age_map is not None:  # over the image as it was given
             if to_view is not None:
                 size = preprocessing.view.size(VIEW_HEIGHT)
                 age_map = spread_map(age_map, to_view, size, image.size)
             age_map = np.rot90(age_map, orientation.quarter_turns)
-        return RawPrediction(outputs, age_map, orientation, to_view is not None)
+        return RawPrediction(outputs, age_map, orientation, to_view is not None, shown)
 
     def _average(
         self, image: Image.Image, sex: Sex | None
