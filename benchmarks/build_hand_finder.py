@@ -13,7 +13,6 @@ images that the first network labels, where it is sure.
 """
 
 import argparse
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,7 +40,13 @@ SYNTHETIC_IMAGES, SYNTHETIC_SEED, SYNTHETIC_HEIGHT = 1200, 77, 220
 LOW_RESOLUTION_IMAGES = 2200
 """Images at 100 px that the first network tries to label."""
 
-LIMITS = {"least_score": 0.25, "most_none": 0.5, "most_several": 0.33, "least_confidence": 0.05}
+LIMITS = {
+    "least_score": 0.25,
+    "most_none": 0.5,
+    "most_several": 0.33,
+    "most_unlike": 1000.0,
+    "least_confidence": 0.05,
+}
 """What counts as one hand; set on validation images and on half of the kinds of other images."""
 
 
@@ -93,7 +98,7 @@ def main() -> None:
         "steps": [FIRST_STEPS, SECOND_STEPS],
     }  # fmt: skip
     facts = FinderFacts(**LIMITS, shape=ShapeModel.fit(shapes), provenance=provenance)
-    export_finder(second, options.out, json.loads(facts.to_json()))
+    export_finder(second, options.out, facts)
     logging.info("%s: %d bytes", options.out, options.out.stat().st_size)
 
 

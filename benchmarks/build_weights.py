@@ -266,6 +266,7 @@ def measure(
     predictor.calibration = calibration
     reports = {
         name: evaluate_table(table.assign(split=name), baseline_years=median)
+        | {"n_rejected": table.attrs["rejected"]}
         for name, table in tables.items()
     }
     with TemporaryDirectory() as folder:
@@ -326,7 +327,10 @@ def predict(predictor: Predictor, samples: pd.DataFrame, sex: str | None = None)
     images = make_images(samples, sex)
     predictions = tqdm(predict_images(predictor, images), total=len(images), desc=sex or "predict")
     table = pd.DataFrame([p.to_row(with_reference=True) for p in predictions])
-    return table.assign(sex=samples["sex"].to_numpy())
+    table = table.assign(sex=samples["sex"].to_numpy())
+    is_predicted = table["predicted_years"].notna()
+    table.attrs["rejected"] = int((~is_predicted).sum())
+    return table[is_predicted].reset_index(drop=True)
 
 
 def describe_reasons(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:

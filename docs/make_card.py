@@ -312,7 +312,8 @@ months; error = prediction − reference; 95% bootstrap intervals (2,000 resampl
 
 1. **Trained on 100×100-px images**, reduced by nearest-neighbour sampling without keeping proportions.
    Fine bone detail is lost.
-2. **No check that an image shows a hand.** Any image that is large enough gets a prediction.
+2. **Only what is not a whole hand is rejected.** Images without a hand, with several hands, or with the
+   wrist or fingers cut off get no age. Disease, fractures, casts and other views are not recognised.
 3. **Predictions regress to the mean.** Young children are predicted some months too old, the oldest too
    young (table [below](#by-sex-and-age)). The model is meant for {p1:.1f} to {p99:.1f} years, where 98% of the
    training images lie.

@@ -48,7 +48,7 @@ HAND_LENGTH = float(hypot(*MEAN_HAND[LANDMARKS.index("tip3")]))
 _MAP_SIDE = 24
 _PARTS = 16
 
-ASPECTS = np.exp(np.linspace(-0.6, 0.6, 97))
+ASPECTS = np.exp(np.linspace(-0.6, 0.6, 49))
 """Widths over true widths that `ShapeModel` tries, for images that may have been squeezed."""
 
 
@@ -305,12 +305,12 @@ class ShapeModel:
             joints: (17, 2) in pixels of the image.
 
         Returns:
-            The width over the true width, below 1 for a squeezed image; and by how much its
-            distance is below that of the image as it is.
+            The width over the true width, below 1 for a squeezed image; and the squared distance
+            of the joints once that is undone.
         """
         distances = np.array([self.distance(joints / (aspect, 1.0)) for aspect in ASPECTS])
         best = int(distances.argmin())
-        return float(ASPECTS[best]), float(self.distance(joints) - distances[best])
+        return float(ASPECTS[best]), float(distances[best])
 
 
 def _lay(joints: Points, target: Points) -> Points:

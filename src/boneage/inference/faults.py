@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from boneage.imaging.geometry import JOINTS
 from boneage.imaging.header import Header
 from boneage.imaging.radiograph import Radiograph
 from boneage.inference.appearance import AppearanceModel, describe
@@ -101,6 +102,9 @@ def check_hand(hand: FoundHand, facts: FinderFacts) -> Iterator[Reason]:
             f"{none:.0%}); expected a radiograph of one hand"
         )
         yield Reason(ReasonCode.NO_HAND, Severity.REJECT, message)
+    elif facts.shape.find_aspect(hand.landmarks[: len(JOINTS)])[1] > facts.most_unlike:
+        message = "what was found has not the shape of a whole hand: it may be cut off or covered"
+        yield Reason(ReasonCode.HAND_CUT_OFF, Severity.REJECT, message)
     elif missing := hand.find_missing(facts.least_confidence):
         message = f"the hand is cut off or covered: {missing} cannot be seen"
         yield Reason(ReasonCode.HAND_CUT_OFF, Severity.REJECT, message)

@@ -127,6 +127,8 @@ class FinderFacts:
         least_score: Score from which there is a hand.
         most_none: Probability of no hand up to which there is one.
         most_several: Probability of several hands up to which there is one.
+        most_unlike: Squared distance from the mean hand, whatever its aspect, up to which what was
+            found is a hand.
         least_confidence: How clearly a landmark is seen that counts as being there.
         shape: What proportions hands have.
         provenance: What it was trained on, and how.
@@ -135,6 +137,7 @@ class FinderFacts:
     least_score: float
     most_none: float
     most_several: float
+    most_unlike: float
     least_confidence: float
     shape: ShapeModel
     provenance: Mapping[str, Any]

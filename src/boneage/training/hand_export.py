@@ -1,16 +1,15 @@
 """The trained hand finder as an ONNX file, with what it needs to be used."""
 
-import json
 import logging
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
 
 from boneage.files import replacing
+from boneage.inference.hand_finder import FACTS_KEY, FinderFacts
 from boneage.training.export import drop_traces
 from boneage.training.hand_network import SIDE, HandNetwork
 
@@ -27,13 +26,13 @@ class _Served(nn.Module):
         return maps, counts.softmax(dim=1), polarity.sigmoid()
 
 
-def export_finder(network: HandNetwork, out: Path, facts: Mapping[str, Any]) -> None:
+def export_finder(network: HandNetwork, out: Path, facts: FinderFacts) -> None:
     """Write a hand finder as ONNX.
 
     Args:
         network: A trained one.
         out: File to write.
-        facts: What travels with it, see `boneage.inference.hand_finder.FinderFacts`.
+        facts: What travels with it.
     """
     import onnx
 
@@ -51,6 +50,6 @@ def export_finder(network: HandNetwork, out: Path, facts: Mapping[str, Any]) -> 
         )
     model = cast(torch.onnx.ONNXProgram, exported).model_proto
     drop_traces(model.graph)
-    onnx.helper.set_model_props(model, {"boneage_hand_finder": json.dumps(dict(facts))})
+    onnx.helper.set_model_props(model, {FACTS_KEY: facts.to_json()})
     with replacing(out) as part:
         part.write_bytes(model.SerializeToString())
