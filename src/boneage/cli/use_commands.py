@@ -117,6 +117,9 @@ def predict(
 ) -> int:
     """Estimate bone age from hand radiographs: files, or folders and all folders below them.
 
+    Images that do not show one whole hand are rejected without an age. Disease, fractures, casts and
+    other views of the hand are not recognised.
+
     Args:
         path: PNG, JPEG, TIFF, BMP or DICOM files, or folders of them.
         example: Predict the synthetic radiograph in the package instead, a boy of 11 years.
@@ -128,7 +131,7 @@ def predict(
         heatmap: Folder for saliency maps, one picture per image.
         model: Name of a model in the package, or a file of `boneage export`; by default boneage.
         calibration: File of `boneage calibrate` to use instead of the model's own calibration.
-        force: Predict also images that are rejected, such as a CT or one of several frames.
+        force: Predict also images that are rejected, such as one of no hand or a CT.
         workers: Threads; by default one per core.
     """
     from contextlib import nullcontext
