@@ -7,9 +7,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from boneage.config import Recipe
+from boneage.config import Crop, Padding, Recipe
 from boneage.errors import ImageError
+from boneage.imaging.geometry import RSNA_VIEW, Affine
 from boneage.imaging.preprocess import (
+    VIEW_HEIGHT,
     Preprocessing,
     TestTimeAugmentation,
     resize,
@@ -160,3 +162,32 @@ def test_a_preprocessing_comes_back_from_its_values() -> None:
     recipe = Recipe(tta_mirror=True, tta_zoom=0.07, sampled_size=100, stretch_grey=True)
     preprocessing = Preprocessing.of(recipe, None)
     assert Preprocessing.from_values(json.loads(json.dumps(asdict(preprocessing)))) == preprocessing
+
+
+@pytest.mark.parametrize(
+    ("crop", "is_usual", "is_in_view"),
+    [("none", False, False), ("unusual", True, False), ("unusual", False, True),
+     ("hand", True, True)],
+)  # fmt: skip
+def test_the_rule_of_the_crop_decides_what_is_shown_in_a_view(
+    crop: Crop, is_usual: bool, is_in_view: bool
+) -> None:
+    preprocessing = Preprocessing(24, None, "never", crop=crop, view=RSNA_VIEW)
+    size = RSNA_VIEW.size(300)
+    placement = RSNA_VIEW.frame(300)
+    if not is_usual:
+        placement = Affine.scaling(0.5, 0.5).after(placement)
+    to_view = preprocessing.find_view(size, placement)
+    assert (to_view is not None) == is_in_view
+    image = Image.new("L", size, 70)
+    shown = preprocessing.show(image, to_view)
+    assert shown.size == (RSNA_VIEW.size(VIEW_HEIGHT) if is_in_view else size)
+
+
+@pytest.mark.parametrize(("padding", "grey"), [("edge", 70), ("black", 0)])
+def test_the_padding_fills_what_lies_outside_the_image(padding: Padding, grey: int) -> None:
+    preprocessing = Preprocessing(24, None, "never", crop="hand", padding=padding)
+    far = Affine(np.array([[50.0, 0.0, -500.0], [0.0, 50.0, -500.0]]))
+    image = Image.new("L", (90, 90), 70)
+    shown = preprocessing.show(image, preprocessing.find_view(image.size, far))
+    assert shown.getextrema() == (grey, grey)

@@ -3,11 +3,16 @@ from datetime import date
 
 import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 
+from boneage.imaging.geometry import LANDMARKS, MEAN_HAND, Affine
 from boneage.imaging.header import Header
 from boneage.imaging.radiograph import Radiograph
-from boneage.inference.faults import check_header, find_faults
-from boneage.inference.quality import ReasonCode, Severity, force_prediction
+from boneage.inference.faults import check_appearance, check_exposure, check_header, find_faults
+from boneage.inference.hand_finder import FoundHand
+from boneage.inference.predictor import Predictor
+from boneage.inference.quality import ReasonCode, Severity, check_age, force_prediction
+from builders import draw_radiograph
 
 
 def make_radiograph(height: int = 60, width: int = 60, greys: int = 256) -> Radiograph:
@@ -100,3 +105,42 @@ def test_a_forced_prediction_is_warned_of_with_what_it_was_rejected_for() -> Non
     small, forced = force_prediction(faults)
     assert small == replace(faults[0], severity=Severity.WARN)
     assert (forced.code, forced.severity) == ("forced", "warn")
+
+
+@pytest.mark.parametrize(
+    ("greys", "code"),
+    [((10, 200), None), ((40, 50), "too_dark"), ((10, 255), "overexposed")],
+)
+def test_a_hand_without_contrast_or_burnt_out_is_warned_of(
+    greys: tuple[int, int], code: str | None
+) -> None:
+    pixels = np.full((200, 150), greys[0], np.float32)
+    pixels[60:] = greys[1]
+    radiograph = Radiograph(pixels / np.float32(255.0), "7.png", "7", 8, was_inverted=False)
+    placement = Affine(np.array([[38.0, 0.0, 70.0], [0.0, 38.0, 150.0]]))
+    sure = np.ones(len(LANDMARKS))
+    hand = FoundHand(placement.apply(MEAN_HAND), sure, placement, 0.8, (0.0, 1.0, 0.0), 0.0)
+    reasons = list(check_exposure(radiograph, hand))
+    assert [reason.code for reason in reasons] == ([code] if code else [])
+    assert all(reason.severity is Severity.WARN for reason in reasons)
+
+
+def test_images_unlike_the_training_images_are_warned_of() -> None:
+    model = Predictor(threads=1).contract.appearance
+    image = Image.fromarray(draw_radiograph(400))
+    assert not list(check_appearance(image, model))
+    assert not list(check_appearance(image, None))
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300)).astype(np.uint8))
+    (reason,) = check_appearance(noise, model)
+    assert reason.code in ("unlike_training", "heavily_processed")
+    hard = image.filter(ImageFilter.UnsharpMask(6, 600, 0)).filter(ImageFilter.SHARPEN)
+    assert all(r.severity is Severity.WARN for r in check_appearance(hard, model))
+
+
+@pytest.mark.parametrize(
+    ("years", "is_noted"), [(None, False), (1.9, True), (2.0, False), (17.0, False), (17.5, True)]
+)
+def test_ages_at_which_errors_are_larger_are_noted(years: float | None, is_noted: bool) -> None:
+    reasons = list(check_age(years))
+    assert [reason.code for reason in reasons] == ["outside_usual_ages"] * is_noted
+    assert all(reason.severity is Severity.INFO for reason in reasons)

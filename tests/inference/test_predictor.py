@@ -484,6 +484,8 @@ def test_a_contract_of_impossible_preprocessing_is_refused_by_name(
         ({**whole, "tta": None}, "preprocessing.tta is None; expected values of mirror, zoom"),
         ({**whole, "image_size": "big"}, "image_size is 'big'; expected 1 or more"),
         ({**whole, "invert": "often"}, "invert is 'often'; expected auto or never or always"),
+        ({**whole, "crop": "all"}, "crop is 'all'; expected none or unusual or hand"),
+        ({**whole, "view": {"width": 1.0}}, r"\.view lacks or does not know unit, carpus_x"),
         ([], r"preprocessing is \[\]; expected values of image_size"),
     ):
         entry.value = json.dumps({**contract, "preprocessing": preprocessing})
