@@ -294,7 +294,7 @@ def test_the_age_map_says_where_the_age_comes_from(predictor: Predictor, image: 
 def test_what_a_header_and_the_reading_say_is_among_the_reasons(
     predictor: Predictor, tmp_path: Path
 ) -> None:
-    pixels = draw_radiograph().astype(np.uint16) * 16
+    pixels = (draw_radiograph().astype(np.uint16) + 60) * 12
     tags: dict[str, Any] = {"WindowCenter": 127, "WindowWidth": 255, "BodyPartExamined": "CHEST"}
     path = save_dicom(tmp_path / "a.dcm", pixels, **tags, PatientSex="F")
     prediction = predictor.predict(path, "M")

@@ -117,8 +117,8 @@ def predict(
 ) -> int:
     """Estimate bone age from hand radiographs: files, or folders and all folders below them.
 
-    Images that do not show one whole hand are rejected without an age. Disease, fractures, casts and
-    other views of the hand are not recognised.
+    Images that do not show one whole hand are rejected without an age. Disease, fractures and other
+    views of the hand are not recognised.
 
     Args:
         path: PNG, JPEG, TIFF, BMP or DICOM files, or folders of them.

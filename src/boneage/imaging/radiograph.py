@@ -183,22 +183,15 @@ def _decode(source: Source, name: str) -> DecodedPixels:
 def _decode_file(file: BinaryIO, name: str, *, has_suffix: bool = False) -> DecodedPixels:
     """Read a file as what its content shows; its name decides only where the content does not."""
     is_dicom = starts_as_dicom(file)
-    if not is_dicom and not _is_picture(file):
-        is_dicom = has_suffix or has_dicom_suffix(name) or looks_like_bare_dicom(file)
     file.seek(0)
-    return read_dicom(file, name) if is_dicom else _read_image(file, name)
-
-
-def _is_picture(file: BinaryIO) -> bool:
-    """Whether a file starts as one of `FORMATS` does."""
-    file.seek(0)
-    try:
-        with Image.open(file, formats=FORMATS):
-            return True
-    except UnidentifiedImageError:
-        return False
-    except Exception:  # it starts as a picture, and goes on otherwise: the reader says how
-        return True
+    if not is_dicom:
+        try:
+            return _read_image(file, name)
+        except UnidentifiedImageError:
+            if not (has_suffix or has_dicom_suffix(name) or looks_like_bare_dicom(file)):
+                raise
+            file.seek(0)
+    return read_dicom(file, name)
 
 
 def _decode_array(pixels: npt.NDArray[Any]) -> DecodedPixels:

@@ -294,13 +294,8 @@ def _place(
         The placement, the landmarks (spots that fit, else the mean hand's), how clearly each was
         seen, and the score.
     """
-    best = None
-    for mirrored in (False, True):
-        fitted = _fit_robustly(points, peaks, mirrored)
-        if best is None or fitted[3] > best[3]:
-            best = fitted
-    assert best is not None
-    return best
+    fitted = [_fit_robustly(points, peaks, mirrored) for mirrored in (False, True)]
+    return max(fitted, key=lambda fit: fit[3])
 
 
 def _fit_robustly(
