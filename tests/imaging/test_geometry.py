@@ -108,7 +108,9 @@ def test_a_view_of_the_rsna_layout_is_usual_and_a_wide_field_is_not() -> None:
     usual = RSNA_VIEW.frame(640)
     assert size == (496, 640)
     assert is_usual(usual, size)
-    assert not is_usual(usual, (2 * size[0], 2 * size[1]))
+    assert not is_usual(usual, (2 * size[0], 2 * size[1]), slack=1.25)
+    assert not is_usual(usual, (round(1.3 * size[0]), round(1.3 * size[1])))
+    assert is_usual(usual, (round(1.3 * size[0]), round(1.3 * size[1])), slack=1.4)
     assert not is_usual(usual.after(turn(40.0, 1.0, (0.0, 0.0))), size)
     assert not is_usual(Affine.scaling(2.0, 2.0).after(usual), size)
 

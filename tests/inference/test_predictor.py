@@ -360,6 +360,7 @@ def test_a_hand_on_a_wide_field_is_predicted_as_it_is_alone(
     field = np.full((2 * hand.shape[0], 2 * hand.shape[1]), int(hand[0, 0]), np.uint8)
     field[50 : 50 + hand.shape[0], 40 : 40 + hand.shape[1]] = hand
     wide = predictor.predict(field, "F")
+    assert wide.status == "warn"
     assert "field_corrected" in wide.reason_codes
     turned = predictor.predict(np.ascontiguousarray(np.rot90(field)), "F")
     assert {"field_corrected", "orientation_corrected"} <= set(turned.reason_codes)

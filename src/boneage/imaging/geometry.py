@@ -174,7 +174,7 @@ RSNA_VIEW = HandView(0.775, 0.163, 0.50, 0.69)
 """How a hand lies on the RSNA images: medians over annotated ones (see `MEAN_HAND`)."""
 
 
-def is_usual(placement: Affine, size: tuple[int, int]) -> bool:
+def is_usual(placement: Affine, size: tuple[int, int], slack: float = 1.0) -> bool:
     """Whether a hand lies on an image as hands do on the RSNA images.
 
     Source: nine tenths of the RSNA images lie within the limits, see docs/experiments.md.
@@ -182,15 +182,16 @@ def is_usual(placement: Affine, size: tuple[int, int]) -> bool:
     Args:
         placement: From the plane of `MEAN_HAND` to the image.
         size: Width and height of the image in pixels.
+        slack: Factor by which the limits are wider.
     """
     unit = placement.scale / np.array(size)
-    carpus = placement.matrix[:, 2] / size
+    off = np.abs(placement.matrix[:, 2] / size - (0.50, 0.71))
     return bool(
-        0.16 < unit[0] < 0.30
-        and 0.135 < unit[1] < 0.225
-        and abs(placement.rotation) < 20.0
-        and 0.36 < carpus[0] < 0.64
-        and 0.55 < carpus[1] < 0.87
+        0.16 / slack < unit[0] < 0.30 * slack
+        and 0.135 / slack < unit[1] < 0.225 * slack
+        and abs(placement.rotation) < 20.0 * slack
+        and off[0] < 0.14 * slack
+        and off[1] < 0.16 * slack
     )
 
 

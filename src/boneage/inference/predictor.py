@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from boneage.errors import BoneAgeError, ConfigError
-from boneage.imaging.geometry import spread_map, undo_turns
+from boneage.imaging.geometry import is_usual, spread_map, undo_turns
 from boneage.imaging.orientation import UPRIGHT, Orientation
 from boneage.imaging.preprocess import VIEW_HEIGHT
 from boneage.imaging.radiograph import Radiograph, Source, read_radiograph
@@ -40,6 +40,9 @@ from boneage.inference.session import open_session
 from boneage.sex import SEX_CODE, ProvidedSex, Sex, parse_provided_sex
 from boneage.stages import STAGES, stage_from_years
 
+FAR = 1.25
+"""Factor on the limits of the usual field beyond which a correction of it is a warning."""
+
 
 @dataclass(frozen=True)
 class RawPrediction:
@@ -50,6 +53,7 @@ class RawPrediction:
         age_map: As in `Prediction`.
         orientation: The orientation that was found and corrected, or upright.
         in_view: Whether the network was shown a view of the hand instead of the whole image.
+        is_far: Whether the hand lies far from where hands lie on the training images.
         shown: What it was shown, upright and with bone bright, before it was sampled.
     """
 
@@ -57,6 +61,7 @@ class RawPrediction:
     age_map: npt.NDArray[np.float32] | None
     orientation: Orientation
     in_view: bool
+    is_far: bool
     shown: Image.Image
 
 
@@ -219,7 +224,7 @@ class Predictor:
         reasons: list[Reason] = [
             *prediction.reasons,
             *check_header(radiograph.header),
-            *check_image(radiograph, raw.orientation, in_view=raw.in_view),
+            *check_image(radiograph, raw.orientation, in_view=raw.in_view, is_far=raw.is_far),
             *doubts,
             *check_age(prediction.predicted_years),
             *check_sex(
@@ -277,7 +282,8 @@ class Predictor:
                 size = preprocessing.view.size(VIEW_HEIGHT)
                 age_map = spread_map(age_map, to_view, size, image.size)
             age_map = np.rot90(age_map, orientation.quarter_turns)
-        return RawPrediction(outputs, age_map, orientation, to_view is not None, shown)
+        is_far = not is_usual(placement, image.size, FAR)
+        return RawPrediction(outputs, age_map, orientation, to_view is not None, is_far, shown)
 
     def _average(
         self, image: Image.Image, sex: Sex | None

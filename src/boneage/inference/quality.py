@@ -134,7 +134,11 @@ def force_prediction(reasons: Iterable[Reason]) -> list[Reason]:
 
 
 def check_image(
-    radiograph: Radiograph, orientation: Orientation, *, in_view: bool = False
+    radiograph: Radiograph,
+    orientation: Orientation,
+    *,
+    in_view: bool = False,
+    is_far: bool = False,
 ) -> Iterator[Reason]:
     """Give a reason for each change of an image before the prediction, and each note of reading.
 
@@ -142,6 +146,7 @@ def check_image(
         radiograph: The image.
         orientation: The orientation that was found and corrected, or upright.
         in_view: Whether the hand was cut out of a field that is unlike the training images'.
+        is_far: Whether that field is very unlike theirs.
     """
     if radiograph.was_inverted:
         yield Reason(
@@ -158,7 +163,7 @@ def check_image(
     if in_view:
         yield Reason(
             ReasonCode.FIELD_CORRECTED,
-            Severity.INFO,
+            Severity.WARN if is_far else Severity.INFO,
             "the hand is larger, smaller, or elsewhere on the image than on the training images: "
             "the prediction is that of the part around it",
         )
