@@ -32,8 +32,9 @@ from boneage.phantom.cohort import draw_image, sample_labels
 from boneage.tables.columns import read_csv
 from boneage.training.hand_export import export_finder
 from boneage.training.hand_network import HandNetwork
-from boneage.training.hand_samples import STORED, Composer, HandImages, draw_others, hold_hands
+from boneage.training.hand_samples import STORED, Composer, HandImages, hold_hands
 from boneage.training.hand_training import as_function, label_images, train_finder
+from boneage.training.other_images import draw_others
 
 FIRST_STEPS, SECOND_STEPS = 2200, 1500
 SYNTHETIC_IMAGES, SYNTHETIC_SEED, SYNTHETIC_HEIGHT = 1200, 77, 220

@@ -12,13 +12,14 @@ from boneage.inference.hand_finder import FinderFacts, HandFinder, find_hand
 from boneage.phantom.cohort import draw_image
 from boneage.training.hand_export import export_finder
 from boneage.training.hand_network import SIDE, STRIDE, HandNetwork, draw_spots, finder_loss
-from boneage.training.hand_samples import Composer, HandImages, draw_others, hold_hands
+from boneage.training.hand_samples import Composer, HandImages, hold_hands
 from boneage.training.hand_training import as_function, label_images, train_finder
+from boneage.training.other_images import draw_others
 
 
 @pytest.fixture(scope="module")
 def hands() -> HandImages:
-    """Hands whose landmarks are white dots on grey, so that they can be seen where they are."""
+    """Four synthetic hands with their landmarks."""
     images = []
     for seed in range(4):
         rng = np.random.default_rng(seed)
@@ -48,7 +49,7 @@ def test_composed_landmarks_lie_where_the_image_shows_them(others: torch.Tensor)
         torch.from_numpy(places.astype(np.float32))[None],
     )
     composer = make_composer(held, others)
-    layer, inside, placed = composer._place(
+    layer, inside, placed = composer.place(
         torch.zeros(40, dtype=torch.long), torch.zeros(40, dtype=torch.bool), 0
     )
     seen = 0
@@ -97,15 +98,13 @@ def test_a_spot_is_brightest_at_its_landmark() -> None:
 def test_a_training_that_was_interrupted_ends_the_same(
     hands: HandImages, others: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("boneage.training.hand_training._LOG_EVERY", 1)
-    monkeypatch.setattr("boneage.training.hand_training._BATCH", 4)
     torch.manual_seed(0)
     start = HandNetwork().state_dict()
 
     def train(name: str, composer: Composer) -> HandNetwork:
         network = HandNetwork()
         network.load_state_dict(start)
-        return train_finder(composer, 3, tmp_path / name, start=network)
+        return train_finder(composer, 3, tmp_path / name, start=network, batch_size=4, save_every=1)
 
     whole = train("whole.ckpt", make_composer(hands, others))
     composer = make_composer(hands, others)

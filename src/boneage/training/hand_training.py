@@ -18,11 +18,8 @@ from boneage.training.hand_samples import Composer
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 32
 _WEIGHT_DECAY = 1e-4
 _WARM_UP = 100
-_LOG_EVERY = 100
-
 _SAME = 0.03
 """Proportion of the hand's length by which a landmark may move when the image is mirrored."""
 
@@ -37,15 +34,19 @@ def train_finder(
     *,
     start: HandNetwork | None = None,
     learning_rate: float = 2e-3,
+    batch_size: int = 32,
+    save_every: int = 100,
 ) -> HandNetwork:
     """Train for a number of steps, and continue where an interrupted training stopped.
 
     Args:
         composer: Where batches come from.
-        steps: Number of batches of 32 images.
-        checkpoint: File that keeps weights and optimizer every 100 steps.
+        steps: Number of batches.
+        checkpoint: File that keeps weights and optimizer.
         start: Network to train on from; by default a new one.
         learning_rate: Of AdamW at its height; one cycle.
+        batch_size: Images in a batch.
+        save_every: Steps from one writing of the checkpoint to the next.
     """
     network = start or HandNetwork()
     optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=_WEIGHT_DECAY)
@@ -64,7 +65,7 @@ def train_finder(
     network.train()
     total, n, began = 0.0, 0, time.monotonic()
     for step in range(done + 1, steps + 1):
-        batch = composer.batch(_BATCH)
+        batch = composer.batch(batch_size)
         loss = finder_loss(
             network(batch.images),
             draw_spots(batch.points, batch.known),
@@ -78,8 +79,8 @@ def train_finder(
         optimizer.step()
         schedule.step()
         total, n = total + loss.item(), n + 1
-        if step % _LOG_EVERY == 0 or step == steps:
-            rate = (step - done) * _BATCH / (time.monotonic() - began)
+        if step % save_every == 0 or step == steps:
+            rate = (step - done) * batch_size / (time.monotonic() - began)
             logger.info("step %d of %d: loss %.4f, %.0f images/s", step, steps, total / n, rate)
             total, n = 0.0, 0
             state = {
