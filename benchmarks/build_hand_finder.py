@@ -41,6 +41,9 @@ SYNTHETIC_IMAGES, SYNTHETIC_SEED, SYNTHETIC_HEIGHT = 1200, 77, 220
 LOW_RESOLUTION_IMAGES = 2200
 """Images at 100 px that the first network tries to label."""
 
+YOUNG_YEARS = 4.0
+"""Age below which it tries all of them: small hands of few bones are rare."""
+
 LIMITS = {
     "least_score": 0.25,
     "most_none": 0.5,
@@ -80,9 +83,11 @@ def main() -> None:
         options.work / "first", [(0.7, annotated), (0.3, synthetic)], FIRST_STEPS, seed=1
     )
     chosen = [large[i] for i in sorted(large) if i in training]
-    low = [small[i] for i in sorted(small) if i in training and i not in large]
+    low = [i for i in sorted(small) if i in training and i not in large]
     order = np.random.default_rng(0).permutation(len(low))[:LOW_RESOLUTION_IMAGES]
-    chosen += [low[i] for i in order]
+    young = set(samples["image_id"][samples["age_years"] < YOUNG_YEARS])
+    taken = {low[i] for i in order} | (young & set(low))
+    chosen += [small[i] for i in sorted(taken)]
     found = keep(
         "found.pt",
         lambda: hold_hands(label_images(first, (Image.open(p).convert("L") for p in chosen))),

@@ -190,7 +190,31 @@ class Composer:
             along_x = border[None, None, :] - SIDE / 2, border[None, :, None] - SIDE / 2
             own = torch.where((along == 0)[:, None, None], along_x[0], along_x[1])
             inside &= ~is_pair[:, None, None] | ((own > 0) == bool(slot))
-        return layer, inside, placed
+        cut = self._cut(low + shift, high + shift) | is_pair[:, None, None]
+        cells = placed.clamp(0, SIDE - 1).nan_to_num().long()
+        is_gone = ~cut[torch.arange(n)[:, None], cells[..., 1], cells[..., 0]]
+        is_gone &= torch.isfinite(placed).all(dim=-1)
+        return layer, inside & cut, torch.where(is_gone[..., None], -float(SIDE), placed)
+
+    def _cut(self, low: Tensor, high: Tensor) -> Tensor:
+        """Cut some hands through, as a field that ends there does.
+
+        Args:
+            low: (n, 2), the least x and y of the hands' joints.
+            high: (n, 2), the greatest.
+
+        Returns:
+            (n, S, S), what is left of the field.
+        """
+        n = len(low)
+        angle = (torch.pi / 2) * torch.randint(4, (n,), generator=self.generator)
+        angle = angle + 0.1 * self._normal(n)
+        way = torch.stack([torch.cos(angle), torch.sin(angle)], 1)
+        at = low + (high - low) * self._uniform(n, 0.1, 0.9)[:, None]
+        cells = torch.arange(SIDE) + 0.5
+        along = way[:, 0, None, None] * cells + way[:, 1, None, None] * cells[:, None]
+        is_left = along < (way * at).sum(dim=1)[:, None, None]
+        return is_left | ~self._chance(n, 0.25)[:, None, None]
 
     def _warp(
         self, chosen: Tensor, linear: Tensor, shift: Tensor, sizes: Tensor

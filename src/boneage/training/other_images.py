@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 from torch import Tensor
 
 from boneage.training.hand_network import SIDE
@@ -16,13 +16,13 @@ def draw_others(n: int, hands: HandImages, seed: int = 0) -> Tensor:
     """Draw images that show no hand: uint8 (n, 128, 128).
 
     Pages of text, windows of a viewer, noise, gradients, patterns, plain shapes, scattered long
-    bones, rib cages, skulls, landscapes of fractal noise, and radiographs cut into tiles that are
+    bones, rib cages, skulls, feet, landscapes of fractal noise, and radiographs cut into tiles that are
     dealt out anew.
     """
     rng = np.random.default_rng(seed)
     kinds = (
         _draw_text, _draw_window, _draw_noise, _draw_gradient, _draw_pattern, _draw_shapes,
-        _draw_long_bones, _draw_ribs, _draw_skull, _draw_landscape, _draw_blobs,
+        _draw_long_bones, _draw_ribs, _draw_skull, _draw_foot, _draw_landscape, _draw_blobs,
     )  # fmt: skip
     drawn = []
     for i in range(n):
@@ -183,6 +183,41 @@ def _draw_skull(rng: np.random.Generator) -> Grey:
         tooth = x - 0.4 * r + i * 0.1 * r
         draw.rectangle((tooth, y + 1.25 * r, tooth + 3, y + 1.4 * r), int(rng.uniform(180, 255)))
     return _film(rng, image.rotate(float(rng.uniform(-30, 30))))
+
+
+def _draw_foot(rng: np.random.Generator) -> Grey:
+    """A foot from above or from its side: a heel, a row of long bones, short toes."""
+    image = Image.new("L", (SIDE, SIDE), int(rng.integers(0, 40)))
+    draw = ImageDraw.Draw(image)
+    soft, bone = rng.uniform(50, 110), rng.uniform(150, 255)
+    from_side = rng.random() < 0.4
+    spread = rng.uniform(1.0, 3.0) if from_side else rng.uniform(6.5, 10.0)
+    ankle, length = np.array([64.0, rng.uniform(84, 100)]), rng.uniform(26, 38)
+    draw.ellipse((64 - 4 * spread, ankle[1] - 14, 64 + 4 * spread, 127), int(soft))
+    if from_side:  # the leg stands on the foot
+        draw.line((80, ankle[1], 120, ankle[1] + 4), int(soft), 34)
+        _bone(draw, np.array([78.0, ankle[1]]), np.array([126.0, ankle[1] + 4]), 14, bone)
+    for i in range(rng.integers(4, 8)):  # heel and tarsal bones
+        x, y = 64 + rng.normal(0, 2 * spread), ankle[1] + rng.uniform(-6, 26)
+        r = rng.uniform(5, 12)
+        draw.ellipse((x - r, y - r, x + r, y + r), int(bone * rng.uniform(0.7, 1.0)))
+    for i in range(5):
+        x = 64 + (i - 2) * spread
+        joint = np.array([x * 1.1 - 6.4, ankle[1] - 10 - length * rng.uniform(0.9, 1.05)])
+        width = rng.uniform(2.5, 5.0) * (1.6 if i == 0 else 1.0)
+        toes = [joint]
+        for k in range(2 if i == 0 else 3):
+            step = rng.uniform(8, 14) * (0.8**k) * (1.5 if i == 0 else 0.7)
+            toes.append(toes[-1] + (rng.normal(0, 1), -step))
+        tip = toes[-1]
+        draw.line((x, ankle[1], joint[0], joint[1], tip[0], tip[1] - 3), int(soft),
+                  int(3 * width))  # fmt: skip
+        _bone(draw, np.array([x, ankle[1] - 8]), joint + (0, 2), width, bone)
+        for a, b in zip(toes[:-1], toes[1:], strict=True):
+            _bone(draw, a - (0, 2), b, 0.8 * width, bone)
+    if rng.random() < 0.5:
+        image = ImageOps.mirror(image)
+    return _film(rng, image.rotate(float(rng.choice((0, 90, 180, 270)) + rng.normal(0, 15))))
 
 
 def _draw_landscape(rng: np.random.Generator) -> Grey:
