@@ -50,6 +50,8 @@ LIMITS = {
     "most_several": 0.33,
     "most_unlike": 1000.0,
     "least_confidence": 0.05,
+    "sure_aspect": 0.3,
+    "sure_aspect_of_square": 0.1,
 }
 """What counts as one hand; set on validation images and on half of the kinds of other images."""
 
@@ -99,11 +101,17 @@ def main() -> None:
     )  # fmt: skip
     shapes = [hand.joints for hand in boxes.values()]
     shapes += list(_find_shapes(second, [large[i] for i in sorted(large) if i in training]))
+    shape = ShapeModel.fit(shapes)
+    sizes = {i: Image.open(large[i]).size for i in large if i in training}
+    sizes |= {i: (hand.width, hand.height) for i, hand in boxes.items() if i in training}
+    usual, gain = _fit_aspect(second, shape, {small[i]: sizes[i] for i in sorted(sizes)})
     provenance = {
         "annotated": len(annotated), "synthetic": len(synthetic), "labelled": len(found),
         "steps": [FIRST_STEPS, SECOND_STEPS],
     }  # fmt: skip
-    facts = FinderFacts(**LIMITS, shape=ShapeModel.fit(shapes), provenance=provenance)
+    facts = FinderFacts(
+        **LIMITS, usual_aspect_of_square=usual, aspect_gain=gain, shape=shape, provenance=provenance
+    )
     export_finder(second, options.out, facts)
     logging.info("%s: %d bytes", options.out, options.out.stat().st_size)
 
@@ -160,6 +168,21 @@ def _find_shapes(network: HandNetwork, paths: list[Path]) -> Iterator[Points]:
         found = find_hand(run, Image.open(path).convert("L"))
         if found.score > 0.5 and found.confidence[: len(JOINTS)].min() > 0.2:
             yield found.landmarks[: len(JOINTS)]
+
+
+def _fit_aspect(
+    network: HandNetwork, shape: ShapeModel, sizes: Mapping[Path, tuple[int, int]]
+) -> tuple[float, float]:
+    """Fit what `FinderFacts` says of images stretched to a square, from their true sizes."""
+    run = as_function(network)
+    true, seen = [], []
+    for path, (width, height) in sizes.items():
+        found = find_hand(run, Image.open(path).convert("L"))
+        true.append(np.log(height / width))
+        seen.append(np.log(shape.find_aspect(found.landmarks[: len(JOINTS)])[0]))
+    usual = float(np.mean(true))
+    off = np.array(seen) - usual
+    return usual, float(off @ (np.array(true) - usual) / (off @ off))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from boneage.config import Recipe
 from boneage.evaluation.prediction_table import Predictions, read_all
+from boneage.imaging.geometry import Affine
 from boneage.imaging.preprocess import Preprocessing
+from boneage.imaging.radiograph import Radiograph
 from boneage.inference.calibration import Calibration, Spread
 from boneage.phantom.cohort import draw_image
 from boneage.training.checkpoint import Checkpoint
@@ -33,6 +35,16 @@ def load_script(path: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+UNCHANGED = Affine.scaling(1.0, 1.0)
+"""The map that moves nothing."""
+
+
+def make_radiograph(height: int, width: int, *, was_inverted: bool = False) -> Radiograph:
+    """A radiograph that shows a ramp of grey values."""
+    pixels = np.linspace(0.0, 1.0, height * width, dtype=np.float32).reshape(height, width)
+    return Radiograph(pixels, "7.png", "7", 8, was_inverted)
 
 
 def make_checkpoint(*, stored_size: int | None = 64, **settings: Any) -> Checkpoint:

@@ -68,6 +68,9 @@ class ImageSettings:
     """Invert images with dark bones: auto inverts those detected, always all, never none."""
     sampled_size: int | None = None
     """First reduce images to this side by nearest neighbour, as in the 100-px copy of RSNA."""
+    crop: Crop = "none"
+    """What is used of an image: none crops nothing, hand is a view of the hand, upright and always
+    at one scale, unusual that view only where the hand does not lie as on the RSNA images."""
 
     def __post_init__(self) -> None:
         _require_choices(self)

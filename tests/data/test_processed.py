@@ -16,6 +16,7 @@ from boneage.config import ImageSettings, Invert
 from boneage.data.processed import PreprocessSummary, find_processed, preprocess_folder
 from boneage.errors import BoneAgeError, ImageError
 from boneage.imaging.preprocess import Preprocessing, sample
+from boneage.imaging.radiograph import Radiograph
 from builders import draw_hand, save_pixels, write_hands
 
 Images = dict[str, Path]
@@ -36,6 +37,18 @@ CUT = [
     pytest.param(lambda whole: _png(draw_hand()), id="a foreign file"),
 ]
 SAMPLED = ImageSettings(image_size=24, sampled_size=32)
+VIEWS = ImageSettings(image_size=32, crop="hand")
+
+
+class FixedView(Preprocessing):
+    """Takes the same part of every image as the view of its hand."""
+
+    @property
+    def stamp(self) -> dict[str, Any]:
+        return {**super().stamp, "crop": "hand", "hand_finder_sha256": "0a1b2c3d" * 8}
+
+    def prepare(self, radiograph: Radiograph) -> Image.Image:
+        return radiograph.to_image().crop((0, 0, 32, 32))
 
 
 @pytest.fixture
@@ -50,7 +63,8 @@ def processed(tmp_path: Path) -> Path:
 
 
 def _run(images: Images, processed: Path, folder: ImageSettings = IMAGES) -> PreprocessSummary:
-    return preprocess_folder(images, processed, folder, workers=1)
+    reader = None if folder.crop == "none" else FixedView.of_processed(folder)
+    return preprocess_folder(images, processed, folder, workers=1, reader=reader)
 
 
 def _state(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -289,6 +303,7 @@ def test_a_foreign_file_among_the_processed_is_refused(
         (ImageSettings(image_size=48), "48 px, invert auto"),
         (ImageSettings(image_size=32, invert="always"), "32 px, invert always"),
         (SAMPLED, "32 px, sampled, invert auto"),
+        (VIEWS, "32 px, invert auto, crop hand (hand finder 0a1b2c3d)"),
     ],
 )
 def test_images_made_in_two_ways_are_refused_with_one_of_each(
@@ -297,7 +312,7 @@ def test_images_made_in_two_ways_are_refused_with_one_of_each(
     _run(images, processed)
     _run({"8": images["8"]}, processed, settings)
     message = (
-        rf"processed mixes images of 32 px, invert auto \(7\.png\) and {other} "
+        rf"processed mixes images of 32 px, invert auto \(7\.png\) and {re.escape(other)} "
         r"\(8\.png\)\. Run `boneage preprocess` again\."
     )
     with pytest.raises(BoneAgeError, match=message):

@@ -8,10 +8,9 @@ import pytest
 from PIL import Image
 
 from boneage.config import Crop, Padding, Recipe
-from boneage.errors import ImageError
+from boneage.errors import ConfigError, ImageError
 from boneage.imaging.geometry import RSNA_VIEW, Affine
 from boneage.imaging.preprocess import (
-    VIEW_HEIGHT,
     Preprocessing,
     TestTimeAugmentation,
     resize,
@@ -19,7 +18,7 @@ from boneage.imaging.preprocess import (
     sampling_phases,
     stretch_grey,
 )
-from builders import draw_hand, write_hands
+from builders import UNCHANGED, draw_hand, make_radiograph, write_hands
 
 Grey8 = npt.NDArray[np.uint8]
 Images = dict[str, Path]
@@ -177,17 +176,30 @@ def test_the_rule_of_the_crop_decides_what_is_shown_in_a_view(
     placement = RSNA_VIEW.frame(300)
     if not is_usual:
         placement = Affine.scaling(0.5, 0.5).after(placement)
-    to_view = preprocessing.find_view(size, placement)
-    assert (to_view is not None) == is_in_view
-    image = Image.new("L", size, 70)
-    shown = preprocessing.show(image, to_view)
-    assert shown.size == (RSNA_VIEW.size(VIEW_HEIGHT) if is_in_view else size)
+    assert preprocessing.needs_view(placement, size) == is_in_view
+
+
+@pytest.mark.parametrize(
+    ("stored_size", "sampled_size", "height"), [(None, None, 24), (32, None, 32), (None, 20, 640)]
+)
+def test_a_view_is_rendered_at_the_size_at_which_it_is_used(
+    stored_size: int | None, sampled_size: int | None, height: int
+) -> None:
+    preprocessing = Preprocessing(24, stored_size, "never", sampled_size, crop="hand")
+    shown = preprocessing.show(Image.new("L", (90, 90), 70), UNCHANGED)
+    assert shown.size == (height, height)
+    assert preprocessing.reduce(shown).size == ((sampled_size or height),) * 2
+
+
+def test_views_of_hands_are_not_read_without_finding_hands() -> None:
+    with pytest.raises(ConfigError, match="make_reader"):
+        Preprocessing(24, None, "never", crop="hand").prepare(make_radiograph(50, 50))
 
 
 @pytest.mark.parametrize(("padding", "grey"), [("edge", 70), ("black", 0)])
 def test_the_padding_fills_what_lies_outside_the_image(padding: Padding, grey: int) -> None:
     preprocessing = Preprocessing(24, None, "never", crop="hand", padding=padding)
-    far = Affine(np.array([[50.0, 0.0, -500.0], [0.0, 50.0, -500.0]]))
+    far = Affine(np.array([[1.0, 0.0, -500.0], [0.0, 1.0, -500.0]]))
     image = Image.new("L", (90, 90), 70)
-    shown = preprocessing.show(image, preprocessing.find_view(image.size, far))
+    shown = preprocessing.show(image, far)
     assert shown.getextrema() == (grey, grey)

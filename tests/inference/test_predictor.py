@@ -167,7 +167,7 @@ def test_a_row_has_the_agreed_columns() -> None:
         "image_id, path, sex, predicted_years, predicted_low_years, predicted_high_years, "
         "predicted_months, predicted_stage, p_child, p_adolescent, p_adult, status, reasons, "
         "reference_years, reference_stage, image_sha256, model_sha256, calibration_sha256, "
-        "boneage_version, reason_codes"
+        "hand_finder_sha256, boneage_version, reason_codes"
     )
     reasons = (
         Reason(ReasonCode.INVERTED, Severity.WARN, "one"),

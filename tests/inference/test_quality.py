@@ -1,11 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
+from PIL import Image
 
 from boneage.errors import ImageError
+from boneage.imaging.geometry import Affine
 from boneage.imaging.orientation import ORIENTATIONS, UPRIGHT
-from boneage.imaging.radiograph import Radiograph
+from boneage.inference.hand_view import ShownHand
 from boneage.inference.prediction import Prediction, unreadable
 from boneage.inference.quality import (
     Reason,
@@ -14,11 +16,7 @@ from boneage.inference.quality import (
     check_image,
     check_stage,
 )
-
-
-def make_radiograph(height: int, width: int, *, was_inverted: bool = False) -> Radiograph:
-    pixels = np.linspace(0.0, 1.0, height * width, dtype=np.float32).reshape(height, width)
-    return Radiograph(pixels, "7.png", "7", 8, was_inverted)
+from builders import UNCHANGED, make_radiograph
 
 
 def test_the_status_follows_from_the_reasons() -> None:
@@ -38,11 +36,33 @@ def test_only_information_is_marked_as_a_note_in_text() -> None:
 
 
 def test_every_correction_of_an_image_is_a_warning() -> None:
-    assert not list(check_image(make_radiograph(50, 50), UPRIGHT))
-    inverted, rotated = check_image(make_radiograph(50, 50, was_inverted=True), ORIENTATIONS[2])
+    upright = ShownHand(Image.new("L", (50, 50)), UPRIGHT, None)
+    assert not list(check_image(make_radiograph(50, 50), upright))
+    turned = replace(upright, orientation=ORIENTATIONS[2])
+    inverted, rotated = check_image(make_radiograph(50, 50, was_inverted=True), turned)
     assert (inverted.code, rotated.code) == ("inverted", "orientation_corrected")
     assert {inverted.severity, rotated.severity} == {Severity.WARN}
     assert rotated.message.startswith("the image is rotated by 180°: it was corrected")
+
+
+@pytest.mark.parametrize(
+    ("view", "is_far", "severity"),
+    [(None, False, None), (UNCHANGED, False, Severity.INFO), (UNCHANGED, True, Severity.WARN)],
+)
+def test_a_hand_far_from_its_usual_place_is_a_warning(
+    view: Affine | None, is_far: bool, severity: Severity | None
+) -> None:
+    image = Image.new("L", (50, 50))
+    shown = ShownHand(image, UPRIGHT, view, is_unusual=True, is_far=is_far)
+    reasons = list(check_image(make_radiograph(50, 50), shown))
+    assert [r.severity for r in reasons] == ([] if severity is None else [severity])
+
+
+def test_restored_proportions_are_information() -> None:
+    shown = ShownHand(Image.new("L", (50, 50)), UPRIGHT, UNCHANGED, aspect=1.27)
+    (reason,) = check_image(make_radiograph(50, 50), shown)
+    assert (reason.code, reason.severity) == ("proportions_corrected", Severity.INFO)
+    assert "1.27 times as wide" in reason.message
 
 
 @pytest.mark.parametrize(

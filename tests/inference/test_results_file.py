@@ -226,7 +226,7 @@ def test_a_file_of_another_model_or_calibration_is_refused_and_stays(
     for text, column, found in (
         (whole.replace(row["model_sha256"], "other"), "model_sha256", "other"),
         (whole.replace(row["boneage_version"], "other"), "boneage_version", "other"),
-        (header + first.rsplit(",", 4)[0] + "\n" + second, "model_sha256", "none"),
+        (header + first.rsplit(",", 5)[0] + "\n" + second, "model_sha256", "none"),
     ):
         out.write_text(text)
         with pytest.raises(BoneAgeError, match=f"predictions of {column} {found}, this run has"):

@@ -19,6 +19,8 @@ from boneage.data.split import split_sha256
 from boneage.errors import BoneAgeError, CheckpointError
 from boneage.evaluation.evaluate import evaluate_table
 from boneage.evaluation.prediction_table import load_table
+from boneage.imaging.preprocess import Preprocessing
+from boneage.inference.hand_view import make_reader
 from boneage.inference.predictor import Predictor
 from boneage.phantom.cohort import write_cohort
 from boneage.training import workflows
@@ -407,6 +409,31 @@ def test_sampled_images_are_the_same_raw_and_processed(
         image = exported.to_array(exported.read(radiographs[str(row.image_id)]))
         (years,) = predictor.run(image[None], [None])["age_years"]
         assert years == pytest.approx(row.predicted_years, abs=1e-4)
+
+
+def test_views_of_hands_are_the_same_raw_processed_and_served(
+    mine: Paths, recipe: Recipe, runtime: Runtime, tmp_path: Path
+) -> None:
+    views = replace(recipe, epochs=1, crop="hand", stretch_grey=True)
+    radiographs = find_images(mine.data)
+    reader = make_reader(Preprocessing.of_processed(views))
+    with pytest.raises(BoneAgeError, match=r"was made with --crop none, this run has hand\. Run"):
+        train_model(mine, views, runtime)
+    preprocess_folder(radiographs, tmp_path / "views", views, workers=1, reader=reader)
+    processed = replace(mine, processed=tmp_path / "views")
+    train_model(processed, views, runtime)
+    tables = []
+    for paths in (processed, replace(mine, use_processed=False)):
+        evaluate_model(paths, runtime)
+        tables.append(load_table(mine.output / "predictions_test.csv"))
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    export_model(mine, tmp_path / "model.onnx")
+    predictor = Predictor(tmp_path / "model.onnx", threads=1)
+    assert predictor.contract.preprocessing.crop == "hand"
+    for row in tables[0].itertuples():
+        served = predictor.predict(radiographs[str(row.image_id)], force=True)
+        assert served.predicted_years == pytest.approx(row.predicted_years, abs=1e-4)
+    assert all(path.is_file() for path in explain_model(processed, runtime, cases=1))
 
 
 def test_explaining_no_image_is_refused(mine: Paths, runtime: Runtime) -> None:

@@ -46,7 +46,7 @@ def preprocess(
     settings: Annotated[ImageSettings, Flat] = ImageSettings(),
     workers: Annotated[int | None, Parameter(validator=Number(gte=0))] = Runtime.workers,
 ) -> None:
-    """Resize the raw images once, into the processed folder.
+    """Resize the raw images once, or cut out their hands, into the processed folder.
 
     Of the folders only --data and --processed are used. The other options are accepted so that one
     command line can serve all commands.
@@ -56,8 +56,11 @@ def preprocess(
     """
     from boneage.data.labels import find_images
     from boneage.data.processed import preprocess_folder
+    from boneage.imaging.preprocess import Preprocessing
+    from boneage.inference.hand_view import make_reader
 
-    summary = preprocess_folder(find_images(paths.data), paths.processed, settings, workers)
+    reader = make_reader(Preprocessing.of_processed(settings))
+    summary = preprocess_folder(find_images(paths.data), paths.processed, settings, workers, reader)
     print(
         f"{summary.total} images: {summary.written} reduced to {settings.processed_size} px, "
         f"{summary.up_to_date} up to date, {len(summary.broken)} broken; in {paths.processed}"

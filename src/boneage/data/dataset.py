@@ -18,7 +18,7 @@ from boneage.errors import BoneAgeError
 from boneage.imaging.preprocess import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    Preprocessing,
+    Reader,
     resize,
     stretch_grey,
 )
@@ -123,7 +123,7 @@ class BoneAgeDataset(Dataset[Batch]):
     Args:
         samples: One row an image: `image_id, path, sex, age_years, stage`.
         transform: Of `get_transforms`.
-        preprocessing: How raw images are read; None if `path` points to processed ones.
+        reader: Reads raw images; None if `path` points to processed ones.
         seed: Of the augmentation, which depends on seed, epoch and row alone: neither the number
             of workers nor an interruption changes it.
 
@@ -139,14 +139,14 @@ class BoneAgeDataset(Dataset[Batch]):
         self,
         samples: pd.DataFrame,
         transform: Transform,
-        preprocessing: Preprocessing | None = None,
+        reader: Reader | None = None,
         seed: int = 0,
     ) -> None:
         self.samples = samples.reset_index(drop=True)
         self.epoch = 0
         self._rows = self.samples.to_dict("records")
         self._transform = transform
-        self._preprocessing = preprocessing
+        self._reader = reader
         self._seed = seed
 
     def __len__(self) -> int:
@@ -169,13 +169,13 @@ class BoneAgeDataset(Dataset[Batch]):
 
     def with_transform(self, transform: Transform) -> "BoneAgeDataset":
         """Give the same images with another transform."""
-        return BoneAgeDataset(self.samples, transform, self._preprocessing, self._seed)
+        return BoneAgeDataset(self.samples, transform, self._reader, self._seed)
 
     def read_image(self, index: int) -> Image.Image:
         """Read one image as training reads it, before it is augmented and resized."""
         path = self._rows[index]["path"]
-        if self._preprocessing is not None:
-            return self._preprocessing.read(path)
+        if self._reader is not None:
+            return self._reader.read(path)
         with Image.open(path) as image:
             return image.convert("L")
 

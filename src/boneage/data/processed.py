@@ -7,15 +7,14 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
-from boneage.config import ImageSettings
+from boneage.config import ImageSettings, Invert
 from boneage.errors import BoneAgeError, ImageError
 from boneage.files import MAX_PROCESSES, replacing
-from boneage.imaging.preprocess import Preprocessing
+from boneage.imaging.preprocess import Preprocessing, Reader
 from boneage.imaging.radiograph import read_radiograph
 
 _PNG_KEY = "boneage"
@@ -45,7 +44,11 @@ class PreprocessSummary:
 
 
 def preprocess_folder(
-    images: Mapping[str, Path], processed: Path, settings: ImageSettings, workers: int | None = None
+    images: Mapping[str, Path],
+    processed: Path,
+    settings: ImageSettings,
+    workers: int | None = None,
+    reader: Reader | None = None,
 ) -> PreprocessSummary:
     """Resize every image to `processed/<id>.png`, or sample it if `sampled_size` is set.
 
@@ -56,8 +59,9 @@ def preprocess_folder(
     Args:
         images: Path by image id.
         processed: Folder to fill; made if missing.
-        settings: Size, sampling and polarity of the images.
+        settings: Size, sampling, polarity and crop of the images.
         workers: Processes; by default one a core.
+        reader: What makes the images of those settings, if it must find the hand.
 
     Returns:
         What was done; an image that cannot be read is named there and stops nothing.
@@ -68,7 +72,8 @@ def preprocess_folder(
     processed.mkdir(parents=True, exist_ok=True)
     for leftover in processed.rglob(".*.part"):
         leftover.unlink()
-    jobs = [(path, processed / f"{i}.png", settings) for i, path in images.items()]
+    reader = reader or Preprocessing.of_processed(settings)
+    jobs = [(path, processed / f"{i}.png", settings.invert, reader) for i, path in images.items()]
     workers = workers if workers is not None else os.cpu_count() or 1
     inverted, broken, up_to_date = [], {}, 0
     pool = ProcessPoolExecutor(min(workers, MAX_PROCESSES)) if workers > 1 else nullcontext()
@@ -94,35 +99,26 @@ def preprocess_folder(
     )
 
 
-def _preprocess_file(job: tuple[Path, Path, ImageSettings]) -> str:
+def _preprocess_file(job: tuple[Path, Path, Invert, Reader]) -> str:
     """Make one processed file; returns "written", "inverted", "up to date" or an error message."""
-    source, target, settings = job
+    source, target, invert, reader = job
     try:
         length, mtime_ns = _fingerprint(source)
     except OSError as error:
         return f"{source} cannot be read: {error.strerror}."
-    stamp = json.dumps({"bytes": length, "mtime_ns": mtime_ns, **_settings(settings)})
+    stamp = json.dumps({"bytes": length, "mtime_ns": mtime_ns, **reader.stamp})
     if _read_stamp(target) == stamp:
         return "up to date"
     try:
-        radiograph = read_radiograph(source, settings.invert)
+        radiograph = read_radiograph(source, invert)
     except ImageError as error:
         target.unlink(missing_ok=True)  # made of an earlier source
         return str(error)
     text = PngImagePlugin.PngInfo()
     text.add_text(_PNG_KEY, stamp)
-    size = settings.processed_size
-    reducing = Preprocessing(size, size, settings.invert, settings.sampled_size)
     with replacing(target) as part:
-        image = reducing.reduce(radiograph.to_image())
-        image.save(part, format="PNG", pnginfo=text)
+        reader.prepare(radiograph).save(part, format="PNG", pnginfo=text)
     return "inverted" if radiograph.was_inverted else "written"
-
-
-def _settings(settings: ImageSettings) -> dict[str, Any]:
-    """Give the settings that decide the pixels of a processed image, for its stamp."""
-    stamp = {"size": settings.processed_size, "invert": settings.invert}
-    return stamp if settings.sampled_size is None else {**stamp, "sampled": True}
 
 
 def _read_stamp(path: Path) -> str | None:
@@ -144,18 +140,18 @@ def find_processed(
     Args:
         processed: Folder that `preprocess_folder` filled.
         sources: By wanted id, the raw image, or None where it is not at hand any more.
-        settings: Those of the run, of which polarity and sampling must be those of the folder.
+        settings: Those of the run, of which polarity, sampling and crop must be the folder's.
 
     Returns:
         Path by id for those that exist, and their side in pixels.
 
     Raises:
         BoneAgeError: If there is none, one was not made by `preprocess` or from another raw image,
-            or they differ in size, sampling or polarity setting.
+            or they differ in size, sampling, polarity setting or crop.
     """
     images: dict[str, Path] = {}
     stale: list[str] = []
-    made: dict[tuple[int, str, bool], str] = {}
+    made: dict[tuple[int, str, bool, str, str], str] = {}
     for image_id, source in sources.items():
         path = processed / f"{image_id}.png"
         if not path.is_file():
@@ -166,8 +162,9 @@ def find_processed(
                 f"{path} was not made by `boneage preprocess`. Move it away and run preprocess."
             )
         values = json.loads(stamp)
-        is_sampled = values.get("sampled", False)
-        made.setdefault((values["size"], values["invert"], is_sampled), image_id)
+        is_sampled, crop = values.get("sampled", False), values.get("crop", "none")
+        finder = values.get("hand_finder_sha256", "")
+        made.setdefault((values["size"], values["invert"], is_sampled, crop, finder), image_id)
         images[image_id] = path
         if source is not None and _fingerprint(source) != (values["bytes"], values["mtime_ns"]):
             stale.append(image_id)
@@ -183,11 +180,17 @@ def find_processed(
         )
     if len(made) > 1:
         found = " and ".join(
-            f"{size} px{', sampled' * is_sampled}, invert {invert} ({example}.png)"
-            for (size, invert, is_sampled), example in made.items()
+            f"{size} px{', sampled' * is_sampled}, invert {invert}"
+            f"{f', crop {crop} (hand finder {finder[:8]})' * (crop != 'none')} ({example}.png)"
+            for (size, invert, is_sampled, crop, finder), example in made.items()
         )
         raise BoneAgeError(f"{processed} mixes images of {found}. Run `boneage preprocess` again.")
-    (size, invert, is_sampled), _ = next(iter(made.items()))
+    size, invert, is_sampled, crop, _ = next(iter(made))
+    if crop != settings.crop:
+        raise BoneAgeError(
+            f"{processed} was made with --crop {crop}, this run has {settings.crop}. Run `boneage "
+            f"preprocess --crop {settings.crop}` first."
+        )
     if invert != settings.invert:
         raise BoneAgeError(
             f"{processed} was made with --invert {invert}, this run has {settings.invert}. Run "

@@ -4,23 +4,24 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import gcd
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Protocol, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from boneage.config import Crop, Invert, Padding, Recipe
+from boneage.config import Crop, ImageSettings, Invert, Padding, Recipe
 from boneage.errors import ConfigError
 from boneage.imaging.geometry import (
     HAND_VIEW,
+    RSNA_VIEW,
     Affine,
     HandView,
     edge_grey,
     is_usual,
     render,
 )
-from boneage.imaging.radiograph import Source, read_radiograph
+from boneage.imaging.radiograph import Radiograph, Source, read_radiograph
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ GREY_PERCENTILES = (1.0, 99.0)
 """Percentiles that `stretch_grey` takes for black and white."""
 
 VIEW_HEIGHT = 640
-"""Height in pixels at which a view of the hand is rendered, before it is reduced."""
+"""Height in pixels of a view of the hand that is sampled afterwards."""
 
 SAMPLING_PHASES = 8
 """Samples of a whole image that are averaged by default where images are sampled."""
@@ -89,6 +90,20 @@ class TestTimeAugmentation:
         is_zoom = _is_number(self.zoom) and 0.0 <= self.zoom < 1.0
         _require("tta.zoom", self.zoom, "0 or more and below 1", is_zoom)
         _require("tta.phases", self.phases, "1 or more", _is_count(self.phases))
+
+
+class Reader(Protocol):
+    """Reads images as a training does: `Preprocessing` whole ones, another class views of hands."""
+
+    @property
+    def stamp(self) -> dict[str, Any]:
+        """What decides the pixels of an image in the processed folder, as plain values."""
+
+    def read(self, source: Source) -> Image.Image:
+        """Read a raw image as the 8-bit grey image that training starts from."""
+
+    def prepare(self, radiograph: Radiograph) -> Image.Image:
+        """Turn an image that was read into that image."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +166,16 @@ class Preprocessing:
             TestTimeAugmentation(
                 recipe.tta_mirror, recipe.tta_zoom, SAMPLING_PHASES if recipe.sampled_size else 1
             ),
+            recipe.crop,
+            _VIEWS[recipe.crop],
         )
+
+    @classmethod
+    def of_processed(cls, settings: ImageSettings) -> Self:
+        """Give the preprocessing that leads to the images of a processed folder."""
+        size = settings.processed_size
+        return cls(size, size, settings.invert, settings.sampled_size, crop=settings.crop,
+                   view=_VIEWS[settings.crop])  # fmt: skip
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Self:
@@ -166,31 +190,52 @@ class Preprocessing:
             _require_keys(f"preprocessing.{name}", values[name], part)
         return cls(**{**values, **{name: part(**values[name]) for name, part in parts.items()}})
 
+    @property
+    def stamp(self) -> dict[str, Any]:
+        """What decides the pixels of an image in the processed folder, as plain values."""
+        stamp = {"size": self.stored_size, "invert": self.invert}
+        return stamp if self.sampled_size is None else {**stamp, "sampled": True}
+
     def read(self, source: Source) -> Image.Image:
         """Read a raw image as the 8-bit grey image that training started from.
 
         Raises:
             ImageError: If the image cannot be read.
+            ConfigError: If views of hands are used, which takes a reader that finds them.
         """
-        return self.reduce(read_radiograph(source, self.invert).to_image())
+        return self.prepare(read_radiograph(source, self.invert))
 
-    def find_view(self, size: tuple[int, int], placement: Affine) -> Affine | None:
-        """Give the map from an image to the view in which it is used; None if it is used whole.
+    def prepare(self, radiograph: Radiograph) -> Image.Image:
+        """Turn an image that was read into that image.
+
+        Raises:
+            ConfigError: As for `read`.
+        """
+        if self.crop != "none":
+            raise ConfigError(
+                f"crop is {self.crop!r}, for which the hand must be found; read the images with "
+                "`boneage.inference.hand_view.make_reader`."
+            )
+        return self.reduce(radiograph.to_image())
+
+    @property
+    def view_height(self) -> int:
+        """Height in pixels at which the view of a hand is rendered."""
+        return VIEW_HEIGHT if self.sampled_size else self.stored_size or self.image_size
+
+    def needs_view(self, placement: Affine, size: tuple[int, int]) -> bool:
+        """Whether an image is used in a view of its hand, and not whole.
 
         Args:
-            size: Width and height of the image in pixels.
-            placement: Where its hand lies, see `HandView.of`.
+            placement: Where the hand lies on the image, see `is_usual`.
+            size: Width and height of the image in pixels, once it is upright.
         """
-        if self.crop == "none" or (self.crop == "unusual" and is_usual(placement, size)):
-            return None
-        return self.view.of(placement, VIEW_HEIGHT)
+        return self.crop == "hand" or (self.crop == "unusual" and not is_usual(placement, size))
 
-    def show(self, image: Image.Image, to_view: Affine | None) -> Image.Image:
-        """Give an 8-bit grey image as it is used: whole, or its view of `find_view`."""
-        if to_view is None:
-            return image
+    def show(self, image: Image.Image, to_view: Affine) -> Image.Image:
+        """Give the view of an 8-bit grey image, `view_height` high, to which a map leads."""
         fill = edge_grey(image) if self.padding == "edge" else 0
-        return render(image, to_view, self.view.size(VIEW_HEIGHT), fill)
+        return render(image, to_view, self.view.size(self.view_height), fill)
 
     def reduce(self, image: Image.Image, phase: tuple[float, float] = (0.0, 0.0)) -> Image.Image:
         """Reduce an 8-bit grey image to the image that training started from.
@@ -222,6 +267,9 @@ class Preprocessing:
         is_sample = image.size == (self.sampled_size, self.sampled_size)
         phases = sampling_phases(self.tta.phases if is_sampled and not is_sample else 1)
         return np.stack([self.to_array(self.reduce(image, phase)) for phase in phases])
+
+
+_VIEWS = {"none": HAND_VIEW, "hand": HAND_VIEW, "unusual": RSNA_VIEW}
 
 
 def sampling_phases(n: int) -> tuple[tuple[float, float], ...]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from boneage.errors import CheckpointError
+from boneage.files import hash_file
 from boneage.imaging.geometry import (
     HAND_LENGTH,
     HAND_VIEW,
@@ -113,6 +114,17 @@ class FoundHand:
         fingers = [seen[f"MCP{digit}"] or seen[f"PIP{digit}"] for digit in range(1, 6)]
         return "several fingers" if sum(fingers) < _FEWEST_FINGERS else ""
 
+    def place(self, aspect: float) -> Affine:
+        """Give the placement once an image has its true proportions again.
+
+        Args:
+            aspect: Width of the image over its true width; the height counts as true.
+        """
+        if aspect == 1.0:
+            return self.placement
+        true = Affine.scaling(1.0 / aspect, 1.0).apply(self.landmarks)
+        return fit_similarity(MEAN_HAND, true, self.confidence + 1e-3, self.is_mirrored)
+
     @property
     def length(self) -> float:
         """Length in pixels from the carpal centre to the tip of the middle finger."""
@@ -130,6 +142,11 @@ class FinderFacts:
         most_unlike: Squared distance from the mean hand, whatever its aspect, up to which what was
             found is a hand.
         least_confidence: How clearly a landmark is seen that counts as being there.
+        sure_aspect: Logarithm of the width over the true width from which on, in either direction,
+            an image counts as stretched.
+        sure_aspect_of_square: The same of a square image that seems wider than it truly is.
+        usual_aspect_of_square: Its mean in images of hands that were stretched to a square.
+        aspect_gain: Part of the way from that mean to the joints' estimate that is the best guess.
         shape: What proportions hands have.
         provenance: What it was trained on, and how.
     """
@@ -139,6 +156,10 @@ class FinderFacts:
     most_several: float
     most_unlike: float
     least_confidence: float
+    sure_aspect: float
+    sure_aspect_of_square: float
+    usual_aspect_of_square: float
+    aspect_gain: float
     shape: ShapeModel
     provenance: Mapping[str, Any]
 
@@ -173,6 +194,7 @@ class HandFinder:
 
     Attributes:
         facts: What travels with the network.
+        sha256: Fingerprint of the file.
 
     Raises:
         CheckpointError: If the file is missing, damaged, or no hand finder.
@@ -185,6 +207,7 @@ class HandFinder:
         if text is None:
             raise CheckpointError(f"{path} is no hand finder; expected the one in the package.")
         self.facts = FinderFacts.from_json(text)
+        self.sha256 = hash_file(path)
 
     def __getstate__(self) -> dict[str, Any]:
         """Give what a copy or another process needs; the open session cannot travel."""

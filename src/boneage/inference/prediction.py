@@ -17,7 +17,7 @@ COLUMNS = (
     "image_id", "path", "sex", "predicted_years", "predicted_low_years", "predicted_high_years",
     "predicted_months", "predicted_stage", "p_child", "p_adolescent", "p_adult", "status",
     "reasons", "reference_years", "reference_stage", "image_sha256", "model_sha256",
-    "calibration_sha256", "boneage_version", "reason_codes",
+    "calibration_sha256", "hand_finder_sha256", "boneage_version", "reason_codes",
 )  # fmt: skip
 """Columns of a predictions file; those of the reference only where references are known."""
 
@@ -51,6 +51,7 @@ class Prediction:
         image_sha256: Fingerprint of the file's content; None unless a command predicted the file.
         model_sha256: Fingerprint of the network, as `Contract.graph_sha256`.
         calibration_sha256: Fingerprint of the calibration that was applied; None for none.
+        hand_finder_sha256: Fingerprint of the hand finder's file.
         boneage_version: Version of the package that made the prediction.
         age_map: float32 (h, w), what each part of the image adds to the age, in years; None if
             the model gives none.
@@ -73,6 +74,7 @@ class Prediction:
     image_sha256: str | None = None
     model_sha256: str | None = None
     calibration_sha256: str | None = None
+    hand_finder_sha256: str | None = None
     boneage_version: str | None = None
     age_map: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 

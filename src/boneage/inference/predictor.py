@@ -11,9 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from boneage.errors import BoneAgeError, ConfigError
-from boneage.imaging.geometry import is_usual, spread_map, undo_turns
-from boneage.imaging.orientation import UPRIGHT, Orientation
-from boneage.imaging.preprocess import VIEW_HEIGHT
+from boneage.imaging.geometry import spread_map
 from boneage.imaging.radiograph import Radiograph, Source, read_radiograph
 from boneage.inference.calibration import Calibration, Outputs, load_calibration
 from boneage.inference.contract import read_contract
@@ -25,6 +23,7 @@ from boneage.inference.faults import (
     find_faults,
 )
 from boneage.inference.hand_finder import FoundHand, HandFinder
+from boneage.inference.hand_view import ShownHand, show_hand
 from boneage.inference.prediction import Prediction
 from boneage.inference.quality import (
     Reason,
@@ -40,9 +39,6 @@ from boneage.inference.session import open_session
 from boneage.sex import SEX_CODE, ProvidedSex, Sex, parse_provided_sex
 from boneage.stages import STAGES, stage_from_years
 
-FAR = 1.25
-"""Factor on the limits of the usual field beyond which a correction of it is a warning."""
-
 
 @dataclass(frozen=True)
 class RawPrediction:
@@ -51,18 +47,12 @@ class RawPrediction:
     Attributes:
         outputs: Of one image; years 0 without an age head.
         age_map: As in `Prediction`.
-        orientation: The orientation that was found and corrected, or upright.
-        in_view: Whether the network was shown a view of the hand instead of the whole image.
-        is_far: Whether the hand lies far from where hands lie on the training images.
-        shown: What it was shown, upright and with bone bright, before it was sampled.
+        shown: What the network was shown.
     """
 
     outputs: Outputs
     age_map: npt.NDArray[np.float32] | None
-    orientation: Orientation
-    in_view: bool
-    is_far: bool
-    shown: Image.Image
+    shown: ShownHand
 
 
 class Predictor:
@@ -126,6 +116,7 @@ class Predictor:
         return {
             "model_sha256": self.contract.graph_sha256,
             "calibration_sha256": self.calibration.sha256 if self.calibration else "",
+            "hand_finder_sha256": self._finder.sha256,
             "boneage_version": version("boneage"),
         }
 
@@ -175,7 +166,7 @@ class Predictor:
         prediction = replace(prediction, reasons=tuple(force_prediction(faults)))
         doubts = [
             *check_exposure(radiograph, hand),
-            *check_appearance(raw.shown, self.contract.appearance),
+            *check_appearance(raw.shown.image, self.contract.appearance),
         ]
         return self._add_reasons(prediction, raw, radiograph, provided, doubts)
 
@@ -224,7 +215,7 @@ class Predictor:
         reasons: list[Reason] = [
             *prediction.reasons,
             *check_header(radiograph.header),
-            *check_image(radiograph, raw.orientation, in_view=raw.in_view, is_far=raw.is_far),
+            *check_image(radiograph, raw.shown),
             *doubts,
             *check_age(prediction.predicted_years),
             *check_sex(
@@ -265,25 +256,16 @@ class Predictor:
             hand: Where its hand is, if that is known already.
         """
         hand = hand or self.find_hand(radiograph)
-        has_hand = hand.score >= self._finder.facts.least_score
-        orientation = hand.orientation if has_hand else UPRIGHT
-        image = radiograph.to_image()
-        placement = hand.placement
-        if orientation != UPRIGHT:
-            pixels = np.ascontiguousarray(orientation.undo(radiograph.pixels))
-            placement = undo_turns(placement, orientation.quarter_turns, image.size)
-            image = replace(radiograph, pixels=pixels).to_image()
         preprocessing = self.contract.preprocessing
-        to_view = preprocessing.find_view(image.size, placement) if has_hand else None
-        shown = preprocessing.show(image, to_view)
-        outputs, age_map = self._average(shown, sex)
+        shown = show_hand(radiograph, hand, self._finder, preprocessing)
+        outputs, age_map = self._average(shown.image, sex)
         if age_map is not None:  # over the image as it was given
-            if to_view is not None:
-                size = preprocessing.view.size(VIEW_HEIGHT)
-                age_map = spread_map(age_map, to_view, size, image.size)
-            age_map = np.rot90(age_map, orientation.quarter_turns)
-        is_far = not is_usual(placement, image.size, FAR)
-        return RawPrediction(outputs, age_map, orientation, to_view is not None, is_far, shown)
+            if shown.to_view is None:
+                age_map = np.rot90(age_map, shown.orientation.quarter_turns)
+            else:
+                height, width = radiograph.pixels.shape
+                age_map = spread_map(age_map, shown.to_view, shown.image.size, (width, height))
+        return RawPrediction(outputs, age_map, shown)
 
     def _average(
         self, image: Image.Image, sex: Sex | None

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
-from boneage.imaging.orientation import UPRIGHT, Orientation
+from boneage.imaging.orientation import UPRIGHT
 from boneage.imaging.radiograph import Radiograph
+from boneage.inference.hand_view import ShownHand
 from boneage.sex import ProvidedSex, Sex
 from boneage.stages import STAGES, stage_from_years
 
@@ -36,6 +37,8 @@ class ReasonCode(StrEnum):
     """The image was rotated or inverted, and was corrected."""
     FIELD_CORRECTED = "field_corrected"
     """The hand's size or place on the image is unusual, and the part around it was predicted."""
+    PROPORTIONS_CORRECTED = "proportions_corrected"
+    """The image was stretched, as to a square, and its true proportions were restored."""
     NO_HAND = "no_hand"
     """The image shows no hand."""
     SEVERAL_HANDS = "several_hands"
@@ -133,20 +136,12 @@ def force_prediction(reasons: Iterable[Reason]) -> list[Reason]:
     return [*found, Reason(ReasonCode.FORCED, Severity.WARN, message)] if found else []
 
 
-def check_image(
-    radiograph: Radiograph,
-    orientation: Orientation,
-    *,
-    in_view: bool = False,
-    is_far: bool = False,
-) -> Iterator[Reason]:
+def check_image(radiograph: Radiograph, shown: ShownHand) -> Iterator[Reason]:
     """Give a reason for each change of an image before the prediction, and each note of reading.
 
     Args:
         radiograph: The image.
-        orientation: The orientation that was found and corrected, or upright.
-        in_view: Whether the hand was cut out of a field that is unlike the training images'.
-        is_far: Whether that field is very unlike theirs.
+        shown: What the network was shown of it.
     """
     if radiograph.was_inverted:
         yield Reason(
@@ -154,18 +149,25 @@ def check_image(
             Severity.WARN,
             "bones were dark: the image was inverted before the prediction",
         )
-    if orientation != UPRIGHT:
+    if shown.orientation != UPRIGHT:
         yield Reason(
             ReasonCode.ORIENTATION_CORRECTED,
             Severity.WARN,
-            f"the image is {orientation.describe()}: it was corrected before the prediction",
+            f"the image is {shown.orientation.describe()}: it was corrected before the prediction",
         )
-    if in_view:
+    if shown.to_view is not None and shown.is_unusual:
         yield Reason(
             ReasonCode.FIELD_CORRECTED,
-            Severity.WARN if is_far else Severity.INFO,
+            Severity.WARN if shown.is_far else Severity.INFO,
             "the hand is larger, smaller, or elsewhere on the image than on the training images: "
             "the prediction is that of the part around it",
+        )
+    if shown.aspect != 1.0:
+        yield Reason(
+            ReasonCode.PROPORTIONS_CORRECTED,
+            Severity.INFO,
+            f"the image is {shown.aspect:.2f} times as wide as its hand should be: its proportions "
+            "were corrected before the prediction",
         )
     for note in radiograph.notes:
         yield Reason(ReasonCode(note.code), Severity.INFO, note.message)

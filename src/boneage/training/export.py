@@ -18,6 +18,7 @@ from boneage.files import replacing
 from boneage.imaging.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from boneage.inference.calibration import Calibration
 from boneage.inference.contract import CONTRACT_KEY, OUTPUTS, Contract
+from boneage.inference.hand_view import make_reader
 from boneage.inference.predictor import Predictor
 from boneage.sex import SEX_CODE
 from boneage.training.checkpoint import Checkpoint
@@ -230,10 +231,10 @@ def load_exported(model: BoneAgePredictor, path: Path) -> None:
 def measure_parity(checkpoint: Checkpoint, predictor: Predictor, paths: Sequence[Path]) -> Parity:
     """Compare torch's and ONNX Runtime's outputs for the same images, with and without the sex."""
     graph = _Graph(checkpoint)
-    names = predictor.contract.outputs
+    names, reader = predictor.contract.outputs, make_reader(checkpoint.preprocessing)
     gaps: dict[str, list[float]] = {name: [0.0] for name in OUTPUTS}
     for path in tqdm(paths, desc="compare", unit="image"):
-        image = checkpoint.preprocessing.read(path)
+        image = reader.read(path)
         grey = checkpoint.preprocessing.to_array(image)
         for sex, code in SEX_CODE.items():
             with torch.inference_mode():

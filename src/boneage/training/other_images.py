@@ -1,5 +1,7 @@
 """Images that show no hand, drawn for the hand finder to learn from."""
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,7 +18,7 @@ def draw_others(n: int, hands: HandImages, seed: int = 0) -> Tensor:
     """Draw images that show no hand: uint8 (n, 128, 128).
 
     Pages of text, windows of a viewer, noise, gradients, patterns, plain shapes, scattered long
-    bones, rib cages, skulls, feet, landscapes of fractal noise, and radiographs cut into tiles that are
+    bones, rib cages, skulls, feet, landscapes of noise, and radiographs cut into tiles that are
     dealt out anew.
     """
     rng = np.random.default_rng(seed)
@@ -197,7 +199,7 @@ def _draw_foot(rng: np.random.Generator) -> Grey:
     if from_side:  # the leg stands on the foot
         draw.line((80, ankle[1], 120, ankle[1] + 4), int(soft), 34)
         _bone(draw, np.array([78.0, ankle[1]]), np.array([126.0, ankle[1] + 4]), 14, bone)
-    for i in range(rng.integers(4, 8)):  # heel and tarsal bones
+    for _ in range(rng.integers(4, 8)):  # heel and tarsal bones
         x, y = 64 + rng.normal(0, 2 * spread), ankle[1] + rng.uniform(-6, 26)
         r = rng.uniform(5, 12)
         draw.ellipse((x - r, y - r, x + r, y + r), int(bone * rng.uniform(0.7, 1.0)))
@@ -212,9 +214,9 @@ def _draw_foot(rng: np.random.Generator) -> Grey:
         tip = toes[-1]
         draw.line((x, ankle[1], joint[0], joint[1], tip[0], tip[1] - 3), int(soft),
                   int(3 * width))  # fmt: skip
-        _bone(draw, np.array([x, ankle[1] - 8]), joint + (0, 2), width, bone)
-        for a, b in zip(toes[:-1], toes[1:], strict=True):
-            _bone(draw, a - (0, 2), b, 0.8 * width, bone)
+        _bone(draw, np.array([x, ankle[1] - 8]), joint + np.array([0.0, 2.0]), width, bone)
+        for a, b in pairwise(toes):
+            _bone(draw, a - np.array([0.0, 2.0]), b, 0.8 * width, bone)
     if rng.random() < 0.5:
         image = ImageOps.mirror(image)
     return _film(rng, image.rotate(float(rng.choice((0, 90, 180, 270)) + rng.normal(0, 15))))

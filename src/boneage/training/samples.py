@@ -22,7 +22,8 @@ from boneage.data.labels import (
 from boneage.data.processed import find_processed, preprocess_folder
 from boneage.data.split import split_sha256
 from boneage.errors import BoneAgeError, CheckpointError
-from boneage.imaging.preprocess import Preprocessing
+from boneage.imaging.preprocess import Preprocessing, Reader
+from boneage.inference.hand_view import make_reader
 from boneage.phantom.cohort import write_cohort
 from boneage.training.checkpoint import BEST, Checkpoint, load_checkpoint
 from boneage.training.device import count_workers
@@ -81,7 +82,8 @@ def make_synthetic(paths: Paths, recipe: Recipe) -> pd.DataFrame:
     images = find_images(folder)
     if paths.use_processed:
         processed = paths.output / "synthetic" / "processed"
-        preprocess_folder(images, processed, recipe)
+        reader = make_reader(Preprocessing.of_processed(recipe))
+        preprocess_folder(images, processed, recipe, reader=reader)
         images = {image_id: processed / f"{image_id}.png" for image_id in images}
     samples = match_images(read_labels(find_labels(folder)), images)
     return samples.assign(image_id="synthetic-" + samples["image_id"], split="train")
@@ -161,7 +163,7 @@ def make_loaders(
     samples: pd.DataFrame,
     splits: Sequence[str],
     recipe: Recipe,
-    preprocessing: Preprocessing | None,
+    reader: Reader | None,
     runtime: Runtime,
 ) -> dict[str, DataLoader[Batch]]:
     """Make a loader of each part of a split; only "train" is shuffled and augmented.
@@ -170,7 +172,7 @@ def make_loaders(
         samples: One row an image, with its `split`.
         splits: Parts to load.
         recipe: Gives the size, the augmentation and the batches.
-        preprocessing: How raw images are read; None if `path` points to processed ones.
+        reader: Reads raw images; None if `path` points to processed ones.
         runtime: Gives the number of processes that read images.
     """
     loaders = {}
@@ -178,7 +180,7 @@ def make_loaders(
         dataset = BoneAgeDataset(
             samples[samples["split"] == split],
             get_transforms(split, recipe),
-            preprocessing,
+            reader,
             seed=recipe.seed,
         )
         loaders[split] = make_loader(

@@ -27,6 +27,7 @@ from boneage.files import save_text
 from boneage.imaging.preprocess import Preprocessing
 from boneage.inference.calibration import load_calibration
 from boneage.inference.calibration_fit import describe_lacks
+from boneage.inference.hand_view import make_reader
 from boneage.phantom.cohort import write_cohort
 from boneage.training.checkpoint import BEST, LAST, load_checkpoint
 from boneage.training.device import pick_device
@@ -97,7 +98,7 @@ def train_model(
     preprocessing = Preprocessing.of(recipe, stored_size)
     loaders = make_loaders(
         pd.concat([training, held_out], ignore_index=True), SPLITS, recipe,
-        None if paths.use_processed else preprocessing, runtime,
+        None if paths.use_processed else make_reader(preprocessing), runtime,
     )  # fmt: skip
     trainer = Trainer(
         model, loaders, recipe, preprocessing, paths.output,
@@ -188,11 +189,9 @@ def evaluate_model(
         BoneAgeError: If checkpoint, split and images do not belong together.
     """
     trained, samples = load_trained(paths, checkpoint)
-    preprocessing = None if paths.use_processed else trained.preprocessing
+    reader = None if paths.use_processed else make_reader(trained.preprocessing)
     reports = {}
-    for split, loader in make_loaders(
-        samples, HELD_OUT, trained.recipe, preprocessing, runtime
-    ).items():
+    for split, loader in make_loaders(samples, HELD_OUT, trained.recipe, reader, runtime).items():
         table, report = evaluate_loader(
             trained.model,
             loader,
@@ -229,8 +228,8 @@ def explain_model(
         raise BoneAgeError(f"cases is {cases}; expected 1 image or more.")
     trained, samples = load_trained(paths, checkpoint)
     device = pick_device(runtime.device)
-    preprocessing = None if paths.use_processed else trained.preprocessing
-    (loader,) = make_loaders(samples, ("test",), trained.recipe, preprocessing, runtime).values()
+    reader = None if paths.use_processed else make_reader(trained.preprocessing)
+    (loader,) = make_loaders(samples, ("test",), trained.recipe, reader, runtime).values()
     data, plots = get_dataset(loader), paths.output / "plots"
     saved = paths.output / "predictions_test.csv"
     table = load_table(saved) if checkpoint is None and saved.is_file() else None
