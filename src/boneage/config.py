@@ -103,12 +103,30 @@ class Recipe(ImageSettings):
     """Largest random shift of a training image, as a proportion of its side."""
     brightness: float = 0.0
     """Largest random reduction of a training image's brightness and contrast, as a proportion."""
+    stretch: float = 0.0
+    """Largest random change of a training image's width over its height, as a proportion."""
+    film_curve: float = 0.0
+    """Proportion of training images whose grey values are changed by a random film curve."""
+    sharpness: float = 0.0
+    """Proportion of training images that are sharpened, evened out, or blurred."""
+    resolution: float = 0.0
+    """Proportion of training images that are reduced and enlarged again."""
+    grain: float = 0.0
+    """Proportion of training images to which fine or coarse noise is added."""
+    cover: float = 0.0
+    """Proportion of training images that get a frame, and of those a part of which is covered."""
+    background: float = 0.0
+    """Proportion of training images that are darkened outside the hand; needs --crop."""
+    outline_weight: float = 0.0
+    """Weight in the loss of the proportion of the age map outside the hand; needs --crop."""
     synthetic_images: int = 0
     """Number of synthetic images added to the training images."""
     hold_out: tuple[str, ...] = ()
     """Ids of images left out of training, whichever part of the split they are in."""
     backbone: str = "resnet18"
     """Backbone: a torchvision classification model, or timm:NAME for one of timm's."""
+    output_stride: int = 32
+    """Pixels of the image for one cell of the last feature map, 32 or 16; 16 for timm's only."""
     init: str = "auto"
     """Initial weights: imagenet, none, auto (imagenet if available), a local weights file, or the
     name of a model in the package, such as boneage, which also sets backbone, input and heads."""
@@ -162,10 +180,17 @@ class Recipe(ImageSettings):
         for name in ("learning_rate", "clip_norm"):
             _require(self, name, "a number above 0", getattr(self, name) > 0)
         for name in ("rotation", "weight_decay", "seed", "synthetic_images", "unknown_sex_weight",
-                     "sex_weight"):  # fmt: skip
+                     "sex_weight", "outline_weight"):  # fmt: skip
             _require(self, name, "0 or more", getattr(self, name) >= 0)
-        for name in ("early_rotation", "zoom", "shift", "brightness", "ema_decay", "tta_zoom"):
+        for name in ("early_rotation", "zoom", "shift", "brightness", "ema_decay", "tta_zoom",
+                     "stretch"):  # fmt: skip
             _require(self, name, "0 or more and below 1", 0 <= getattr(self, name) < 1)
+        for name in ("film_curve", "sharpness", "resolution", "grain", "cover", "background"):
+            _require(self, name, "0 to 1", 0 <= getattr(self, name) <= 1)
+        _require(self, "output_stride", "32 or 16", self.output_stride in (32, 16))
+        for name in ("background", "outline_weight"):
+            has_hand = getattr(self, name) == 0 or self.crop != "none"
+            _require(self, name, "0 without --crop", has_hand)
         has_sex = self.unknown_sex_weight == 0 or self.sex_input
         _require(self, "unknown_sex_weight", "0 without --sex-input", has_sex)
         object.__setattr__(self, "hold_out", tuple(map(str, self.hold_out)))

@@ -15,7 +15,13 @@ from boneage.data.dataset import BoneAgeDataset, get_transforms, normalise
 from boneage.imaging.preprocess import Preprocessing, resize
 
 EVERYTHING = Recipe(
-    image_size=40, rotation=20.0, early_rotation=0.5, zoom=0.15, shift=0.08, brightness=0.3
+    image_size=40,
+    rotation=20.0,
+    early_rotation=0.5,
+    zoom=0.15,
+    shift=0.08,
+    brightness=0.3,
+    stretch=0.1,
 )
 NOTHING = Recipe(image_size=40, rotation=0.0, horizontal_flip=False)
 ROWS = list(range(12))

@@ -34,7 +34,7 @@ def reader() -> HandReader:
 
 
 def show(reader: HandReader, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    return np.asarray(reader.read(np.ascontiguousarray(pixels)), dtype=float)
+    return np.asarray(reader.read(np.ascontiguousarray(pixels)).convert("L"), dtype=float)
 
 
 def enlarge_field(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -26,6 +26,7 @@ class Augmentation:
         zoom: Magnification; 1 leaves the size as it is.
         shift_right: Shift as a proportion of the width.
         shift_down: Shift as a proportion of the height.
+        stretch: Factor on the width, whose inverse is the factor on the height.
         brightness: Factor on the grey values, at most 1.
         contrast: Factor on their distances from the image's mean, at most 1.
     """
@@ -36,14 +37,15 @@ class Augmentation:
     zoom: torch.Tensor
     shift_right: torch.Tensor
     shift_down: torch.Tensor
+    stretch: torch.Tensor
     brightness: torch.Tensor
     contrast: torch.Tensor
 
     @classmethod
     def draw(cls, recipe: Recipe, generators: Sequence[torch.Generator | None]) -> Self:
         """Draw the parameters of one image from each generator; None is torch's global one."""
-        uniform = torch.stack([torch.rand(9, generator=g) for g in generators], dim=1)
-        early, early_angle, mirror, angle, zoom, right, down, brightness, contrast = uniform
+        uniform = torch.stack([torch.rand(10, generator=g) for g in generators], dim=1)
+        early, early_angle, mirror, angle, zoom, right, down, brightness, contrast, wide = uniform
 
         def both_ways(number: torch.Tensor, limit: float) -> torch.Tensor:
             return limit * (2.0 * number - 1.0)
@@ -57,6 +59,7 @@ class Augmentation:
             zoom=1.0 + both_ways(zoom, recipe.zoom),
             shift_right=both_ways(right, recipe.shift),
             shift_down=both_ways(down, recipe.shift),
+            stretch=(1.0 + both_ways(wide, recipe.stretch)).sqrt(),
             # Downwards only: upwards would clip the brightest bones of an image of full range.
             brightness=1.0 - recipe.brightness * brightness,
             contrast=1.0 - recipe.brightness * contrast,
@@ -92,8 +95,18 @@ def vary(images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
         images: (B, 1, S, S), float in [0, 1], resized for the network.
         augmentation: Of B images.
     """
+    return dim(move(images, augmentation), augmentation)
+
+
+def move(images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
+    """Mirror, rotate, zoom, stretch and shift images (B, C, S, S)."""
     a = augmentation
-    images = _move(images, a.rotation, a.zoom, a.shift_right, a.shift_down, a.is_mirrored)
+    return _move(images, a.rotation, a.zoom, a.shift_right, a.shift_down, a.is_mirrored, a.stretch)
+
+
+def dim(images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
+    """Reduce the contrast and brightness of images (B, 1, S, S)."""
+    a = augmentation
     # In fp64, so that rounding does not depend on how a batch is summed.
     mean = images.mean(dim=(1, 2, 3), keepdim=True, dtype=torch.float64).float()
     brightness, contrast = (
@@ -109,30 +122,35 @@ def _move(
     right: torch.Tensor | float = 0.0,
     down: torch.Tensor | float = 0.0,
     is_mirrored: torch.Tensor | bool = False,
+    stretch: torch.Tensor | float = 1.0,
 ) -> torch.Tensor:
-    """Mirror images (B, 1, H, W), rotate and magnify them about the middle, and shift them.
+    """Mirror images (B, C, H, W), rotate, magnify and stretch them about the middle, shift them.
 
     Interpolation is bilinear; what comes in from outside the image is black. Images that do not
     move keep their pixels exactly.
     """
     device, (height, width) = images.device, images.shape[2:]
-    degrees, zoom, right, down, is_mirrored = (
+    degrees, zoom, right, down, is_mirrored, stretch = (
         torch.as_tensor(values, device=device).expand(len(images))
-        for values in (degrees, zoom, right, down, is_mirrored)
+        for values in (degrees, zoom, right, down, is_mirrored, stretch)
     )
-    moves = (degrees != 0) | (zoom != 1) | (right != 0) | (down != 0) | is_mirrored
+    moves = (degrees != 0) | (zoom != 1) | (right != 0) | (down != 0) | is_mirrored | (stretch != 1)
     if not moves.any():
         return images
-    radians, zoom, right, down, sign = (
+    radians, zoom, right, down, sign, stretch = (
         values[moves, None, None]
-        for values in (degrees.deg2rad(), zoom, right, down, 1.0 - 2.0 * is_mirrored)
+        for values in (degrees.deg2rad(), zoom, right, down, 1.0 - 2.0 * is_mirrored, stretch)
     )
     # Each pixel of the result, in pixels from the middle, and where in the image it comes from.
     x = torch.arange(width, device=device) - (width - 1) / 2 - right * width
     y = torch.arange(height, device=device)[:, None] - (height - 1) / 2 - down * height
     cos, sin = radians.cos() / zoom, radians.sin() / zoom
     grid = torch.stack(
-        [sign * (cos * x - sin * y) / (width / 2), (sin * x + cos * y) / (height / 2)], dim=3
+        [
+            sign * (cos * x - sin * y) / (stretch * width / 2),
+            stretch * (sin * x + cos * y) / (height / 2),
+        ],
+        dim=3,
     )
     moved = images.clone()
     moved[moves] = nn.functional.grid_sample(images[moves], grid, align_corners=False)

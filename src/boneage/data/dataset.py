@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional
 
 from boneage.config import Recipe
-from boneage.data.augmentation import Augmentation, rotate_early, row_seed, vary
+from boneage.data.augmentation import Augmentation, dim, move, rotate_early, row_seed
+from boneage.data.film import FilmLook, change_look
 from boneage.data.split import SPLITS
 from boneage.errors import BoneAgeError
 from boneage.imaging.preprocess import (
@@ -63,19 +64,34 @@ class _Transform:
     is_augmented: bool
 
     def __call__(self, given: Any) -> torch.Tensor:
-        image = _to_grey(given)
+        tensor, _ = self.with_outline(given)
+        return tensor
+
+    def with_outline(self, given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Transform an image, and the outline of its hand with it: (1, S, S) in [0, 1].
+
+        The alpha channel of a view is the outline; without one, the hand may be anywhere.
+        """
+        image, size = _to_grey(given), self.recipe.image_size
+        has_outline = isinstance(given, Image.Image) and given.mode == "LA"
+        outline = given.getchannel("A") if has_outline else Image.new("L", image.size, 255)
         if self.recipe.stretch_grey:
             image = stretch_grey(image)
-        size = self.recipe.image_size
-        if self.is_augmented:
-            augmentation = Augmentation.draw(self.recipe, [None])
-            if augmentation.early_rotation.any():
-                rotated = rotate_early(_to_tensor(image), augmentation)
-                image = functional.to_pil_image((rotated[0] * 255.0).round().byte())
-            grey = vary(_to_tensor(resize(image, size)), augmentation)
-        else:
-            grey = _to_tensor(resize(image, size))
-        return normalise(grey)[0]
+        if not self.is_augmented:
+            return normalise(_to_tensor(resize(image, size)))[0], _to_tensor(resize(outline, size))[
+                0
+            ]
+        augmentation = Augmentation.draw(self.recipe, [None])
+        look = FilmLook.draw(self.recipe, [None])
+        if augmentation.early_rotation.any():
+            rotated = rotate_early(_to_tensor(image), augmentation)
+            image = functional.to_pil_image((rotated[0] * 255.0).round().byte())
+        layers = torch.cat([_to_tensor(resize(layer, size)) for layer in (image, outline)], dim=1)
+        grey, hand = move(layers, augmentation).split(1, dim=1)
+        grey = dim(grey, augmentation)
+        if look.changes:
+            grey = change_look(grey, hand, look)
+        return normalise(grey)[0], hand[0]
 
 
 def normalise(grey: torch.Tensor) -> torch.Tensor:
@@ -128,7 +144,8 @@ class BoneAgeDataset(Dataset[Batch]):
             of workers nor an interruption changes it.
 
     Each item holds `image` float32 (3, S, S), `sex` float32 (+1 male, -1 female, 0 unknown),
-    `age_years` float32, `stage` int64 and `image_id` str.
+    `age_years` float32, `stage` int64, `image_id` str, and with a transform of `get_transforms`
+    `outline` float32 (1, S, S), 1 where the hand may be.
 
     Attributes:
         samples: As given, its rows numbered from 0.
@@ -154,13 +171,18 @@ class BoneAgeDataset(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self._rows[index]
-        image = self.read_image(index)
+        image = self._open(index)
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed, which would reseed the GPU as well.
             torch.default_generator.manual_seed(row_seed(self._seed, self.epoch, index))
-            tensor = self._transform(image)
+            if isinstance(self._transform, _Transform):
+                tensor, outline = self._transform.with_outline(image)
+            else:
+                tensor, outline = self._transform(image.convert("L")), None
+        extra = {} if outline is None else {"outline": outline}
         return {
             "image": tensor,
+            **extra,
             "sex": torch.tensor(SEX_CODE[row["sex"]]),
             "age_years": torch.tensor(row["age_years"], dtype=torch.float32),
             "stage": torch.tensor(row["stage"]),
@@ -173,11 +195,15 @@ class BoneAgeDataset(Dataset[Batch]):
 
     def read_image(self, index: int) -> Image.Image:
         """Read one image as training reads it, before it is augmented and resized."""
+        return self._open(index).convert("L")
+
+    def _open(self, index: int) -> Image.Image:
+        """Read one image with the outline of its hand, where it has one."""
         path = self._rows[index]["path"]
         if self._reader is not None:
             return self._reader.read(path)
         with Image.open(path) as image:
-            return image.convert("L")
+            return image.convert("LA" if image.mode == "LA" else "L")
 
 
 def get_dataset(loader: DataLoader[Batch]) -> BoneAgeDataset:

@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 
 from boneage.imaging.geometry import JOINTS, Affine, is_usual, undo_turns
 from boneage.imaging.orientation import UPRIGHT, Orientation
+from boneage.imaging.outline import draw_outline
 from boneage.imaging.preprocess import Preprocessing, Reader
 from boneage.imaging.radiograph import Radiograph, Source, read_radiograph
 from boneage.inference.hand_finder import FoundHand, HandFinder
@@ -93,6 +94,8 @@ def find_aspect(radiograph: Radiograph, hand: FoundHand, finder: HandFinder) -> 
 class HandReader:
     """Reads images in views of their hands, as a training uses them.
 
+    Their alpha channel is the outline of the hand, or full where an image is shown whole.
+
     Attributes:
         preprocessing: Whose `crop` is `hand` or `unusual`.
         finder: Finds the hands.
@@ -119,7 +122,12 @@ class HandReader:
         """Turn an image that was read into that image."""
         hand = self.finder.find(radiograph.to_image())
         shown = show_hand(radiograph, hand, self.finder, self.preprocessing)
-        return self.preprocessing.reduce(shown.image)
+        outline = Image.new("L", shown.image.size, 255)
+        if shown.to_view is not None:
+            outline = draw_outline(shown.to_view.apply(hand.landmarks), shown.image.size)
+        reduced = self.preprocessing.reduce(shown.image)
+        reduced.putalpha(self.preprocessing.reduce(outline))
+        return reduced
 
 
 def make_reader(preprocessing: Preprocessing) -> Reader:

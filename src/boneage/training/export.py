@@ -21,8 +21,8 @@ from boneage.inference.contract import CONTRACT_KEY, OUTPUTS, Contract
 from boneage.inference.hand_view import make_reader
 from boneage.inference.predictor import Predictor
 from boneage.sex import SEX_CODE
+from boneage.training.age_map import find_averaged_map
 from boneage.training.checkpoint import Checkpoint
-from boneage.training.gradcam import last_feature_map
 from boneage.training.model import BoneAgePredictor
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class _Graph(nn.Module):
         self.register_buffer("imagenet_mean", torch.tensor(IMAGENET_MEAN)[None, :, None, None])
         self.register_buffer("imagenet_std", torch.tensor(IMAGENET_STD)[None, :, None, None])
         # In a tuple, since a module as an attribute would give its weights a second name.
-        self._layer = (_find_averaged_map(self.model, checkpoint.recipe.image_size),)
+        self._layer = (find_averaged_map(self.model, checkpoint.recipe.image_size),)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -107,7 +107,7 @@ class _Graph(nn.Module):
             "p_male": None
             if self.model.sex_head is None
             else self.model.sex_head(features).squeeze(1).sigmoid(),
-            "age_map": None if cells is None or age is None else self._map_age(cells, sex),
+            "age_map": None if cells is None or age is None else self.model.map_age(cells, sex),
             "orientation": None
             if self.model.orientation_head is None
             else self.model.orientation_head(features).softmax(dim=1),
@@ -125,36 +125,6 @@ class _Graph(nn.Module):
             return self.model.backbone(image), maps[0]
         finally:
             hook.remove()
-
-    def _map_age(self, cells: torch.Tensor, sex: torch.Tensor | None) -> torch.Tensor:
-        """Age map (B, h, w) in years: the age from each cell less that from no features."""
-        n, _, height, width = cells.shape
-        rows = cells.permute(0, 2, 3, 1).flatten(0, 2)
-        repeated = None if sex is None else sex.repeat_interleave(height * width)
-        age, _ = self.model.apply_heads(rows, repeated)
-        bias, _ = self.model.apply_heads(torch.zeros_like(rows), repeated)
-        if age is None or bias is None:
-            raise RuntimeError("a model without an age head has no age map")
-        return (age - bias).reshape(n, height, width)
-
-
-@torch.inference_mode()
-def _find_averaged_map(model: BoneAgePredictor, size: int) -> nn.Module | None:
-    """Find the layer whose map has the features as its means; None if there is no such layer."""
-    try:
-        layer = last_feature_map(model.backbone, size)
-    except ConfigError:
-        return None
-    maps: list[torch.Tensor] = []
-    hook = layer.register_forward_hook(lambda module, inputs, output: maps.append(output.clone()))
-    try:
-        noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-        features = model.backbone(noise)
-    finally:
-        hook.remove()
-    means = maps[0].mean(dim=(2, 3))
-    is_mean = means.shape == features.shape and torch.allclose(means, features, 1e-4, 1e-5)
-    return layer if is_mean else None
 
 
 def export_onnx(

@@ -87,6 +87,7 @@ class BoneAgePredictor(nn.Module):
         tta: Views whose features are averaged outside training, and with them the outputs, which
             are linear in the features. Sampling phases belong to the preparation of the images.
         image_size: Side of the input in pixels; some backbones are built for one size.
+        output_stride: Pixels for one cell of the last feature map, 16 for some of timm's.
         init: Initial weights, see `load_backbone`.
 
     Shape:
@@ -111,6 +112,7 @@ class BoneAgePredictor(nn.Module):
         orientation_head: bool = False,
         tta: TestTimeAugmentation = TestTimeAugmentation(),
         image_size: int = 256,
+        output_stride: int = 32,
         init: str = "none",
     ) -> None:
         super().__init__()
@@ -122,7 +124,7 @@ class BoneAgePredictor(nn.Module):
         self._zooms = [f"_zoom_{i}" for i in range(len(factors))]
         for name, factor in zip(self._zooms, factors, strict=True):
             self.register_buffer(name, _make_zoom(factor, image_size), persistent=False)
-        self.backbone, self.init_used = load_backbone(backbone, image_size, init)
+        self.backbone, self.init_used = load_backbone(backbone, image_size, init, output_stride)
         features = _count_features(self.backbone, backbone, image_size)
 
         def make_head(n: int) -> nn.Linear:
@@ -148,6 +150,7 @@ class BoneAgePredictor(nn.Module):
             orientation_head=recipe.orientation_head,
             tta=Preprocessing.of(recipe, None).tta,
             image_size=recipe.image_size,
+            output_stride=recipe.output_stride,
             init=init,
         )
 
@@ -191,6 +194,25 @@ class BoneAgePredictor(nn.Module):
         logits = None if self.stage_head is None else self.stage_head(features, *extra)
         return age, logits
 
+    def map_age(self, cells: torch.Tensor, sex: torch.Tensor | None = None) -> torch.Tensor:
+        """Give what each cell of a feature map whose means are the features adds to the age.
+
+        Args:
+            cells: (B, F, h, w).
+            sex: (B,), as the heads take it; see `resolve_sex`.
+
+        Returns:
+            (B, h, w) in years. Its mean is the age less the age from no features.
+        """
+        n, _, height, width = cells.shape
+        rows = cells.permute(0, 2, 3, 1).flatten(0, 2)
+        repeated = None if sex is None else sex.repeat_interleave(height * width)
+        age, _ = self.apply_heads(rows, repeated)
+        bias, _ = self.apply_heads(torch.zeros_like(rows), repeated)
+        if age is None or bias is None:
+            raise ConfigError("a model without an age head has no age map.")
+        return (age - bias).reshape(n, height, width)
+
     def resolve_sex(self, features: torch.Tensor, sex: torch.Tensor | None) -> torch.Tensor | None:
         """Replace a sex that is not provided (0) by the predicted sex.
 
@@ -216,7 +238,9 @@ def _make_zoom(factor: float, size: int) -> torch.Tensor:
     return nn.functional.affine_grid(theta, [1, 1, size, size], align_corners=False)
 
 
-def load_backbone(name: str, image_size: int, init: str) -> tuple[nn.Module, str]:
+def load_backbone(
+    name: str, image_size: int, init: str, output_stride: int = 32
+) -> tuple[nn.Module, str]:
     """Build a backbone without its classification layer.
 
     Args:
@@ -226,29 +250,38 @@ def load_backbone(name: str, image_size: int, init: str) -> tuple[nn.Module, str
             a path to a local weights file of that architecture (`.pth`, `.safetensors`);
             `auto` for ImageNet weights where they can be had and random ones, with a warning,
             where not.
+        output_stride: As for `BoneAgePredictor`.
 
     Returns:
         The backbone, which maps (B, 3, S, S) to (B, F), and what its weights are: "none",
         "imagenet" or the file's name.
     """
     if init == "none":
-        return _build(name, image_size, pretrained=False), "none"
+        return _build(name, image_size, output_stride, pretrained=False), "none"
     if init in ("imagenet", "auto"):
         try:
-            return _build(name, image_size, pretrained=True), "imagenet"
+            return _build(name, image_size, output_stride, pretrained=True), "imagenet"
         except CheckpointError as error:
             if init == "imagenet":
                 raise
             logger.warning("%s Starting from random weights instead, since init is auto.", error)
-            return _build(name, image_size, pretrained=False), "none"
-    return _build(name, image_size, pretrained=False, weights=Path(init)), Path(init).name
+            return _build(name, image_size, output_stride, pretrained=False), "none"
+    weights = Path(init)
+    return _build(name, image_size, output_stride, pretrained=False, weights=weights), weights.name
 
 
 def _build(
-    name: str, image_size: int, *, pretrained: bool, weights: Path | None = None
+    name: str,
+    image_size: int,
+    output_stride: int,
+    *,
+    pretrained: bool,
+    weights: Path | None = None,
 ) -> nn.Module:
     if name.startswith(TIMM_PREFIX):
-        model = _create_timm(name.removeprefix(TIMM_PREFIX), pretrained)
+        model = _create_timm(name.removeprefix(TIMM_PREFIX), output_stride, pretrained)
+    elif output_stride != 32:
+        raise ConfigError(f"output_stride is {output_stride}; expected 32 for {name}.")
     else:
         model = _create_torchvision(name, image_size)
         if pretrained:
@@ -291,7 +324,7 @@ def _create_torchvision(name: str, image_size: int) -> nn.Module:
         raise ConfigError(f"backbone {name} cannot take {image_size}-px images: {error}") from None
 
 
-def _create_timm(name: str, pretrained: bool) -> nn.Module:
+def _create_timm(name: str, output_stride: int, pretrained: bool) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
@@ -299,8 +332,11 @@ def _create_timm(name: str, pretrained: bool) -> nn.Module:
             f"backbone {name!r} is not a timm model; try one of "
             f"{', '.join(_nearest(name, timm.list_models()))}."
         )
+    options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
     try:
-        return timm.create_model(name, pretrained=pretrained)
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except (TypeError, NotImplementedError) as error:
+        raise ConfigError(f"{name} has no output_stride {output_stride}: {error}") from None
     except RuntimeError as error:  # timm's word for a model that has no published weights
         raise CheckpointError(f"timm has no weights to download for {name} ({error}).") from None
     except OSError as error:  # the hub's and the connection's errors

@@ -21,6 +21,7 @@ from boneage.errors import BoneAgeError, CheckpointError
 from boneage.evaluation.evaluate import Report
 from boneage.files import save_text
 from boneage.imaging.preprocess import Preprocessing
+from boneage.training.age_map import OutlineLoss
 from boneage.training.checkpoint import (
     BEST,
     LAST,
@@ -98,6 +99,9 @@ class Trainer:
         self._tensorboard = tensorboard
         # Only the backbone: it is nearly all of the work, and evaluation has batches of any size.
         self._train_backbone = torch.compile(model.backbone) if runtime.compile else model.backbone
+        self._outline_loss = (
+            OutlineLoss(self.model, recipe.image_size) if recipe.outline_weight else None
+        )
         self._average = _make_average(self.model, recipe.ema_decay)
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
         self._optimizer = optimizer(
@@ -272,6 +276,8 @@ class Trainer:
         outputs = self.model.apply_heads(features, batch["sex"])
         losses = task_losses(outputs, batch["age_years"], batch["stage"])
         loss = losses[0].mean() + auxiliary_loss(self.model, features, batch, self.recipe)
+        if self._outline_loss is not None:
+            loss = loss + self.recipe.outline_weight * self._outline_loss(batch)
         self._optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
