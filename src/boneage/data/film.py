@@ -120,7 +120,6 @@ def change_look(images: Tensor, outlines: Tensor | None, look: FilmLook) -> Tens
     if look.steepness.any():
         curved = torch.sigmoid(_column(look.steepness) * (x - _column(look.threshold)))
         x = torch.where(_column(look.steepness) > 0, curved, x)
-        x = stretch(x)
     x = torch.cat([_reduce(x[i : i + 1], look, i) for i in range(len(x))])
     for i, side in enumerate(_KERNELS):
         amount = torch.where(look.kernel == i, look.sharpness, 0.0)
