@@ -121,7 +121,7 @@ def _measure_others(predictor: Predictor, paths: Sequence[Path]) -> dict[str, An
 
 
 def _measure_pairs(predictor: Predictor, paths: Sequence[Path], n: int = 200) -> dict[str, float]:
-    """Lay each image beside another one, and count how many of the pairs are rejected as such."""
+    """Lay images beside others, not always as large; count the pairs that are rejected as such."""
     rng = np.random.default_rng(_SEED)
     chosen = [paths[i] for i in rng.permutation(len(paths))[: 2 * n]]
     counted = 0
@@ -129,13 +129,16 @@ def _measure_pairs(predictor: Predictor, paths: Sequence[Path], n: int = 200) ->
     for pair in pairs:
         images = [read_radiograph(path).to_image() for path in pair]
         height = max(image.height for image in images)
-        sizes = [(round(image.width * height / image.height), height) for image in images]
-        images = [image.resize(size) for image, size in zip(images, sizes, strict=True)]
+        heights = [round(height * factor) for factor in (1.0, rng.uniform(0.6, 1.0))]
+        images = [
+            image.resize((round(image.width * h / image.height), h))
+            for image, h in zip(images, heights, strict=True)
+        ]
         if rng.random() < 0.5:
             images[1] = ImageOps.mirror(images[1])
         both = Image.new("L", (images[0].width + images[1].width, height))
         both.paste(images[0], (0, 0))
-        both.paste(images[1], (images[0].width, 0))
+        both.paste(images[1], (images[0].width, int(rng.integers(height - heights[1] + 1))))
         reasons = predictor.predict(np.asarray(both)).reasons
         counted += any(reason.code is ReasonCode.SEVERAL_HANDS for reason in reasons)
     return _proportion(counted, len(pairs)) if pairs else {}

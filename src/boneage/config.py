@@ -138,8 +138,9 @@ class Recipe(ImageSettings):
     """Test-time augmentation: average the predictions of an image and its mirror image."""
     tta_zoom: float = 0.0
     """Test-time augmentation: average over the image reduced and magnified by this proportion."""
-    age_bias: Literal["zero", "mean"] = "zero"
-    """Initial constant term of the age head: zero, or the mean age of the training images."""
+    age_bias: Literal["zero", "mean", "none"] = "zero"
+    """Constant term of the age head: it starts at zero or at the mean age of the training images;
+    with none there is no such term, and the cells of the age map alone add up to the age."""
     epochs: int = 10
     """Passes over the training images."""
     batch_size: int = 32

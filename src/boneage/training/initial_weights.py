@@ -69,4 +69,8 @@ def build_model(recipe: Recipe, init: str, mean_age_years: float) -> BoneAgePred
     model = BoneAgePredictor.from_recipe(recipe, init=init)
     if recipe.age_bias == "mean" and model.age_head is not None:
         torch.nn.init.constant_(model.age_head.bias, mean_age_years)
+    if recipe.age_bias == "none" and model.age_head is not None:
+        for name, constant in model.age_head.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.zeros_(constant).requires_grad_(False)
     return model
