@@ -50,6 +50,7 @@ LIMITS = {
     "most_several": 0.33,
     "most_unlike": 1000.0,
     "least_confidence": 0.05,
+    "least_doubt": 0.0005,
     "sure_aspect": 0.3,
     "sure_aspect_of_square": 0.1,
 }

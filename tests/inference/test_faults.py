@@ -8,8 +8,14 @@ from PIL import Image, ImageFilter
 from boneage.imaging.geometry import LANDMARKS, MEAN_HAND, Affine
 from boneage.imaging.header import Header
 from boneage.imaging.radiograph import Radiograph
-from boneage.inference.faults import check_appearance, check_exposure, check_header, find_faults
-from boneage.inference.hand_finder import FoundHand
+from boneage.inference.faults import (
+    check_appearance,
+    check_exposure,
+    check_hand,
+    check_header,
+    find_faults,
+)
+from boneage.inference.hand_finder import FinderFacts, FoundHand, HandFinder
 from boneage.inference.predictor import Predictor
 from boneage.inference.quality import ReasonCode, Severity, check_age, force_prediction
 from builders import draw_radiograph
@@ -123,6 +129,57 @@ def test_a_hand_without_contrast_or_burnt_out_is_warned_of(
     reasons = list(check_exposure(radiograph, hand))
     assert [reason.code for reason in reasons] == ([code] if code else [])
     assert all(reason.severity is Severity.WARN for reason in reasons)
+
+
+@pytest.fixture(scope="module")
+def facts() -> FinderFacts:
+    return HandFinder(threads=1).facts
+
+
+def make_hand(p_none: float = 0.0, unseen: tuple[str, ...] = ()) -> FoundHand:
+    """An upright hand of which all landmarks are seen but those named."""
+    placement = Affine(np.array([[38.0, 0.0, 150.0], [0.0, 38.0, 250.0]]))
+    seen = np.array([0.0 if name in unseen else 0.8 for name in LANDMARKS])
+    counts = (p_none, 1.0 - p_none, 0.0)
+    return FoundHand(placement.apply(MEAN_HAND), seen, placement, 0.8, counts, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("p_none", "unseen", "missing"),
+    [
+        (0.0, (), ""),
+        (0.0, ("MCP5", "PIP5"), ""),
+        (0.01, ("MCP5", "PIP5"), "1 of the fingers"),
+        (0.01, ("PIP5", "DIP5"), ""),
+        (0.0, ("MCP5", "PIP5", "MCP4", "PIP4"), "2 of the fingers"),
+        (0.0, ("carpus",), "the wrist"),
+        (0.0, ("radius", "ulna"), "the wrist"),
+        (0.0, ("ulna",), ""),
+    ],
+)
+def test_a_hand_is_cut_off_without_its_wrist_or_fingers(
+    facts: FinderFacts, p_none: float, unseen: tuple[str, ...], missing: str
+) -> None:
+    reasons = list(check_hand(make_hand(p_none, unseen), facts))
+    assert [r.code for r in reasons] == (["hand_cut_off"] if missing else [])
+    assert all(f": {missing} cannot be seen" in r.message for r in reasons)
+
+
+@pytest.mark.parametrize(
+    ("p_none", "header", "is_rejected"),
+    [
+        (0.01, Header(body_part="FOOT"), True),
+        (0.01, Header(view_position="LL"), True),
+        (0.01, Header(body_part="HAND"), False),
+        (0.0, Header(body_part="FOOT"), False),
+        (0.01, Header(age_years=50.0), False),
+    ],
+)
+def test_a_header_of_another_part_rejects_an_image_in_doubt(
+    facts: FinderFacts, p_none: float, header: Header, is_rejected: bool
+) -> None:
+    reasons = list(check_hand(make_hand(p_none), facts, header))
+    assert [(r.code, r.severity) for r in reasons] == [("no_hand", "reject")] * is_rejected
 
 
 def test_images_unlike_the_training_images_are_warned_of() -> None:

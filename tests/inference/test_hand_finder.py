@@ -42,7 +42,7 @@ def test_the_landmarks_of_drawn_hands_are_found(
         assert found.score > 2 * finder.facts.least_score
         assert found.p_hands[1] > 0.95
         assert not found.is_mirrored
-        assert not found.find_missing(finder.facts.least_confidence)
+        assert not found.find_missing(finder.facts)
         box = found.box((image.image.shape[1], image.image.shape[0]))
         assert image.image[box].size > 0.2 * image.image.size
 

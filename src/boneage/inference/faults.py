@@ -63,6 +63,8 @@ _HAND_WORDS = (
 _NO_PART = ("OTHER", "UNKNOWN", "UNDEFINED", "UNSPECIFIED", "NONE", "N/A", "NOT SPECIFIED",
             "SKELETON", "BODY", "WHOLE BODY", "WHOLEBODY", "BONE")  # fmt: skip
 
+_NOT_A_HAND = (ReasonCode.BODY_PART_NOT_HAND, ReasonCode.VIEW_NOT_FRONTAL)
+
 _SIDE_VIEWS = ("LL", "RL", "LLD", "RLD", "LAT", "LATERAL", "ML", "LM", "MLO", "LMO", "CC", "XCCL",
                "LATERO-MEDIAL", "MEDIO-LATERAL", "AXIAL", "TANGENTIAL")  # fmt: skip
 
@@ -90,9 +92,16 @@ def check_pixels(radiograph: Radiograph) -> Iterator[Reason]:
         )
 
 
-def check_hand(hand: FoundHand, facts: FinderFacts) -> Iterator[Reason]:
-    """Give a reason to reject an image of no hand, of several, or of a part of one."""
+def check_hand(hand: FoundHand, facts: FinderFacts, header: Header = Header()) -> Iterator[Reason]:
+    """Give a reason to reject an image of no hand, of several, or of a part of one.
+
+    Args:
+        hand: What was found.
+        facts: The limits.
+        header: Of the image; where it names another part or view, the slightest doubt is enough.
+    """
     none, _, several = hand.p_hands
+    against = [r for r in check_header(header) if r.code in _NOT_A_HAND]
     if several > facts.most_several:
         message = "the image shows several hands; cut out one"
         yield Reason(ReasonCode.SEVERAL_HANDS, Severity.REJECT, message)
@@ -105,9 +114,12 @@ def check_hand(hand: FoundHand, facts: FinderFacts) -> Iterator[Reason]:
     elif facts.shape.find_aspect(hand.landmarks[: len(JOINTS)])[1] > facts.most_unlike:
         message = "what was found has not the shape of a whole hand: it may be cut off or covered"
         yield Reason(ReasonCode.HAND_CUT_OFF, Severity.REJECT, message)
-    elif missing := hand.find_missing(facts.least_confidence):
+    elif missing := hand.find_missing(facts):
         message = f"the hand is cut off or covered: {missing} cannot be seen"
         yield Reason(ReasonCode.HAND_CUT_OFF, Severity.REJECT, message)
+    elif against and none > facts.least_doubt:
+        message = f"{against[0].message}, and the image does not surely show one"
+        yield Reason(ReasonCode.NO_HAND, Severity.REJECT, message)
 
 
 def check_exposure(radiograph: Radiograph, hand: FoundHand) -> Iterator[Reason]:

@@ -55,7 +55,7 @@ _ROUNDS = 6
 _SMALLEST_UNIT = 1.5
 """Pixels of the first look for the unit of `MEAN_HAND` below which a find is no hand."""
 
-_FEWEST_FINGERS = 4
+_FINGERS = 5
 
 _MAYBE_SEVERAL = 0.0005
 """Probability of several hands from which another one is looked for."""
@@ -106,13 +106,17 @@ class FoundHand:
         high = np.ceil(self.landmarks.max(axis=0)).astype(int).clip(0, size)
         return slice(low[1], high[1]), slice(low[0], high[0])
 
-    def find_missing(self, least_confidence: float) -> str:
-        """Say which part without which an age cannot be told is not seen; empty if none is."""
-        seen = dict(zip(LANDMARKS, self.confidence >= least_confidence, strict=True))
+    def find_missing(self, facts: "FinderFacts") -> str:
+        """Say which part without which an age cannot be told is not seen; empty if none is.
+
+        One finger may be missing where nothing else speaks against a whole hand.
+        """
+        seen = dict(zip(LANDMARKS, self.confidence >= facts.least_confidence, strict=True))
         if not seen["carpus"] or not (seen["radius"] or seen["ulna"]):
             return "the wrist"
-        fingers = [seen[f"MCP{digit}"] or seen[f"PIP{digit}"] for digit in range(1, 6)]
-        return "several fingers" if sum(fingers) < _FEWEST_FINGERS else ""
+        fingers = sum(seen[f"MCP{digit}"] or seen[f"PIP{digit}"] for digit in range(1, 6))
+        fewest = _FINGERS if self.p_hands[0] > facts.least_doubt else _FINGERS - 1
+        return "" if fingers >= fewest else f"{_FINGERS - fingers} of the fingers"
 
     def place(self, aspect: float) -> Affine:
         """Give the placement once an image has its true proportions again.
@@ -142,6 +146,7 @@ class FinderFacts:
         most_unlike: Squared distance from the mean hand, whatever its aspect, up to which what was
             found is a hand.
         least_confidence: How clearly a landmark is seen that counts as being there.
+        least_doubt: Probability of no hand from which on no finger may be missing.
         sure_aspect: Logarithm of the width over the true width from which on, in either direction,
             an image counts as stretched.
         sure_aspect_of_square: The same of a square image that seems wider than it truly is.
@@ -156,6 +161,7 @@ class FinderFacts:
     most_several: float
     most_unlike: float
     least_confidence: float
+    least_doubt: float
     sure_aspect: float
     sure_aspect_of_square: float
     usual_aspect_of_square: float

@@ -240,7 +240,7 @@ class Predictor:
 
     def find_faults(self, radiograph: Radiograph, hand: FoundHand) -> list[Reason]:
         """Give the reasons to reject an image; none if it can be predicted."""
-        return [*find_faults(radiograph), *check_hand(hand, self._finder.facts)]
+        return [*find_faults(radiograph), *check_hand(hand, self._finder.facts, radiograph.header)]
 
     def predict_raw(
         self, radiograph: Radiograph, sex: Sex | None, hand: FoundHand | None = None
