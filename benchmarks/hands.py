@@ -1,12 +1,14 @@
 """Measure the hand finder and the validity check on folders of images.
 
     python benchmarks/hands.py --hands NAME=FOLDER ... --others NAME=FOLDER ...
-        [--keypoints CSV --images FOLDER] [--out docs/results/hands.json]
+        [--keypoints CSV] [--sizes CSV] [--images FOLDER] [--out docs/results/hands.json]
 
 `--hands` are folders of single hands, of which each should be found and none rejected; pairs of
 them are composed as well. `--others` are folders of anything else, of which each should be
 rejected. `--keypoints` is a CSV with `id, width, height, side` and x and y of each finger's joints
-(`forefinger1_x` for the index finger's MCP joint, ...), for the images in `--images`.
+(`forefinger1_x` for the index finger's MCP joint, ...), for the images in `--images`. `--sizes` is
+a CSV with `id, width, height` of the originals of images in `--images` that were stretched to a
+square: how well are their proportions restored?
 """
 
 import argparse
@@ -24,9 +26,10 @@ from tqdm import tqdm
 
 from boneage.errors import ImageError
 from boneage.files import save_text
-from boneage.imaging.geometry import LANDMARKS
+from boneage.imaging.geometry import JOINTS, LANDMARKS
 from boneage.imaging.radiograph import read_radiograph
 from boneage.inference.hand_finder import FoundHand, HandFinder
+from boneage.inference.hand_view import find_aspect
 from boneage.inference.predictor import Predictor
 from boneage.inference.quality import ReasonCode, Severity
 
@@ -42,6 +45,7 @@ def main() -> None:
     parser.add_argument("--hands", nargs="*", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--others", nargs="*", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--keypoints", type=Path)
+    parser.add_argument("--sizes", type=Path)
     parser.add_argument("--images", type=Path)
     parser.add_argument("--most", type=int, default=2000, help="images of a folder, at most")
     parser.add_argument("--out", type=Path)
@@ -58,6 +62,9 @@ def main() -> None:
     if options.keypoints:
         tables["keypoints"] = _measure_keypoints(finder, options.keypoints, options.images)
         print(json.dumps(tables["keypoints"], indent=1))
+    if options.sizes:
+        tables["proportions"] = _measure_proportions(finder, options.sizes, options.images)
+        print(json.dumps(tables["proportions"], indent=1))
     if options.out:
         save_text(options.out, json.dumps(tables, indent=1) + "\n")
 
@@ -200,6 +207,38 @@ def _measure_joints(
         "median": round(float(np.median(errors)), 2),
         "p90": round(float(np.quantile(errors, 0.9)), 2),
         "side": _proportion(right, len(rows)),
+    }
+
+
+def _measure_proportions(finder: HandFinder, path: Path, folder: Path) -> dict[str, Any]:
+    """Compare restored proportions with the true ones, in logarithms of width over true width."""
+    seen, left, changed = [], [], 0
+    with path.open() as file:
+        rows = [row for row in csv.DictReader(file) if (folder / f"{row['id']}.png").is_file()]
+    for row in tqdm(rows, unit="image"):
+        squeezed = read_radiograph(folder / f"{row['id']}.png")
+        image = squeezed.to_image()
+        ratio = float(row["width"]) / float(row["height"])
+        hand = finder.find(image)
+        aspect = finder.facts.shape.find_aspect(hand.landmarks[: len(JOINTS)])[0]
+        seen.append(np.log(aspect * ratio))
+        left.append(np.log(find_aspect(squeezed, hand, finder) * ratio))
+        true = image.resize((round(image.height * ratio), image.height), Image.Resampling.BILINEAR)
+        whole = read_radiograph(np.asarray(true), "never")
+        changed += find_aspect(whole, finder.find(true), finder) != 1.0
+
+    def describe(errors: Sequence[float]) -> dict[str, float]:
+        size = np.abs(errors)
+        return {
+            "mean": round(float(size.mean()), 3),
+            "p90": round(float(np.quantile(size, 0.9)), 3),
+        }
+
+    return {
+        "images": len(rows),
+        "error of the joints' estimate": describe(seen),
+        "error after correction": describe(left),
+        "true proportions changed": _proportion(changed, len(rows)),
     }
 
 

@@ -337,9 +337,9 @@ def test_images_with_regions_are_measured_one_row_a_region(
     assert table["image_id"].tolist() == [first.path.stem] * 3 + [second.path.stem] * 2
     assert table["region"].tolist() == [ALL, "bones", "box", ALL, "box"]
     prediction = predictor.predict(first.path, first.sex)
-    assert prediction.age_map is not None
+    assert prediction.saliency is not None
     assert prediction.predicted_years is not None
-    assert (table.loc[0, "rows"], table.loc[0, "columns"]) == prediction.age_map.shape
+    assert (table.loc[0, "rows"], table.loc[0, "columns"]) == prediction.saliency.shape
     assert table.loc[0, "reference_years"] == first.reference_years
     error = 12 * (prediction.predicted_years - float(first.reference_years or 0))
     assert table.loc[0, "error_months"] == pytest.approx(error)

@@ -283,12 +283,28 @@ def test_a_large_image_is_sampled_at_several_phases_and_a_reduced_one_once(
     assert years == pytest.approx(predict_once(middle), abs=1e-5)
 
 
-def test_the_age_map_says_where_the_age_comes_from(predictor: Predictor, image: Path) -> None:
+def test_the_saliency_map_and_its_constant_add_up_to_the_age(
+    predictor: Predictor, image: Path
+) -> None:
     prediction = predictor.predict(image, "M")
-    assert prediction.age_map is not None
-    assert prediction.age_map.ndim == 2
-    assert "age_map" not in prediction.to_row(with_reference=True)
-    assert "age_map" not in repr(prediction)
+    assert prediction.saliency is not None
+    assert prediction.saliency.ndim == 2
+    raw = predictor.predict_raw(predictor.read(image), "M")
+    assert raw.age_map is not None
+    constant = float(raw.outputs.years[0] - raw.age_map.mean())
+    assert prediction.saliency_constant_years == pytest.approx(constant, abs=1e-4)
+    assert "saliency" not in prediction.to_row(with_reference=True)
+    assert "saliency" not in repr(prediction)
+
+
+def test_a_prediction_has_a_title() -> None:
+    interval = {"predicted_low_years": 9.34, "predicted_high_years": 12.61}
+    whole = Prediction("7", "7", predicted_years=10.97, predicted_stage="Child", **interval)  # type: ignore[arg-type]
+    assert whole.title == "11.0 years (9.3 to 12.6), Child"
+    assert Prediction("7", "7", predicted_stage="Child").title == "Child"
+    assert Prediction("7", "7", predicted_years=3.0).title == "3.0 years"
+    assert Prediction("7", "7").title == ""
+    assert whole.saliency_constant_years is None
 
 
 def test_what_a_header_and_the_reading_say_is_among_the_reasons(
@@ -346,7 +362,7 @@ def test_what_shows_no_whole_hand_is_rejected_unless_forced(
     assert rejected.status == "reject"
     assert rejected.reason_codes == [code]
     assert rejected.predicted_years is None
-    assert rejected.age_map is None
+    assert rejected.saliency is None
     forced = predictor.predict(pixels, "M", force=True)
     assert forced.status == "warn"
     assert forced.predicted_years is not None
@@ -365,10 +381,10 @@ def test_a_hand_on_a_wide_field_is_predicted_as_it_is_alone(
     turned = predictor.predict(np.ascontiguousarray(np.rot90(field)), "F")
     assert {"field_corrected", "orientation_corrected"} <= set(turned.reason_codes)
     assert turned.predicted_years == pytest.approx(wide.predicted_years, abs=0.5)
-    assert wide.age_map is not None
-    rows, columns = np.nonzero(wide.age_map)
-    assert rows.max() < 0.7 * len(wide.age_map)  # nothing where there is no hand
-    assert columns.max() < 0.75 * len(wide.age_map)
+    assert wide.saliency is not None
+    rows, columns = np.nonzero(wide.saliency)
+    assert rows.max() < 0.7 * len(wide.saliency)  # nothing where there is no hand
+    assert columns.max() < 0.75 * len(wide.saliency)
 
 
 def test_an_inverted_image_is_predicted_as_the_image_with_a_warning(
@@ -448,7 +464,7 @@ def test_a_prediction_is_the_same_from_every_kind_of_source(
     for kind, source in _sources(path).items():
         found = predictor.predict(source, name=name)
         assert replace(found, path=path) == expected, kind
-        np.testing.assert_array_equal(found.age_map, expected.age_map)
+        np.testing.assert_array_equal(found.saliency, expected.saliency)
         assert found.path == (path if kind in ("str", "radiograph") else name)
 
 

@@ -68,10 +68,10 @@ def test_rotated_and_inverted_images_are_detected_and_corrected(
                 continue
             n_corrected += 1
             assert prediction.predicted_years == pytest.approx(plain.predicted_years, abs=1e-3)
-            assert prediction.age_map is not None
-            assert plain.age_map is not None
-            rotated_map = np.rot90(plain.age_map, orientation.quarter_turns)
-            np.testing.assert_allclose(prediction.age_map, rotated_map, atol=1e-4)
+            assert prediction.saliency is not None
+            assert plain.saliency is not None
+            rotated_map = np.rot90(plain.saliency, orientation.quarter_turns)
+            np.testing.assert_allclose(prediction.saliency, rotated_map, atol=1e-4)
     # Even untrained features detect most orientations; those of a trained network nearly all.
     assert n_corrected > 0.8 * 7 * len(others)
 

@@ -33,24 +33,24 @@ class Thumbnail:
 
     Attributes:
         jpeg: Grey, 240 pixels high.
-        age_map: As in `Prediction`.
+        saliency: As in `Prediction`.
     """
 
     jpeg: bytes
-    age_map: npt.NDArray[np.float32] | None
+    saliency: npt.NDArray[np.float32] | None
 
     @classmethod
     def of(cls, radiograph: Radiograph, prediction: Prediction) -> "Thumbnail":
         """Reduce a decoded image, and keep the map of its prediction."""
         image = radiograph.to_image()
         image = image.resize((max(1, round(image.width * _HEIGHT / image.height)), _HEIGHT))
-        return cls(_encode(image), prediction.age_map)
+        return cls(_encode(image), prediction.saliency)
 
     def colour(self) -> bytes | None:
         """Give the same picture with the saliency map in colour, or None without a map."""
-        if self.age_map is None:
+        if self.saliency is None:
             return None
-        return _encode(colour_image(Image.open(io.BytesIO(self.jpeg)), self.age_map))
+        return _encode(colour_image(Image.open(io.BytesIO(self.jpeg)), self.saliency))
 
 
 @dataclass(frozen=True)

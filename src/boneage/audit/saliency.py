@@ -172,7 +172,7 @@ def _find_threshold(grey: Array) -> float:
 
 
 def measure_map(
-    age_map: npt.NDArray[np.floating],
+    saliency: npt.NDArray[np.floating],
     regions: Sequence[Region],
     hand: npt.NDArray[np.bool_],
     seed: int = 0,
@@ -180,7 +180,7 @@ def measure_map(
     """Measure how much of a map lies in regions, and in the same regions placed at random.
 
     Args:
-        age_map: (h, w); negative values count as zero.
+        saliency: (h, w); negative values count as zero.
         regions: Of this image.
         hand: (GRID, GRID); each region is moved so that its middle lies in it.
         seed: Of the random placements.
@@ -191,7 +191,7 @@ def measure_map(
         pointing game; Zhang et al., IJCV 2018); `energy_shifted` and `hit_shifted`, the same on
         average over `SHIFTS` random placements.
     """
-    evidence = Image.fromarray(age_map.astype(np.float32).clip(min=0.0))
+    evidence = Image.fromarray(saliency.astype(np.float32).clip(min=0.0))
     heat = np.asarray(evidence.resize((GRID, GRID), Image.Resampling.BILINEAR)).clip(min=0.0)
     heat = (heat / max(float(heat.sum()), 1e-12)).astype(np.float32)
     rng = np.random.default_rng(seed)
@@ -267,21 +267,21 @@ def measure_regions(
         a region that covers anything.
     """
     regions = [region for region in regions if region.mask.any()]
-    age_map, months = prediction.age_map, prediction.predicted_months
-    if not regions or age_map is None or months is None:
+    saliency, months = prediction.saliency, prediction.predicted_months
+    if not regions or saliency is None or months is None:
         return []
     years = np.nan if record.reference_years is None else record.reference_years
     known = {
         "image_id": record.image_id,
-        "rows": age_map.shape[0],
-        "columns": age_map.shape[1],
+        "rows": saliency.shape[0],
+        "columns": saliency.shape[1],
         "reference_years": years,
         "error_months": months - 12.0 * years,
     }
     # Each image has a seed of its own: with the same placements on every image, their chance
     # deviation would not average out.
     seed = zlib.crc32(record.image_id.encode("utf-8", "surrogatepass"))
-    measured = measure_map(age_map, regions, find_hand(radiograph.pixels, regions), seed)
+    measured = measure_map(saliency, regions, find_hand(radiograph.pixels, regions), seed)
     return [{"region": name, **values, **known} for name, values in measured.items()]
 
 

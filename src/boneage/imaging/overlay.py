@@ -1,21 +1,28 @@
-"""A heat map over an image, with Pillow alone."""
+"""A saliency map over an image, in two colours, with Pillow alone."""
 
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from boneage.files import replacing
 
 LARGEST_SIDE = 1024
-"""Longest side of an overlay, in pixels; larger images are reduced."""
+"""Longest side of the image in a picture, in pixels; larger images are reduced."""
 
 NARROWEST = 256
-"""Least width of an overlay, in pixels, which the note needs; narrower images are enlarged."""
+"""Least width of a picture, in pixels, which its caption needs; narrower images are enlarged."""
 
-OPACITY = 0.6
+CAPTION_HEIGHT = 62
+OPACITY = 0.65
 NOTE = "Research use only, not a medical device"
+
+HIGHER = (255, 128, 0)
+"""Colour of what speaks for a higher age: orange."""
+
+LOWER = (0, 140, 255)
+"""Colour of what speaks for a lower age: blue, which is told from orange by every eye."""
 
 Map = npt.NDArray[np.floating]
 
@@ -26,38 +33,51 @@ def stretch_map(heatmap: Map, size: tuple[int, int]) -> npt.NDArray[np.float32]:
     return np.asarray(small.resize(size, Image.Resampling.BICUBIC)).clip(0.0, 1.0)
 
 
-def colour_image(radiograph: Image.Image, age_map: Map) -> Image.Image:
-    """Colour the parts of an image that support a higher age.
+def colour_image(radiograph: Image.Image, saliency: Map) -> Image.Image:
+    """Colour the parts of an image that speak for a higher age, and those for a lower one.
 
     Args:
         radiograph: 8-bit grey.
-        age_map: (h, w), what each part adds to the age; what speaks for a lower age is dark.
+        saliency: (h, w), what each part adds to the age; the strongest has the full colour.
 
     Returns:
         RGB of the same size.
     """
-    grey = np.asarray(radiograph, dtype=np.float32)[..., None]
-    evidence = age_map.clip(min=0.0)
-    heat = stretch_map(evidence / max(float(evidence.max()), 1e-9), radiograph.size)[..., None]
-    # From black over red and yellow to white.
-    colour = 255.0 * (3.0 * heat - np.arange(3.0)).clip(0.0, 1.0)
-    alpha = OPACITY * heat
-    return Image.fromarray(np.rint(grey * (1.0 - alpha) + colour * alpha).astype(np.uint8))
+    picture = np.asarray(radiograph, dtype=np.float32)[..., None]
+    strongest = max(float(np.abs(saliency).max()), 1e-9)
+    for sign, colour in ((1.0, HIGHER), (-1.0, LOWER)):
+        evidence = (sign * saliency).clip(min=0.0) / strongest
+        alpha = OPACITY * stretch_map(evidence, radiograph.size)[..., None]
+        picture = picture * (1.0 - alpha) + np.array(colour, dtype=np.float32) * alpha
+    grey = np.broadcast_to(picture, (*picture.shape[:2], 3))
+    return Image.fromarray(np.rint(grey).astype(np.uint8))
 
 
-def draw_overlay(radiograph: Image.Image, age_map: Map) -> Image.Image:
-    """Colour an image as `colour_image` does, at a convenient size and with a caption."""
+def draw_overlay(radiograph: Image.Image, saliency: Map, title: str) -> Image.Image:
+    """Colour an image as `colour_image` does, at a convenient size, above a caption.
+
+    Args:
+        radiograph: 8-bit grey.
+        saliency: See `colour_image`.
+        title: What was predicted.
+    """
     scale = max(NARROWEST / radiograph.width, min(1.0, LARGEST_SIDE / max(radiograph.size)))
-    size = (max(1, round(radiograph.width * scale)), max(1, round(radiograph.height * scale)))
-    image = colour_image(radiograph.resize(size, Image.Resampling.BILINEAR), age_map)
-    rows, columns = age_map.shape
-    text = f"evidence for a higher age, {rows} by {columns} cells\n{NOTE}"
-    ImageDraw.Draw(image).text((4, size[1] - 32), text, fill="white", stroke_width=1,
-                               stroke_fill="black")  # fmt: skip
-    return image
+    width, height = (max(1, round(side * scale)) for side in radiograph.size)
+    small = radiograph.resize((width, height), Image.Resampling.BILINEAR)
+    picture = Image.new("RGB", (width, height + CAPTION_HEIGHT))
+    picture.paste(colour_image(small, saliency))
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
+    draw.text((6, height + 4), title, "white", font)
+    x = 6
+    for colour, meaning in ((HIGHER, "for a higher age"), (LOWER, "for a lower age")):
+        draw.rectangle((x, height + 25, x + 9, height + 34), colour)
+        draw.text((x + 14, height + 22), meaning, "white", font)
+        x += 124
+    draw.text((6, height + 41), NOTE, (170, 170, 170), font)
+    return picture
 
 
-def save_overlay(path: Path, radiograph: Image.Image, age_map: Map) -> None:
-    """Write an overlay as PNG, whole or not at all."""
+def save_overlay(path: Path, radiograph: Image.Image, saliency: Map, title: str) -> None:
+    """Write a picture of `draw_overlay` as PNG, whole or not at all."""
     with replacing(path) as part:
-        draw_overlay(radiograph, age_map).save(part, format="PNG")
+        draw_overlay(radiograph, saliency, title).save(part, format="PNG")

@@ -47,7 +47,7 @@ class ImageRecord:
         path: The file.
         sex: Sex to provide to the model; None leaves it to the file.
         reference_years: Reference age, where known.
-        heatmap: File to save the age map to, or None.
+        heatmap: File to save the saliency map to, or None.
         image_id: Its id in the table of labels, or a name that no other image of the run has; by
             default the file's name without its suffix.
     """
@@ -93,7 +93,7 @@ def make_records(
         sex: Sex to provide for images that the table does not name. For an image that it names
             without a sex, the file decides.
         table: By image id, the sex ("M", "F" or None) and the reference age in years.
-        heatmaps: Folder for age maps.
+        heatmaps: Folder for saliency maps.
 
     Raises:
         BoneAgeError: If the table knows none of the images, or one of its rows fits several.
@@ -200,8 +200,9 @@ def predict_record(
     else:
         predict = partial(predictor.predict, force=True) if force else predictor.predict
         prediction = predict(radiograph, record.sex)
-        if record.heatmap is not None and prediction.age_map is not None:
-            save_overlay(record.heatmap, radiograph.to_image(), prediction.age_map)
+        if record.heatmap is not None and prediction.saliency is not None:
+            saliency = prediction.saliency
+            save_overlay(record.heatmap, radiograph.to_image(), saliency, prediction.title)
     if record.reference_years is not None:
         prediction = prediction.with_reference(record.reference_years)
     return radiograph, replace(prediction, image_id=record.image_id, image_sha256=content)

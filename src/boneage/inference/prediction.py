@@ -53,8 +53,9 @@ class Prediction:
         calibration_sha256: Fingerprint of the calibration that was applied; None for none.
         hand_finder_sha256: Fingerprint of the hand finder's file.
         boneage_version: Version of the package that made the prediction.
-        age_map: float32 (h, w), what each part of the image adds to the age, in years; None if
-            the model gives none.
+        saliency: float32 (h, w), over the whole image as it is stored: the years that each part
+            adds to the age, below 0 where it speaks for a lower one; their sum and
+            `saliency_constant_years` are the age. None if the model gives none.
     """
 
     image_id: str
@@ -76,12 +77,30 @@ class Prediction:
     calibration_sha256: str | None = None
     hand_finder_sha256: str | None = None
     boneage_version: str | None = None
-    age_map: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    saliency: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
     @property
     def status(self) -> Status:
         """`ok`; `warn`: read the reasons; `reject`: no prediction; `error`: file not readable."""
         return find_status(self.reasons)
+
+    @property
+    def saliency_constant_years(self) -> float | None:
+        """The part of the age that comes from no part of the image; None without a map."""
+        if self.saliency is None or self.predicted_years is None:
+            return None
+        return self.predicted_years - float(self.saliency.sum())
+
+    @property
+    def title(self) -> str:
+        """Age, interval and stage in a few words; empty without a prediction."""
+        words = []
+        if self.predicted_years is not None:
+            words.append(f"{self.predicted_years:.1f} years")
+        if self.predicted_low_years is not None and self.predicted_high_years is not None:
+            low, high = self.predicted_low_years, self.predicted_high_years
+            words[0] += f" ({low:.1f} to {high:.1f})"
+        return ", ".join([*words, *([self.predicted_stage] if self.predicted_stage else [])])
 
     @property
     def stage_probability(self) -> float | None:

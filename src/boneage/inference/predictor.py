@@ -46,7 +46,8 @@ class RawPrediction:
 
     Attributes:
         outputs: Of one image; years 0 without an age head.
-        age_map: As in `Prediction`.
+        age_map: float32 (h, w) over the image as it was given; its mean is the age less the age
+            from no features. None if the model gives none.
         shown: What the network was shown.
     """
 
@@ -199,7 +200,7 @@ class Predictor:
             p_child=p_child,
             p_adolescent=p_adolescent,
             p_adult=p_adult,
-            age_map=raw.age_map,
+            saliency=None if raw.age_map is None else raw.age_map / np.float32(raw.age_map.size),
         )
 
     def _add_reasons(
