@@ -125,7 +125,9 @@ def test_a_hand_without_contrast_or_burnt_out_is_warned_of(
     radiograph = Radiograph(pixels / np.float32(255.0), "7.png", "7", 8, was_inverted=False)
     placement = Affine(np.array([[38.0, 0.0, 70.0], [0.0, 38.0, 150.0]]))
     sure = np.ones(len(LANDMARKS))
-    hand = FoundHand(placement.apply(MEAN_HAND), sure, placement, 0.8, (0.0, 1.0, 0.0), 0.0)
+    counts = (0.0, 1.0, 0.0)
+    inside = np.zeros(len(LANDMARKS), bool)
+    hand = FoundHand(placement.apply(MEAN_HAND), sure, placement, 0.8, counts, 0.0, inside)
     reasons = list(check_exposure(radiograph, hand))
     assert [reason.code for reason in reasons] == ([code] if code else [])
     assert all(reason.severity is Severity.WARN for reason in reasons)
@@ -136,12 +138,15 @@ def facts() -> FinderFacts:
     return HandFinder(threads=1).facts
 
 
-def make_hand(p_none: float = 0.0, unseen: tuple[str, ...] = ()) -> FoundHand:
-    """An upright hand of which all landmarks are seen but those named."""
+def make_hand(
+    p_none: float = 0.0, unseen: tuple[str, ...] = (), *, outside: bool = True
+) -> FoundHand:
+    """An upright hand whose landmarks are all seen but those named, which may be outside."""
     placement = Affine(np.array([[38.0, 0.0, 150.0], [0.0, 38.0, 250.0]]))
     seen = np.array([0.0 if name in unseen else 0.8 for name in LANDMARKS])
     counts = (p_none, 1.0 - p_none, 0.0)
-    return FoundHand(placement.apply(MEAN_HAND), seen, placement, 0.8, counts, 0.0)
+    off = np.array([outside and name in unseen for name in LANDMARKS])
+    return FoundHand(placement.apply(MEAN_HAND), seen, placement, 0.8, counts, 0.0, off)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +168,10 @@ def test_a_hand_is_cut_off_without_its_wrist_or_fingers(
     reasons = list(check_hand(make_hand(p_none, unseen), facts))
     assert [r.code for r in reasons] == (["hand_cut_off"] if missing else [])
     assert all(f": {missing} cannot be seen" in r.message for r in reasons)
+
+
+def test_a_finger_under_another_is_not_cut_off(facts: FinderFacts) -> None:
+    assert not list(check_hand(make_hand(0.01, ("MCP2", "PIP2"), outside=False), facts))
 
 
 @pytest.mark.parametrize(

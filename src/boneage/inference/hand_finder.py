@@ -55,8 +55,6 @@ _ROUNDS = 6
 _SMALLEST_UNIT = 1.5
 """Pixels of the first look for the unit of `MEAN_HAND` below which a find is no hand."""
 
-_FINGERS = 5
-
 _MAYBE_SEVERAL = 0.0005
 """Probability of several hands from which another one is looked for."""
 
@@ -76,6 +74,7 @@ class FoundHand:
         score: How much of a hand was seen where a hand has it, in [0, 1].
         p_hands: Probabilities that the image shows no hand, one, several.
         p_inverted: Probability that bones are dark.
+        is_outside: bool (22,), whether the place of a landmark in such a hand is off the image.
     """
 
     landmarks: Points
@@ -84,6 +83,7 @@ class FoundHand:
     score: float
     p_hands: tuple[float, float, float]
     p_inverted: float
+    is_outside: npt.NDArray[np.bool_]
 
     @property
     def is_mirrored(self) -> bool:
@@ -109,14 +109,18 @@ class FoundHand:
     def find_missing(self, facts: "FinderFacts") -> str:
         """Say which part without which an age cannot be told is not seen; empty if none is.
 
-        One finger may be missing where nothing else speaks against a whole hand.
+        One finger may be missing, such as one that lies under another, but not off the image where
+        there is any doubt of a whole hand.
         """
         seen = dict(zip(LANDMARKS, self.confidence >= facts.least_confidence, strict=True))
         if not seen["carpus"] or not (seen["radius"] or seen["ulna"]):
             return "the wrist"
-        fingers = sum(seen[f"MCP{digit}"] or seen[f"PIP{digit}"] for digit in range(1, 6))
-        fewest = _FINGERS if self.p_hands[0] > facts.least_doubt else _FINGERS - 1
-        return "" if fingers >= fewest else f"{_FINGERS - fingers} of the fingers"
+        outside = dict(zip(LANDMARKS, self.is_outside, strict=True))
+        fingers = [(f"MCP{digit}", f"PIP{digit}") for digit in range(1, 6)]
+        missing = [joints for joints in fingers if not any(seen[joint] for joint in joints)]
+        is_cut = any(outside[joint] for joints in missing for joint in joints)
+        most = 0 if is_cut and self.p_hands[0] > facts.least_doubt else 1
+        return f"{len(missing)} of the fingers" if len(missing) > most else ""
 
     def place(self, aspect: float) -> Affine:
         """Give the placement once an image has its true proportions again.
@@ -146,7 +150,7 @@ class FinderFacts:
         most_unlike: Squared distance from the mean hand, whatever its aspect, up to which what was
             found is a hand.
         least_confidence: How clearly a landmark is seen that counts as being there.
-        least_doubt: Probability of no hand from which on no finger may be missing.
+        least_doubt: Probability of no hand from which on no finger may be off the image.
         sure_aspect: Logarithm of the width over the true width from which on, in either direction,
             an image counts as stretched.
         sure_aspect_of_square: The same of a square image that seems wider than it truly is.
@@ -252,6 +256,7 @@ def find_hand(network: Network, image: Image.Image) -> FoundHand:
     back = first.inverse()
     places = back.apply(points)
     inside = ((places > 0) & (places < image.size)).all(axis=1)
+    expected = back.after(placement).apply(MEAN_HAND)
     return FoundHand(
         places,
         np.where(inside, confidence, 0.0),
@@ -259,6 +264,7 @@ def find_hand(network: Network, image: Image.Image) -> FoundHand:
         score,
         tuple(float(p) for p in counts[0]),  # type: ignore[arg-type]
         float(polarity[0]),
+        ((expected <= 0) | (expected >= image.size)).any(axis=1),
     )
 
 
