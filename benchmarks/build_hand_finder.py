@@ -46,6 +46,7 @@ YOUNG_YEARS = 4.0
 
 LIMITS = {
     "least_score": 0.25,
+    "least_sure_score": 0.15,
     "most_none": 0.5,
     "most_several": 0.33,
     "most_unlike": 1000.0,

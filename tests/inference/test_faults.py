@@ -157,6 +157,7 @@ def make_hand(
         (0.01, ("MCP5", "PIP5"), "1 of the fingers"),
         (0.01, ("PIP5", "DIP5"), ""),
         (0.0, ("MCP5", "PIP5", "MCP4", "PIP4"), "2 of the fingers"),
+        (0.0, ("MCP2", "MCP3", "PIP2", "PIP3", "MCP4", "PIP4"), "3 of the fingers"),
         (0.0, ("carpus",), "the wrist"),
         (0.0, ("radius", "ulna"), "the wrist"),
         (0.0, ("ulna",), ""),
@@ -170,8 +171,22 @@ def test_a_hand_is_cut_off_without_its_wrist_or_fingers(
     assert all(f": {missing} cannot be seen" in r.message for r in reasons)
 
 
-def test_a_finger_under_another_is_not_cut_off(facts: FinderFacts) -> None:
-    assert not list(check_hand(make_hand(0.01, ("MCP2", "PIP2"), outside=False), facts))
+@pytest.mark.parametrize(("p_none", "most"), [(0.01, 1), (0.0, 2)])
+def test_fingers_under_others_are_not_cut_off(facts: FinderFacts, p_none: float, most: int) -> None:
+    for n in (1, 2, 3):
+        unseen = tuple(f"{joint}{2 + i}" for i in range(n) for joint in ("MCP", "PIP"))
+        reasons = list(check_hand(make_hand(p_none, unseen, outside=False), facts))
+        assert bool(reasons) == (n > most)
+
+
+@pytest.mark.parametrize(
+    ("score", "p_none", "is_hand"), [(0.2, 0.0, True), (0.2, 0.01, False), (0.1, 0.0, False)]
+)
+def test_a_faint_hand_counts_where_nothing_speaks_against_it(
+    facts: FinderFacts, score: float, p_none: float, is_hand: bool
+) -> None:
+    hand = replace(make_hand(p_none), score=score)
+    assert [r.code for r in check_hand(hand, facts)] == ([] if is_hand else ["no_hand"])
 
 
 @pytest.mark.parametrize(

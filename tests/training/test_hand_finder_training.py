@@ -152,7 +152,7 @@ def test_the_exported_network_finds_what_the_network_finds(
     torch.manual_seed(0)
     network = HandNetwork().eval()
     joints = [points[: len(JOINTS)].numpy().astype(float) for points in hands.points]
-    limits = (0.2, 0.5, 0.5, 500.0, 0.1, 0.001, 0.3, 0.1, 0.25, 0.7)
+    limits = (0.2, 0.1, 0.5, 0.5, 500.0, 0.1, 0.001, 0.3, 0.1, 0.25, 0.7)
     facts = FinderFacts(*limits, ShapeModel.fit(joints * 5), {"steps": [1]})
     export_finder(network, tmp_path / "finder.onnx", facts)
     finder = HandFinder(tmp_path / "finder.onnx", threads=1)

@@ -105,19 +105,22 @@ def check_hand(hand: FoundHand, facts: FinderFacts, header: Header = Header()) -
     if several > facts.most_several:
         message = "the image shows several hands; cut out one"
         yield Reason(ReasonCode.SEVERAL_HANDS, Severity.REJECT, message)
-    elif hand.score < facts.least_score or none > facts.most_none:
+    elif none > facts.most_none or not hand.is_there(facts):
         message = (
             f"no hand was found on the image (score {hand.score:.2f}, probability of no hand "
             f"{none:.0%}); expected a radiograph of one hand"
         )
         yield Reason(ReasonCode.NO_HAND, Severity.REJECT, message)
-    elif facts.shape.find_aspect(hand.landmarks[: len(JOINTS)])[1] > facts.most_unlike:
+    elif (
+        hand.is_doubtful(facts)
+        and facts.shape.find_aspect(hand.landmarks[: len(JOINTS)])[1] > facts.most_unlike
+    ):
         message = "what was found has not the shape of a whole hand: it may be cut off or covered"
         yield Reason(ReasonCode.HAND_CUT_OFF, Severity.REJECT, message)
     elif missing := hand.find_missing(facts):
         message = f"the hand is cut off or covered: {missing} cannot be seen"
         yield Reason(ReasonCode.HAND_CUT_OFF, Severity.REJECT, message)
-    elif against and none > facts.least_doubt:
+    elif against and hand.is_doubtful(facts):
         message = f"{against[0].message}, and the image does not surely show one"
         yield Reason(ReasonCode.NO_HAND, Severity.REJECT, message)
 

@@ -109,8 +109,8 @@ class FoundHand:
     def find_missing(self, facts: "FinderFacts") -> str:
         """Say which part without which an age cannot be told is not seen; empty if none is.
 
-        One finger may be missing, such as one that lies under another, but not off the image where
-        there is any doubt of a whole hand.
+        A finger may be missing, such as one that lies under another, but not off the image; one
+        more may be where there is no doubt of a whole hand.
         """
         seen = dict(zip(LANDMARKS, self.confidence >= facts.least_confidence, strict=True))
         if not seen["carpus"] or not (seen["radius"] or seen["ulna"]):
@@ -118,9 +118,19 @@ class FoundHand:
         outside = dict(zip(LANDMARKS, self.is_outside, strict=True))
         fingers = [(f"MCP{digit}", f"PIP{digit}") for digit in range(1, 6)]
         missing = [joints for joints in fingers if not any(seen[joint] for joint in joints)]
-        is_cut = any(outside[joint] for joints in missing for joint in joints)
-        most = 0 if is_cut and self.p_hands[0] > facts.least_doubt else 1
-        return f"{len(missing)} of the fingers" if len(missing) > most else ""
+        cut = [joints for joints in missing if any(outside[joint] for joint in joints)]
+        most = 1 if self.is_doubtful(facts) else 2
+        is_whole = len(missing) <= most and len(cut) < most
+        return "" if is_whole else f"{len(missing)} of the fingers"
+
+    def is_doubtful(self, facts: "FinderFacts") -> bool:
+        """Whether there is the slightest doubt that the image shows a hand."""
+        return self.p_hands[0] > facts.least_doubt
+
+    def is_there(self, facts: "FinderFacts") -> bool:
+        """Whether so much of a hand was seen that there is one."""
+        least = facts.least_score if self.is_doubtful(facts) else facts.least_sure_score
+        return self.score >= least
 
     def place(self, aspect: float) -> Affine:
         """Give the placement once an image has its true proportions again.
@@ -144,13 +154,14 @@ class FinderFacts:
     """What travels with a hand finder.
 
     Attributes:
-        least_score: Score from which there is a hand.
+        least_score: Score from which there is a hand, where there is the slightest doubt.
+        least_sure_score: The same where there is none.
         most_none: Probability of no hand up to which there is one.
         most_several: Probability of several hands up to which there is one.
         most_unlike: Squared distance from the mean hand, whatever its aspect, up to which what was
-            found is a hand.
+            found is a whole hand, where there is the slightest doubt.
         least_confidence: How clearly a landmark is seen that counts as being there.
-        least_doubt: Probability of no hand from which on no finger may be off the image.
+        least_doubt: Probability of no hand from which on there is a doubt.
         sure_aspect: Logarithm of the width over the true width from which on, in either direction,
             an image counts as stretched.
         sure_aspect_of_square: The same of a square image that seems wider than it truly is.
@@ -161,6 +172,7 @@ class FinderFacts:
     """
 
     least_score: float
+    least_sure_score: float
     most_none: float
     most_several: float
     most_unlike: float
@@ -257,6 +269,7 @@ def find_hand(network: Network, image: Image.Image) -> FoundHand:
     places = back.apply(points)
     inside = ((places > 0) & (places < image.size)).all(axis=1)
     expected = back.after(placement).apply(MEAN_HAND)
+    is_outside: npt.NDArray[np.bool_] = np.any((expected <= 0) | (expected >= image.size), axis=1)
     return FoundHand(
         places,
         np.where(inside, confidence, 0.0),
@@ -264,7 +277,7 @@ def find_hand(network: Network, image: Image.Image) -> FoundHand:
         score,
         tuple(float(p) for p in counts[0]),  # type: ignore[arg-type]
         float(polarity[0]),
-        ((expected <= 0) | (expected >= image.size)).any(axis=1),
+        is_outside,
     )
 
 

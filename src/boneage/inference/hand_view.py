@@ -53,7 +53,7 @@ def show_hand(
         preprocessing: Of the network.
     """
     image = radiograph.to_image()
-    if hand.score < finder.facts.least_score:
+    if not hand.is_there(finder.facts):
         return ShownHand(image, UPRIGHT, None)
     orientation = hand.orientation
     turned = undo_turns(hand.placement, orientation.quarter_turns, image.size)
