@@ -17,7 +17,7 @@ MODULES = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts): ast.parse(path.read_text())
     for path in sorted(SOURCE.rglob("*.py"))
 }
-NEED_TORCH = ("training.", "data.augmentation", "data.dataset", "__main__")
+NEED_TORCH = ("training.", "data.augmentation", "data.dataset", "data.film", "__main__")
 
 
 def test_all_but_training_and_its_data_set_import_without_torch() -> None:
