@@ -249,7 +249,11 @@ class Preprocessing:
         return image if self.stored_size is None else resize(image, self.stored_size)
 
     def to_array(self, image: Image.Image) -> npt.NDArray[np.float32]:
-        """Turn a reduced image into the network's input: (S, S) float32 in [0, 1]."""
+        """Turn a reduced image into the network's input: (S, S) float32 in [0, 1].
+
+        An alpha channel, such as the outline of a hand, is left out.
+        """
+        image = image.convert("L")
         if self.stretch_grey:
             image = stretch_grey(image)
         size = (self.image_size, self.image_size)

@@ -204,7 +204,7 @@ def measure_parity(checkpoint: Checkpoint, predictor: Predictor, paths: Sequence
     names, reader = predictor.contract.outputs, make_reader(checkpoint.preprocessing)
     gaps: dict[str, list[float]] = {name: [0.0] for name in OUTPUTS}
     for path in tqdm(paths, desc="compare", unit="image"):
-        image = reader.read(path).convert("L")
+        image = reader.read(path)
         grey = checkpoint.preprocessing.to_array(image)
         for sex, code in SEX_CODE.items():
             with torch.inference_mode():
