@@ -231,7 +231,7 @@ def test_an_image_is_calibrated_the_same_alone_and_among_others(fitted: Calibrat
     with_sex, _, _ = _images(5)
     outputs, low, high = fitted.apply(with_sex)
     for i in range(5):
-        one = Outputs(*(values[i : i + 1] for values in vars(with_sex).values()))
+        one = Outputs(*(v if v is None else v[i : i + 1] for v in vars(with_sex).values()))  # type: ignore[arg-type]
         alone, low_alone, high_alone = fitted.apply(one)
         found = (alone.years[0], low_alone[0], high_alone[0])
         assert found == pytest.approx((outputs.years[i], low[i], high[i]))
@@ -323,3 +323,23 @@ def test_the_coverage_to_expect_narrows_with_the_images() -> None:
 def test_the_fingerprint_changes_with_every_value(fitted: Calibration) -> None:
     assert replace(fitted).sha256 == fitted.sha256
     assert replace(fitted, temperature=fitted.temperature + 1e-9).sha256 != fitted.sha256
+
+
+def test_intervals_are_wider_far_from_the_training_images(tmp_path: Path) -> None:
+    with_sex, without_sex, truth = _images(2000)
+    rng = np.random.default_rng(5)
+    distance = rng.uniform(0.8, 3.0, len(truth))
+    off = rng.normal(0.0, 1.2, len(truth)) * (distance - 0.8)
+    known, unknown = (
+        replace(outputs, years=outputs.years + off, distance=distance)
+        for outputs in (with_sex, without_sex)
+    )
+    fitted = fit_calibration(known, unknown, truth, "abc")
+    fitted.save(tmp_path / "site.toml")
+    assert load_calibration(tmp_path / "site.toml") == fitted
+    _, low, high = fitted.apply(known)
+    width = high - low
+    assert width[distance > 2.5].mean() > 1.5 * width[distance < 1.2].mean()
+    for group in (distance > 2.5, distance < 1.2):
+        covered = (low <= truth) & (truth <= high)
+        assert covered[group].mean() == pytest.approx(0.9, abs=0.05)

@@ -10,7 +10,7 @@ import json
 import math
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,11 @@ KNOTS_YEARS = (2.0, 5.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0)
 """Ages between which the spread is interpolated."""
 
 N_FEATURES = 1 + len(KNOTS_YEARS) + 3
-"""Number of features that the spread depends on; see `spread_features`."""
+"""Number of features that the spread depends on, one more with the distance from the training
+images; see `spread_features`."""
+
+MOST_LOG_DISTANCE = 1.5
+"""Logarithm of the distance from the training images beyond which the spread grows no further."""
 
 Array = npt.NDArray[np.float64]
 
@@ -38,12 +42,14 @@ class Outputs:
         years: Age (n,) in years.
         probabilities: Of the stages (n, 3), or None without a stage head.
         p_male: Probability (n,) that the image is a boy's, or None without a sex head.
+        distance: Of the images (n,) from the training images (`measure_distance`), or None.
     """
 
     sex: Array
     years: Array
     probabilities: Array | None = None
     p_male: Array | None = None
+    distance: Array | None = None
 
 
 def join_outputs(parts: Sequence[Outputs]) -> Outputs:
@@ -55,7 +61,7 @@ def join_outputs(parts: Sequence[Outputs]) -> Outputs:
 
     if not parts:
         return Outputs(np.zeros(0), np.zeros(0))
-    return Outputs(join("sex"), join("years"), join("probabilities"), join("p_male"))
+    return Outputs(*(join(field.name) for field in fields(Outputs)))
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ class Calibration:
             probabilities = temper(probabilities, self.temperature)
         years = years.clip(min=0.0)
         low, high = (years - half).clip(min=0.0), years + half
-        return Outputs(raw.sex, years, probabilities, raw.p_male), low, high
+        return replace(raw, years=years, probabilities=probabilities), low, high
 
     @property
     def sha256(self) -> str:
@@ -137,23 +143,23 @@ class Calibration:
         Raises:
             ValueError: If a value is missing, unknown, no number, or of the wrong length.
         """
-        fields = dict(values)
+        given = dict(values)
         try:
             for name in ("known", "unknown"):
-                coefficients = tuple(float(c) for c in fields[name]["coefficients"])
-                if len(coefficients) != N_FEATURES:
+                coefficients = tuple(float(c) for c in given[name]["coefficients"])
+                if len(coefficients) not in (N_FEATURES, N_FEATURES + 1):
                     raise ValueError(f"{name} has {len(coefficients)} coefficients")
-                quantile = float(fields[name]["quantile"])
+                quantile = float(given[name]["quantile"])
                 if not all(map(math.isfinite, (quantile, *coefficients))):
                     raise ValueError(f"{name} holds what is no finite number")
-                fields[name] = Spread(coefficients, quantile)
+                given[name] = Spread(coefficients, quantile)
             for name in _NUMBERS:
-                fields[name] = float(fields[name])
-                if not math.isfinite(fields[name]):
-                    raise ValueError(f"{name} is {fields[name]}")
-            if fields["temperature"] <= 0.0:
-                raise ValueError(f"temperature is {fields['temperature']}")
-            return cls(**fields)
+                given[name] = float(given[name])
+                if not math.isfinite(given[name]):
+                    raise ValueError(f"{name} is {given[name]}")
+            if given["temperature"] <= 0.0:
+                raise ValueError(f"temperature is {given['temperature']}")
+            return cls(**given)
         except (KeyError, TypeError) as error:
             raise ValueError(f"it lacks or does not know {error}") from None
 
@@ -186,10 +192,11 @@ def spread_features(raw: Outputs) -> Array:
     """Give what the spread may depend on, all of it known without the reference.
 
     A constant, the age (hat functions between the knots), the sex, the entropy of the stage
-    probabilities, and how little the image looks like the sex that was given.
+    probabilities, how little the image looks like the sex that was given, and how far it is from
+    the training images, where the network says so.
 
     Returns:
-        (n, N_FEATURES).
+        (n, N_FEATURES), or one column more with the distance.
     """
     years = raw.years.clip(KNOTS_YEARS[0], KNOTS_YEARS[-1])
     hats = [np.interp(years, KNOTS_YEARS, row) for row in np.eye(len(KNOTS_YEARS))]
@@ -202,7 +209,10 @@ def spread_features(raw: Outputs) -> Array:
     if raw.p_male is not None:
         p_given = np.where(raw.sex > 0, raw.p_male, 1.0 - raw.p_male)
         surprise = np.where(raw.sex == 0, 0.0, -np.log(p_given.clip(1e-3)))
-    return np.stack([np.ones_like(zero), *hats, raw.sex, entropy, surprise], axis=1)
+    columns = [np.ones_like(zero), *hats, raw.sex, entropy, surprise]
+    if raw.distance is not None:
+        columns.append(np.log(raw.distance.clip(1.0)).clip(max=MOST_LOG_DISTANCE))
+    return np.stack(columns, axis=1)
 
 
 def _half_width(spread: Spread, features: Array) -> Array:

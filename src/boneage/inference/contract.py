@@ -9,12 +9,18 @@ from boneage.errors import CheckpointError, ConfigError
 from boneage.imaging.preprocess import Preprocessing
 from boneage.inference.appearance import AppearanceModel
 from boneage.inference.calibration import Calibration
+from boneage.inference.familiarity import FamiliarityModel
 
 CONTRACT_KEY = "boneage"
 """Name of the metadata entry of an ONNX file that holds its contract."""
 
-OUTPUTS = ("age_years", "stage_probabilities", "p_male", "age_map", "orientation")
+OUTPUTS = (
+    "age_years", "stage_probabilities", "p_male", "age_map", "orientation", "embedding",
+)  # fmt: skip
 """Outputs that a model may have, in their order."""
+
+
+_MEASURED: dict[str, Any] = {"appearance": AppearanceModel, "familiarity": FamiliarityModel}
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,8 @@ class Contract:
         calibration: Bias, intervals and temperature, or None if none were fitted.
         facts: Further facts: training data, figures, terms.
         appearance: What the training images look like, or None if that was not measured.
+        familiarity: How far other images lie from the training images, or None without the output
+            `embedding`.
     """
 
     preprocessing: Preprocessing
@@ -41,6 +49,7 @@ class Contract:
     calibration: Calibration | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     appearance: AppearanceModel | None = None
+    familiarity: FamiliarityModel | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -59,8 +68,11 @@ class Contract:
 
     def to_json(self) -> str:
         """Write the contract as text."""
-        appearance = None if self.appearance is None else self.appearance.to_values()
-        return json.dumps({**asdict(replace(self, appearance=None)), "appearance": appearance})
+        plain = asdict(replace(self, appearance=None, familiarity=None))
+        measured = {name: getattr(self, name) for name in _MEASURED}
+        return json.dumps(
+            plain | {name: m.to_values() for name, m in measured.items() if m is not None}
+        )
 
     @classmethod
     def from_json(cls, text: str) -> "Contract":
@@ -75,8 +87,9 @@ class Contract:
             values["outputs"] = tuple(values["outputs"])
             if values.get("calibration") is not None:
                 values["calibration"] = Calibration.from_values(values["calibration"])
-            if values.get("appearance") is not None:
-                values["appearance"] = AppearanceModel.from_values(values["appearance"])
+            for name, model in _MEASURED.items():
+                if values.get(name) is not None:
+                    values[name] = model.from_values(values[name])
             return cls(**values)
         except (ConfigError, TypeError, KeyError) as error:
             raise ValueError(str(error)) from None

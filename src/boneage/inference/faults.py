@@ -9,6 +9,7 @@ from boneage.imaging.geometry import JOINTS
 from boneage.imaging.header import Header
 from boneage.imaging.radiograph import Radiograph
 from boneage.inference.appearance import AppearanceModel, describe
+from boneage.inference.familiarity import FamiliarityModel
 from boneage.inference.hand_finder import FinderFacts, FoundHand
 from boneage.inference.quality import Reason, ReasonCode, Severity
 
@@ -156,6 +157,15 @@ def check_appearance(image: Image.Image, model: AppearanceModel | None) -> Itera
         yield Reason(ReasonCode.HEAVILY_PROCESSED, Severity.WARN, message)
     elif model.distance(description) > model.unlike_above:
         message = "the image's grey values or sharpness are unlike those of the training images"
+        yield Reason(ReasonCode.UNLIKE_TRAINING, Severity.WARN, message)
+
+
+def check_familiarity(
+    familiarity: float | None, model: FamiliarityModel | None
+) -> Iterator[Reason]:
+    """Give a reason for an image whose features lie far from the training images'."""
+    if model is not None and familiarity is not None and familiarity < model.warn_below:
+        message = f"the image is unlike the training images (familiarity {familiarity:.3f})"
         yield Reason(ReasonCode.UNLIKE_TRAINING, Severity.WARN, message)
 
 

@@ -15,8 +15,8 @@ from boneage.stages import STAGES, stage_from_years
 
 COLUMNS = (
     "image_id", "path", "sex", "predicted_years", "predicted_low_years", "predicted_high_years",
-    "predicted_months", "predicted_stage", "p_child", "p_adolescent", "p_adult", "status",
-    "reasons", "reference_years", "reference_stage", "image_sha256", "model_sha256",
+    "predicted_months", "predicted_stage", "p_child", "p_adolescent", "p_adult", "familiarity",
+    "status", "reasons", "reference_years", "reference_stage", "image_sha256", "model_sha256",
     "calibration_sha256", "hand_finder_sha256", "boneage_version", "reason_codes",
 )  # fmt: skip
 """Columns of a predictions file; those of the reference only where references are known."""
@@ -45,6 +45,8 @@ class Prediction:
         p_child: Probability of each stage; None without a stage head.
         p_adolescent: As `p_child`.
         p_adult: As `p_child`.
+        familiarity: How much the image is like those that the model learned from, 0 to 1; None if
+            the model does not tell. See `FamiliarityModel.rate`.
         reasons: Why there is no prediction, or what to know when reading it.
         reference_years: Reference age, where a table gave one.
         reference_stage: Its stage.
@@ -69,6 +71,7 @@ class Prediction:
     p_child: float | None = None
     p_adolescent: float | None = None
     p_adult: float | None = None
+    familiarity: float | None = None
     reasons: tuple[Reason, ...] = ()
     reference_years: float | None = None
     reference_stage: str | None = None

@@ -15,9 +15,11 @@ from boneage.imaging.geometry import spread_map
 from boneage.imaging.radiograph import Radiograph, Source, read_radiograph
 from boneage.inference.calibration import Calibration, Outputs, load_calibration
 from boneage.inference.contract import read_contract
+from boneage.inference.familiarity import measure_distance
 from boneage.inference.faults import (
     check_appearance,
     check_exposure,
+    check_familiarity,
     check_hand,
     check_header,
     find_faults,
@@ -197,11 +199,19 @@ class Predictor:
             predicted_high_years=high,
             predicted_months=None if years is None else 12.0 * years,
             predicted_stage=STAGES[stage],
+            familiarity=self._rate(outputs),
             p_child=p_child,
             p_adolescent=p_adolescent,
             p_adult=p_adult,
             saliency=None if raw.age_map is None else raw.age_map / np.float32(raw.age_map.size),
         )
+
+    def _rate(self, outputs: Outputs) -> float | None:
+        """Give the familiarity of an image, if the model tells it."""
+        model = self.contract.familiarity
+        if model is None or outputs.distance is None:
+            return None
+        return model.rate(float(outputs.distance[0]))
 
     def _add_reasons(
         self,
@@ -218,6 +228,7 @@ class Predictor:
             *check_header(radiograph.header),
             *check_image(radiograph, raw.shown),
             *doubts,
+            *check_familiarity(prediction.familiarity, self.contract.familiarity),
             *check_age(prediction.predicted_years),
             *check_sex(
                 radiograph,
@@ -286,6 +297,7 @@ class Predictor:
             np.zeros(1) if years is None else years,
             as_float64("stage_probabilities"),
             as_float64("p_male"),
+            measure_distance(mean["embedding"]) if "embedding" in mean else None,
         )
         return outputs, mean["age_map"][0] if "age_map" in mean else None
 
@@ -299,8 +311,9 @@ class Predictor:
             sexes: "M", "F" or None for each.
 
         Returns:
-            `age_years` (B,), `stage_probabilities` (B, 3), `p_male` (B,), `age_map` (B, h, w) and
-            `orientation` (B, 8), as far as the model has them; not calibrated.
+            `age_years` (B,), `stage_probabilities` (B, 3), `p_male` (B,), `age_map` (B, h, w),
+            `orientation` (B, 8) and `embedding` (B, K), as far as the model has them; not
+            calibrated.
 
         Raises:
             BoneAgeError: If a sex is none of those.

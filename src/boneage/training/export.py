@@ -18,11 +18,13 @@ from boneage.files import replacing
 from boneage.imaging.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from boneage.inference.calibration import Calibration
 from boneage.inference.contract import CONTRACT_KEY, OUTPUTS, Contract
+from boneage.inference.familiarity import FamiliarityModel
 from boneage.inference.hand_view import make_reader
 from boneage.inference.predictor import Predictor
 from boneage.sex import SEX_CODE
 from boneage.training.age_map import find_averaged_map
 from boneage.training.checkpoint import Checkpoint
+from boneage.training.embedding import Embedding
 from boneage.training.model import BoneAgePredictor
 
 logger = logging.getLogger(__name__)
@@ -63,8 +65,9 @@ class _Graph(nn.Module):
     imagenet_mean: torch.Tensor
     imagenet_std: torch.Tensor
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, embedding: Embedding | None = None) -> None:
         super().__init__()
+        self.embedding = embedding
         self.model = checkpoint.model.eval()
         self.register_buffer("imagenet_mean", torch.tensor(IMAGENET_MEAN)[None, :, None, None])
         self.register_buffer("imagenet_std", torch.tensor(IMAGENET_STD)[None, :, None, None])
@@ -81,6 +84,7 @@ class _Graph(nn.Module):
             "p_male": model.sex_head is not None,
             "age_map": model.age_head is not None and self._layer != (None,),
             "orientation": model.orientation_head is not None,
+            "embedding": self.embedding is not None,
         }
         return tuple(name for name, there in is_there.items() if there)
 
@@ -111,6 +115,7 @@ class _Graph(nn.Module):
             "orientation": None
             if self.model.orientation_head is None
             else self.model.orientation_head(features).softmax(dim=1),
+            "embedding": None if self.embedding is None else self.embedding(features),
         }
         return tuple(output for name in self.outputs if (output := outputs[name]) is not None)
 
@@ -133,14 +138,17 @@ def export_onnx(
     paths: Sequence[Path],
     calibration: Calibration | None = None,
     facts: Mapping[str, Any] | None = None,
+    *,
+    embedding: Embedding | None = None,
+    familiarity: FamiliarityModel | None = None,
 ) -> Parity:
     """Write a checkpoint as ONNX, and compare the two on images.
 
     The file takes `image` float32 (B, 1, S, S), grey in [0, 1], and, if the model has sex input,
     `sex` float32 (B,), +1 male, -1 female, 0 unknown. It gives `age_years` (B,),
-    `stage_probabilities` (B, 3), `p_male` (B,), `age_map` (B, h, w) and `orientation` (B, 8), as
-    far as the model has them. Its metadata hold the `Contract`. It appears under its name only
-    when the comparison has passed.
+    `stage_probabilities` (B, 3), `p_male` (B,), `age_map` (B, h, w), `orientation` (B, 8) and
+    `embedding` (B, K), as far as the model has them. Its metadata hold the `Contract`. It appears
+    under its name only when the comparison has passed.
 
     Args:
         checkpoint: A trained model.
@@ -148,6 +156,8 @@ def export_onnx(
         paths: Images to compare on, at least one.
         calibration: Fitted to this model on images of its own, or None.
         facts: Further facts for the contract, such as terms and figures.
+        embedding: Of the features of its training images, to tell an image's familiarity by.
+        familiarity: Fitted to the embedding of other images.
 
     Raises:
         BoneAgeError: If there is no image, or the outputs differ by more than 0.01 month or 0.001
@@ -159,7 +169,7 @@ def export_onnx(
         raise BoneAgeError("there is no image to compare torch and ONNX Runtime on.")
     with replacing(out) as part:
         logger.info("translating the network to ONNX")
-        _write(checkpoint, part, calibration, facts or {})
+        _write(checkpoint, part, calibration, facts or {}, embedding, familiarity)
         logger.info("comparing it with the checkpoint on %d images", len(paths))
         parity = measure_parity(checkpoint, Predictor(part, threads=1), paths)
         if not (parity.months <= MAX_MONTHS and parity.probability <= MAX_PROBABILITY):
@@ -201,7 +211,7 @@ def load_exported(model: BoneAgePredictor, path: Path) -> None:
 def measure_parity(checkpoint: Checkpoint, predictor: Predictor, paths: Sequence[Path]) -> Parity:
     """Compare torch's and ONNX Runtime's outputs for the same images, with and without the sex."""
     graph = _Graph(checkpoint)
-    names, reader = predictor.contract.outputs, make_reader(checkpoint.preprocessing)
+    reader = make_reader(checkpoint.preprocessing)
     gaps: dict[str, list[float]] = {name: [0.0] for name in OUTPUTS}
     for path in tqdm(paths, desc="compare", unit="image"):
         image = reader.read(path)
@@ -210,7 +220,7 @@ def measure_parity(checkpoint: Checkpoint, predictor: Predictor, paths: Sequence
             with torch.inference_mode():
                 expected = graph(torch.from_numpy(grey)[None, None], torch.tensor([code]))
             outputs = predictor.run(grey[None], [sex])
-            for name, tensor in zip(names, expected, strict=True):
+            for name, tensor in zip(graph.outputs, expected, strict=True):
                 gaps[name].append(float(np.abs(tensor.numpy() - outputs[name]).max()))
     # numpy's max, unlike Python's, lets a NaN through, which then fails the comparison.
     return Parity(
@@ -233,6 +243,8 @@ def _write(
     path: Path,
     calibration: Calibration | None,
     facts: Mapping[str, Any],
+    embedding: Embedding | None,
+    familiarity: FamiliarityModel | None,
 ) -> None:
     import onnx
 
@@ -242,7 +254,7 @@ def _write(
             f"the checkpoint's preprocessing has {tta}, its network {checkpoint.model.tta}; "
             "expected the same. Make both from one recipe."
         )
-    graph = _Graph(checkpoint)
+    graph = _Graph(checkpoint, embedding)
     example = {"image": torch.zeros(2, 1, recipe.image_size, recipe.image_size)}
     if recipe.sex_input:
         example["sex"] = torch.zeros(2)
@@ -276,6 +288,7 @@ def _write(
         {**checkpoint.provenance, "graph_sha256": fingerprint},
         calibration,
         dict(facts),
+        familiarity=familiarity,
     )
     onnx.helper.set_model_props(model, {CONTRACT_KEY: contract.to_json()})
     path.write_bytes(model.SerializeToString())
