@@ -166,8 +166,8 @@ def test_a_row_has_the_agreed_columns() -> None:
     assert ", ".join(COLUMNS) == (
         "image_id, path, sex, predicted_years, predicted_low_years, predicted_high_years, "
         "predicted_months, predicted_stage, p_child, p_adolescent, p_adult, familiarity, "
-        "status, reasons, reference_years, reference_stage, image_sha256, model_sha256, calibration_sha256, "
-        "hand_finder_sha256, boneage_version, reason_codes"
+        "status, reasons, reference_years, reference_stage, image_sha256, model_sha256, "
+        "calibration_sha256, hand_finder_sha256, boneage_version, reason_codes"
     )
     reasons = (
         Reason(ReasonCode.INVERTED, Severity.WARN, "one"),
