@@ -50,14 +50,15 @@ def test_every_perturbation_has_a_name_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("each", PERTURBATIONS, ids=lambda p: f"{p.family} {p.level}")
-def test_a_perturbation_changes_the_image_or_the_sex_and_keeps_size_and_mode(
+def test_a_perturbation_changes_the_image_or_the_sex_and_keeps_the_mode(
     each: Perturbation, image: Image.Image, grey: Grey
 ) -> None:
     before = grey.copy()
     changed = each.change(image)
     is_quarter_turn = each.level in ("90°", "270°")
     assert changed.mode == "L"
-    assert changed.size == (image.size[::-1] if is_quarter_turn else image.size)
+    if each.family not in ("field", "padding", "aspect", "screenshot"):
+        assert changed.size == (image.size[::-1] if is_quarter_turn else image.size)
     is_same = np.array_equal(np.asarray(changed), grey) if changed.size == image.size else False
     assert is_same == (each.sex is not None)
     np.testing.assert_array_equal(np.asarray(each.change(image)), np.asarray(changed))
@@ -191,3 +192,40 @@ def test_a_border_is_black_and_leaves_what_is_inside(
     inside = (slice(y, grey.shape[0] - y), slice(x, grey.shape[1] - x))
     np.testing.assert_array_equal(changed[inside], grey[inside])
     assert changed.sum() == grey[inside].sum()
+
+
+@pytest.mark.parametrize(
+    ("family", "level", "factors"),
+    [("field", "2 by 2", (2.0, 2.0)), ("field", "2 by 1", (2.0, 1.0)),
+     ("aspect", "1.2 times as wide", (1.2, 1.0))],
+)  # fmt: skip
+def test_a_field_or_aspect_changes_the_size(
+    family: str, level: str, factors: tuple[float, float]
+) -> None:
+    image = Image.new("L", (60, 80), 90)
+    changed = find(family, level).change(image)
+    assert changed.size == (round(60 * factors[0]), round(80 * factors[1]))
+
+
+def test_padding_and_stretching_end_in_a_square() -> None:
+    image = Image.new("L", (60, 80), 90)
+    black, white = (find("padding", f"to a square, {c}").change(image) for c in ("black", "white"))
+    assert black.size == white.size == find("aspect", "to a square").change(image).size == (80, 80)
+    assert (black.getpixel((0, 0)), white.getpixel((0, 0))) == (0, 255)
+    assert black.getpixel((40, 40)) == white.getpixel((40, 40)) == 90
+
+
+def test_a_print_darkens_soft_tissue_and_processing_raises_local_contrast() -> None:
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (64, 1))
+    printed = np.asarray(find("print", "threshold 0.5, grain 6%").change(Image.fromarray(ramp)))
+    assert printed[:, 60:80].mean() < 0.5 * ramp[:, 60:80].mean()
+    assert printed[:, 200:].mean() > 235
+    step = np.full((100, 100), 100, np.uint8)
+    step[:, 50:] = 110
+
+    def contrast(level: str) -> int:
+        changed = np.asarray(find("processing", level).change(Image.fromarray(step)), dtype=int)
+        return int(np.abs(np.diff(changed, axis=1)).max())
+
+    assert contrast("sharpened by 300%") > contrast("sharpened by 150%") > 10
+    assert contrast("evened out by 60%") > 10

@@ -2,7 +2,8 @@
 
 Most families are those of Santomartino et al., Radiology AI 2024 (doi 10.1148/ryai.230240). The
 others are what may happen to an image before it is read: noise, blur, compression, a marker, a
-collimation border, a wrong sex.
+collimation border, another field, lost proportions, a viewer's window, processing, a print, a wrong
+sex.
 """
 
 import io
@@ -141,6 +142,84 @@ def _blacken_border(proportion: float) -> Change:
     return change
 
 
+def _enlarge_field(across: float, down: float, grey: int = 0) -> Change:
+    """Put an image in the middle of a field that is larger by two factors."""
+
+    def change(image: Image.Image) -> Image.Image:
+        size = (round(across * image.width), round(down * image.height))
+        field = Image.new("L", size, grey)
+        field.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+        return field
+
+    return change
+
+
+def _pad_to_square(grey: int) -> Change:
+    def change(image: Image.Image) -> Image.Image:
+        side = max(image.size)
+        return _enlarge_field(side / image.width, side / image.height, grey)(image)
+
+    return change
+
+
+def _stretch(factor: float | None) -> Change:
+    """Change the width by a factor; None stretches to a square."""
+
+    def change(image: Image.Image) -> Image.Image:
+        width = image.height if factor is None else round(factor * image.width)
+        return image.resize((width, image.height), Image.Resampling.BILINEAR)
+
+    return change
+
+
+def _take_screenshot(image: Image.Image) -> Image.Image:
+    """Show an image in a viewer's window, with a grey bar of tools and a line of text."""
+    size = (round(1.9 * image.width), round(1.3 * image.height))
+    window = Image.new("L", size, 40)
+    pen = ImageDraw.Draw(window)
+    bar = round(0.08 * size[1])
+    pen.rectangle((0, 0, size[0], bar), 200)
+    pen.text((bar, bar // 3), "File  View  Window", 20)
+    pen.rectangle((0, bar, round(0.2 * size[0]), size[1]), 90)
+    window.paste(image, (round(0.35 * size[0]), bar + (size[1] - bar - image.height) // 2))
+    return window
+
+
+def _sharpen(percent: int) -> Change:
+    def change(image: Image.Image) -> Image.Image:
+        return image.filter(ImageFilter.UnsharpMask(max(1.0, 0.008 * image.height), percent, 0))
+
+    return change
+
+
+def _even_out(strength: float) -> Change:
+    """Bring the contrast of each neighbourhood near that of the others, as viewers do."""
+
+    def change(image: Image.Image) -> Image.Image:
+        blur = ImageFilter.BoxBlur(max(2.0, 0.06 * image.height))
+        grey = np.asarray(image, dtype=np.float64)
+        mean = np.asarray(image.filter(blur), dtype=np.float64)
+        distance = Image.fromarray(np.abs(grey - mean).clip(0, 255).astype(np.uint8))
+        spread = np.asarray(distance.filter(blur), dtype=np.float64)
+        even = 128.0 + 32.0 * (grey - mean) / (spread + 4.0)
+        mixed = (1.0 - strength) * grey + strength * even
+        return Image.fromarray(np.rint(mixed.clip(0, 255)).astype(np.uint8))
+
+    return change
+
+
+def _print_plate(threshold: float, grain: float) -> Change:
+    """Darken soft tissue and brighten bone by a steep curve, and add grain, as a print does."""
+
+    def change(image: Image.Image) -> Image.Image:
+        curve = _map_grey(lambda grey: 1.0 / (1.0 + np.exp(-9.0 * (grey - threshold))))
+        low, high = np.percentile(np.asarray(image), (1, 99))
+        full = _map_grey(lambda grey: (255.0 * grey - low) / max(high - low, 1.0))(image)
+        return _noise(grain)(curve(full))
+
+    return change
+
+
 def _flip(direction: Image.Transpose) -> Change:
     return lambda image: image.transpose(direction)
 
@@ -164,6 +243,18 @@ PERTURBATIONS = (
     *(Perturbation("JPEG", f"quality {q}", _compress(q)) for q in (75, 40, 20)),
     Perturbation("marker", "added", _add_marker),
     *(Perturbation("border", f"{100 * b:.0f}%", _blacken_border(b)) for b in (0.03, 0.06)),
+    *(Perturbation("field", f"{a:g} by {d:g}", _enlarge_field(a, d))
+      for a, d in ((1.5, 1.5), (2.0, 2.0), (2.0, 1.0))),
+    Perturbation("padding", "to a square, black", _pad_to_square(0)),
+    Perturbation("padding", "to a square, white", _pad_to_square(255)),
+    *(Perturbation("aspect", level, _stretch(factor))
+      for level, factor in (("to a square", None), ("1.2 times as wide", 1.2))),
+    Perturbation("screenshot", "", _take_screenshot),
+    *(Perturbation("processing", f"sharpened by {p}%", _sharpen(p)) for p in (150, 300)),
+    *(Perturbation("processing", f"evened out by {100 * e:.0f}%", _even_out(e))
+      for e in (0.3, 0.6)),
+    *(Perturbation("print", f"threshold {t:g}, grain {100 * g:.0f}%", _print_plate(t, g))
+      for t, g in ((0.35, 0.03), (0.5, 0.06))),
     Perturbation("sex", "wrong", keep, "wrong"),
     Perturbation("sex", "unknown", keep, "unknown"),
 )  # fmt: skip
