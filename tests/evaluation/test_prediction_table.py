@@ -77,10 +77,10 @@ def test_our_own_predictions_go_in_as_they_are_and_what_has_no_prediction_is_cou
     path: Path,
 ) -> None:
     text = ",".join(COLUMNS) + "\n"
-    text += "1,a/1.png,M,1.04,0.5,2,12.48,Child,0.9,0.1,0,ok,,1.0,Child\n"
-    text += "2,a/2.png,F,18.5,17,20,222,Adolescent,0,0.6,0.4,warn,odd,17.9,Adolescent\n"
-    text += "3,a/3.png,,,,,,,,,,reject,small,9,Child\n"
-    text += "4,a/4.png,,9,8,10,108,Child,1,0,0,ok,,,\n"
+    text += "1,a/1.png,M,1.04,0.5,2,12.48,Child,0.9,0.1,0,0.8,ok,,1.0,Child\n"
+    text += "2,a/2.png,F,18.5,17,20,222,Adolescent,0,0.6,0.4,0.1,warn,odd,17.9,Adolescent\n"
+    text += "3,a/3.png,,,,,,,,,,,reject,small,9,Child\n"
+    text += "4,a/4.png,,9,8,10,108,Child,1,0,0,,ok,,,\n"
     found = read(path, text)
     assert found.table["image_id"].tolist() == ["1", "2"]
     assert found.table["predicted_low_years"].tolist() == [0.5, 17.0]
@@ -89,7 +89,7 @@ def test_our_own_predictions_go_in_as_they_are_and_what_has_no_prediction_is_cou
     assert found.has_stage
     assert (found.n_unanswered, found.n_without_reference) == (1, 1)
     # Those of a model without intervals and stages too.
-    found = read(path, ",".join(COLUMNS) + "\n1,a/1.png,M,1.04,,,12.48,Child,,,,ok,,1.0,Child\n")
+    found = read(path, ",".join(COLUMNS) + "\n1,a/1.png,M,1.04,,,12.48,Child,,,,,ok,,1.0,Child\n")
     assert not {"predicted_low_years", "p_child"} & set(found.table)
 
 
