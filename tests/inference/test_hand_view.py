@@ -81,6 +81,10 @@ def test_the_spacing_of_the_pixels_decides_the_proportions(
     for spacing, aspect in (((0.2, 0.2), 1.0), ((0.3, 0.2), 1.5)):
         stated = replace(radiograph, header=Header(pixel_spacing_mm=spacing))
         assert find_aspect(stated, found, reader.finder) == pytest.approx(aspect)
+    absurd = replace(radiograph, header=Header(pixel_spacing_mm=(9.0, 0.1)))
+    assert find_aspect(absurd, found, reader.finder) == find_aspect(
+        radiograph, found, reader.finder
+    )
 
 
 @pytest.mark.parametrize(("crop", "is_view"), [("none", False), ("unusual", False), ("hand", True)])

@@ -16,6 +16,9 @@ from boneage.inference.hand_finder import FoundHand, HandFinder
 FAR = 1.25
 """Factor on the limits of the usual field beyond which a hand lies far from it."""
 
+MOST_OBLONG = 2.0
+"""Ratio of the spacings of rows and columns beyond which a header cannot be meant."""
+
 
 @dataclass(frozen=True)
 class ShownHand:
@@ -74,13 +77,13 @@ def show_hand(
 def find_aspect(radiograph: Radiograph, hand: FoundHand, finder: HandFinder) -> float:
     """Give the width of an image over its true width, the height counting as true.
 
-    A DICOM file states the spacing of its pixels. Else the joints of the hand tell, where they
+    A DICOM file states the spacing of its pixels, which counts unless it cannot be meant. Else the joints of the hand tell, where they
     tell it surely; of exactly square images, most of which were stretched to a square, half as
     much is enough.
     """
-    spacing = radiograph.header.pixel_spacing_mm
-    if spacing is not None:
-        return spacing[0] / spacing[1]
+    row, column = radiograph.header.pixel_spacing_mm or (0.0, 1.0)
+    if 1.0 / MOST_OBLONG <= row / column <= MOST_OBLONG:
+        return row / column
     facts = finder.facts
     estimate = np.log(facts.shape.find_aspect(hand.landmarks[: len(JOINTS)])[0])
     height, width = radiograph.pixels.shape
