@@ -70,6 +70,13 @@ def test_only_a_squeezed_image_has_its_proportions_corrected(
     shown = show_hand(radiograph, found, reader.finder, HAND)
     assert shown.aspect == pytest.approx(1.0 / true if squeezed else 1.0, rel=0.12)
     assert (shown.aspect == 1.0) == (not squeezed)
+    sideways = read_radiograph(
+        np.ascontiguousarray(np.rot90(np.asarray(image.resize(size)))), "never"
+    )
+    found = reader.finder.find(sideways.to_image())
+    aspect = find_aspect(sideways, found, reader.finder)
+    assert aspect == pytest.approx(true if squeezed else 1.0, rel=0.12)
+    assert (aspect == 1.0) == (not squeezed)
 
 
 def test_the_spacing_of_the_pixels_decides_the_proportions(

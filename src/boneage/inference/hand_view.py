@@ -77,9 +77,9 @@ def show_hand(
 def find_aspect(radiograph: Radiograph, hand: FoundHand, finder: HandFinder) -> float:
     """Give the width of an image over its true width, the height counting as true.
 
-    A DICOM file states the spacing of its pixels, which counts unless it cannot be meant. Else the joints of the hand tell, where they
-    tell it surely; of exactly square images, most of which were stretched to a square, half as
-    much is enough.
+    A DICOM file states the spacing of its pixels, which counts unless it cannot be meant. Else the
+    joints of the hand tell, where they tell it surely. Most exactly square images were stretched to
+    a square across the hand, so of these less is enough.
     """
     row, column = radiograph.header.pixel_spacing_mm or (0.0, 1.0)
     if 1.0 / MOST_OBLONG <= row / column <= MOST_OBLONG:
@@ -87,8 +87,9 @@ def find_aspect(radiograph: Radiograph, hand: FoundHand, finder: HandFinder) -> 
     facts = finder.facts
     estimate = np.log(facts.shape.find_aspect(hand.landmarks[: len(JOINTS)])[0])
     height, width = radiograph.pixels.shape
-    if height == width and estimate > facts.sure_aspect_of_square:
-        known = facts.usual_aspect_of_square
+    across = -1.0 if hand.orientation.quarter_turns % 2 else 1.0  # a hand may lie on its side
+    if height == width and across * estimate > facts.sure_aspect_of_square:
+        known = across * facts.usual_aspect_of_square
         return float(np.exp(known + facts.aspect_gain * (estimate - known)))
     return float(np.exp(estimate)) if abs(estimate) > facts.sure_aspect else 1.0
 
