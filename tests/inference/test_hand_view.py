@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from boneage.config import Crop, ImageSettings
-from boneage.imaging.geometry import HAND_VIEW
+from boneage.imaging.geometry import HAND_LENGTH, HAND_VIEW, LANDMARKS, Affine, render
 from boneage.imaging.header import Header
 from boneage.imaging.preprocess import Preprocessing
 from boneage.imaging.radiograph import read_radiograph
@@ -54,6 +54,62 @@ def test_the_view_of_a_hand_is_the_same_however_the_hand_lies(
     assert found.shape == (160, 160)
     inner = (slice(20, 140), slice(20, 140))  # what lies outside the image is the border's grey
     assert np.corrcoef(expected[inner].ravel(), found[inner].ravel())[0, 1] > 0.95
+
+
+def find_places(
+    reader: HandReader, image: Image.Image, truth: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Where the view shows what lies at known places of an image."""
+    radiograph = read_radiograph(np.asarray(image), "never")
+    found = reader.finder.find(radiograph.to_image())
+    shown = show_hand(radiograph, found, reader.finder, HAND)
+    assert shown.to_view is not None
+    return shown.to_view.apply(truth)
+
+
+def move(degrees: float, scale: float, size: tuple[int, int], *, mirrored: bool) -> Affine:
+    """Rotate, scale and mirror about the middle, into a square field of one and a half its size."""
+    angle, middle = np.radians(degrees), np.array(size) / 2
+    sign = -1.0 if mirrored else 1.0
+    turn = np.array([[np.cos(angle) * sign, -np.sin(angle)],
+                     [np.sin(angle) * sign, np.cos(angle)]])  # fmt: skip
+    to = 0.75 * scale * max(size) - scale * turn @ middle
+    return Affine(np.column_stack([scale * turn, to]))
+
+
+@pytest.mark.parametrize(
+    ("degrees", "scale", "mirrored"),
+    [(30, 1.0, False), (-70, 1.0, False), (111, 1.0, True), (170, 1.0, False), (0, 1.0, True),
+     (10, 0.3, False), (-40, 0.5, True), (20, 2.0, False), (200, 2.0, True)],
+)  # fmt: skip
+@pytest.mark.parametrize("months", [60.0, 120.0, 190.0])
+def test_a_phantom_comes_back_to_the_same_view_within_2_percent_of_its_length(
+    reader: HandReader, months: float, degrees: float, scale: float, mirrored: bool
+) -> None:
+    drawn = draw_image(months, "M", np.random.default_rng(int(months)), height=500)
+    image, truth = Image.fromarray(drawn.image), np.array([drawn.landmarks[n] for n in LANDMARKS])
+    length = HAND_LENGTH * HAND.view.unit * HAND.view_height
+    expected = find_places(reader, image, truth)
+    to_field = move(degrees, scale, image.size, mirrored=mirrored)
+    side = round(1.5 * scale * max(image.size))
+    field = render(image, to_field, (side, side))
+    found = find_places(reader, field, to_field.apply(truth))
+    assert np.hypot(*(found - expected).T).mean() < 0.02 * length
+
+
+@pytest.mark.parametrize("grey", [255, 90])
+def test_a_frame_or_a_window_around_a_phantom_does_not_move_its_view(
+    hand: npt.NDArray[np.uint8], reader: HandReader, grey: int
+) -> None:
+    image, corner = Image.fromarray(hand), (170, 60)
+    places = np.stack(np.meshgrid([50.0, 150.0, 250.0], [60.0, 200.0, 340.0]), axis=-1)
+    truth = places.reshape(-1, 2)
+    window = Image.new("L", (image.width + 260, image.height + 110), grey)
+    ImageDraw.Draw(window).text((20, 20), "File  View  Window", 10)
+    window.paste(image, corner)
+    length = HAND_LENGTH * HAND.view.unit * HAND.view_height
+    moved = find_places(reader, window, truth + corner) - find_places(reader, image, truth)
+    assert np.hypot(*moved.T).mean() < 0.02 * length
 
 
 @pytest.mark.parametrize("squeezed", [False, True])
