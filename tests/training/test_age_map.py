@@ -54,6 +54,14 @@ def test_training_on_the_loss_empties_the_map_outside(model: BoneAgePredictor) -
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_looking_for_the_map_changes_nothing_of_the_network(model: BoneAgePredictor) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    OutlineLoss(model, 64)
+    assert all(module.training for module in model.modules())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 def test_a_map_that_no_batch_made_is_not_measured(model: BoneAgePredictor) -> None:
     measure = OutlineLoss(model, 64)
     model.eval().features(torch.rand(2, 3, 64, 64))

@@ -78,9 +78,8 @@ class _Transform:
         if self.recipe.stretch_grey:
             image = stretch_grey(image)
         if not self.is_augmented:
-            return normalise(_to_tensor(resize(image, size)))[0], _to_tensor(resize(outline, size))[
-                0
-            ]
+            grey, hand = (_to_tensor(resize(layer, size)) for layer in (image, outline))
+            return normalise(grey)[0], hand[0]
         augmentation = Augmentation.draw(self.recipe, [None])
         look = FilmLook.draw(self.recipe, [None])
         if augmentation.early_rotation.any():

@@ -12,18 +12,23 @@ from boneage.training.model import BoneAgePredictor
 
 @torch.inference_mode()
 def find_averaged_map(model: BoneAgePredictor, size: int) -> nn.Module | None:
-    """Find the layer whose map has the features as its means; None if there is no such layer."""
+    """Find the layer whose map has the features as its means; None if there is no such layer.
+
+    The network is run for it in evaluation mode, so that nothing of it changes.
+    """
+    backbone, was_training = model.backbone, model.training
+    backbone.eval()
+    maps: list[torch.Tensor] = []
     try:
-        layer = last_feature_map(model.backbone, size)
+        layer = last_feature_map(backbone, size)
+        hook = layer.register_forward_hook(lambda m, inputs, output: maps.append(output.clone()))
+        noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+        features = backbone(noise.to(next(backbone.parameters()).device))
+        hook.remove()
     except ConfigError:
         return None
-    maps: list[torch.Tensor] = []
-    hook = layer.register_forward_hook(lambda module, inputs, output: maps.append(output.clone()))
-    try:
-        noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-        features = model.backbone(noise)
     finally:
-        hook.remove()
+        backbone.train(was_training)
     means = maps[0].mean(dim=(2, 3))
     is_mean = means.shape == features.shape and torch.allclose(means, features, 1e-4, 1e-5)
     return layer if is_mean else None

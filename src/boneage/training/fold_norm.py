@@ -1,7 +1,7 @@
 """Batch normalisation folded into the convolutions before it, to fine-tune a network faster.
 
-The statistics stay those of the initial weights. About a third of the time of a training step on a
-CPU goes into computing them anew, and in batches of mixed looks they are noisy.
+The statistics stay those of the initial weights. A fifth to a quarter of the time of a training
+step on a CPU goes into computing them anew, and in batches of mixed looks they are noisy.
 """
 
 import torch
