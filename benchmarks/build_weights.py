@@ -1,21 +1,19 @@
 """Build the weights in the package, and every published figure of them, from the real images.
 
-    python benchmarks/build_weights.py DATA --init WEIGHTS
-    python benchmarks/build_weights.py DATA --measure  # only the figures, not the weights
+    python benchmarks/build_weights.py DATA LARGER --init WEIGHTS --work FOLDER
+    python benchmarks/build_weights.py DATA LARGER --measure  # only the figures, not the weights
 
-DATA is the raw folder of the RSNA images (here: the public copy at 100x100 px), WEIGHTS the
-ImageNet weights of tf_efficientnet_lite0 (docs/experiments.md says where they come from). The
-recipe is configs/boneage.toml. An interrupted build continues where it stopped.
+The training is that of train_weights.py, with the same arguments; an interrupted build continues
+where it stopped. Images are predicted from their files, the larger copy where there is one.
 
-One half of the validation images chose among recipes, the other half calibrates. A quarter of the
-training images calibrates too: an auxiliary (cross-fit) model, trained without them, predicts them.
-The test images are predicted once, after both models are trained.
+One half of the validation images chose among recipes, the other half calibrates: as the images are,
+and in the looks of the training, from which is learned how the error grows with the distance from
+the training images. The test images are predicted once, after that.
 """
 
 import argparse
 import json
-import tomllib
-from collections.abc import Sequence
+import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,13 +22,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pandas as pd
-from sklearn.model_selection import StratifiedKFold
+import torch
 from tqdm import tqdm
+from train_weights import OTHERS, cut_views, read_recipe, train
 
-from boneage.config import Paths, Recipe
+from boneage.config import Recipe
+from boneage.data.dataset import BoneAgeDataset, get_transforms
 from boneage.data.labels import find_images, find_labels, match_images, read_labels
-from boneage.data.processed import preprocess_folder
-from boneage.data.split import read_split, split_samples, split_sha256
+from boneage.evaluation.bootstrap import mean_estimate
 from boneage.evaluation.evaluate import evaluate_table
 from boneage.evaluation.plots import (
     plot_calibration,
@@ -39,21 +38,22 @@ from boneage.evaluation.plots import (
     save_figure,
 )
 from boneage.files import replacing, save_text
+from boneage.imaging.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from boneage.inference.batch import ImageRecord, predict_images, predict_raw_twice
-from boneage.inference.calibration import Calibration, join_outputs
+from boneage.inference.calibration import Calibration, Outputs, join_outputs
 from boneage.inference.calibration_fit import fit_calibration
 from boneage.inference.contract import CONTRACT_KEY
-from boneage.inference.predictor import Predictor
+from boneage.inference.familiarity import FamiliarityModel
+from boneage.inference.predictor import Predictor, make_outputs
 from boneage.inference.quality import ReasonCode
 from boneage.inference.registry import find_model
 from boneage.phantom.cohort import write_cohort
-from boneage.training.checkpoint import BEST, LAST, load_checkpoint
+from boneage.training.checkpoint import BEST, Checkpoint, load_checkpoint
+from boneage.training.embedding import Embedding
 from boneage.training.export import export_onnx
-from boneage.training.samples import choose_training, load_samples
-from boneage.training.workflows import train_model
+from boneage.training.samples import choose_training
 
 ROOT = Path(__file__).parent.parent
-RECIPE = ROOT / "configs" / "boneage.toml"
 RESULTS = ROOT / "docs" / "results" / "boneage.json"
 IMAGES = ROOT / "docs" / "images"
 
@@ -64,202 +64,204 @@ TERMS = (
 )
 DATA = (
     "11,111 of the 12,611 RSNA 2017 training radiographs, in a public copy reduced to 100×100 px "
-    "by nearest-neighbour sampling; the training part of a 70/15/15 split, and synthetic images."
+    "by nearest-neighbour sampling, 1,052 of them at up to 640 px besides; the training part of a "
+    "70/15/15 split, and synthetic images."
 )
 SYNTHETIC_IMAGES, SYNTHETIC_SEED = 300, 5
-FOLDS = 4
-"""Parts into which the training images are cut; the auxiliary model leaves out the first."""
-
 PARITY_IMAGES = 100
+
+EMBEDDED_IMAGES = 3000
+"""Training images whose features the familiarity is measured against, in the training's looks."""
+
+LOOKS = 3
+"""Looks of each calibration image."""
+
+WARNED = 0.01
+"""Proportion of images like the training images that are warned of as unlike them."""
 
 
 def main() -> None:
-    """Train if that is not done yet, then calibrate, measure, export."""
+    """Train if that is not done yet, then calibrate, export, measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("--init", default="imagenet")
-    parser.add_argument("--processed", type=Path, default=Path("data/processed100"))
-    parser.add_argument("--output", type=Path, default=Path("output/boneage"))
+    parser.add_argument("larger", type=Path)
+    parser.add_argument("--init", type=Path)
+    parser.add_argument("--work", type=Path, default=Path("output/weights"))
     parser.add_argument("--measure", action="store_true", help="only measure the weights again")
-    arguments = parser.parse_args()
-    settings = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
-    paths = Paths(
-        data=arguments.data,
-        processed=arguments.processed,
-        use_processed=settings.pop("use_processed"),
-        output=arguments.output,
-    )
-    recipe = Recipe(**settings, init=arguments.init)
-    if arguments.measure:
-        measure_again(paths, recipe)
-        return
-    preprocess_folder(find_images(paths.data), paths.processed, recipe)
-    train(paths, recipe)
-    auxiliary = replace(paths, output=paths.output / "fold0")
-    train(auxiliary, replace(recipe, split_sha256=None), write_fold(paths, recipe, 0))
-    build(paths, recipe, auxiliary)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    first, second = read_recipe("views-pretraining"), read_recipe("views")
+    samples = cut_views(options.data, options.larger, options.work, second)
+    if not options.measure:
+        train(samples, first, options.work / "first", options.init, others=None)
+        start = options.work / "first" / BEST
+        train(samples, second, options.work / "second", start, others=OTHERS)
+        build(load_checkpoint(options.work / "second" / BEST), samples, options.work)
+    measure(samples)
 
 
-def train(paths: Paths, recipe: Recipe, split: Path | None = None) -> None:
-    """Train up to the recipe's last epoch, unless that is done; no test image is predicted."""
-    if not is_trained(paths, recipe):
-        is_begun = (paths.output / LAST).is_file()
-        train_model(paths, recipe, split=split, resume=is_begun, evaluated=("val",))
-
-
-def write_fold(paths: Paths, recipe: Recipe, fold: int) -> Path:
-    """Write the split of a model that leaves out a quarter of the training images, as its "val".
-
-    It trains on the validation images in their place. The recipe selects the last epoch, so
-    nothing is chosen on the images left out.
-    """
-    samples, _ = load_samples(replace(paths, use_processed=False), recipe)
-    samples["split"] = read_split(paths.output / "split.csv", samples)
-    training = choose_training(samples, recipe)
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=recipe.seed)
-    _, left_out = list(folds.split(training, training["stage"]))[fold]
-    samples.loc[samples["split"] == "val", "split"] = "train"
-    samples.loc[training.index[left_out], "split"] = "val"
-    split = paths.output / f"fold{fold}.csv"
-    save_text(split, samples[["image_id", "split"]].to_csv(index=False, lineterminator="\n"))
-    return split
-
-
-def is_trained(paths: Paths, recipe: Recipe) -> bool:
-    """Whether the output folder holds the recipe's finished run.
-
-    Raises:
-        SystemExit: If it holds the run of another recipe.
-    """
-    if not (paths.output / "metrics_val.json").is_file():
-        return False
-    found = load_checkpoint(paths.output / BEST).recipe
-    if replace(found, init="") != replace(recipe, init=""):  # a path, which may differ
-        raise SystemExit(f"{paths.output} holds a run of another recipe; pass another --output")
-    return True
-
-
-def fit(networks: Sequence[tuple[Path, pd.DataFrame]]) -> tuple[Calibration, dict[str, Any]]:
-    """Calibrate the first model on the predictions of each for images that it was not trained on.
-
-    This assumes that models of one recipe make errors alike on new images.
-
-    Args:
-        networks: The exported file of each model, and its images.
-
-    Returns:
-        The calibration, and figures: the raw error of each model on its images, and the width in
-        months of the constant interval with the same coverage.
-    """
-    outputs: list[list[Any]] = []
-    figures = []
-    for model, samples in networks:
-        *predicted, broken = predict_raw_twice(Predictor(model, threads=1), make_images(samples))
-        if broken:
-            raise SystemExit(f"{len(broken)} images cannot be read, the first: {broken.popitem()}")
-        outputs.append(predicted)
-        error = 12.0 * (predicted[0].years - predicted[2])
-        of_sex = {"all": error, "M": error[predicted[0].sex > 0], "F": error[predicted[0].sex < 0]}
-        figures.append(
-            {
-                sex: {
-                    "n": len(errors),
-                    "mae_months": float(np.abs(errors).mean()),
-                    "signed_error_months": float(errors.mean()),
-                    "signed_error_months_se": float(errors.std() / np.sqrt(len(errors))),
-                }
-                for sex, errors in of_sex.items()
-            }
-        )
-    with_sex, without_sex, years = zip(*outputs, strict=True)
-    known, reference = join_outputs(with_sex), np.concatenate(years)
-    own = Predictor(networks[0][0], threads=1).contract.graph_sha256
-    calibration = fit_calibration(known, join_outputs(without_sex), reference, own)
-    corrected, _, _ = calibration.apply(known)
-    error = np.abs(corrected.years - reference)
-    naive_width = float(24.0 * np.quantile(error, calibration.level))
-    return calibration, {"calibrated_on": figures, "naive_width_months": naive_width}
-
-
-def build(paths: Paths, recipe: Recipe, auxiliary: Paths) -> None:
-    """Calibrate the run in the output folder with an auxiliary model's help, measure and export."""
-    samples, _ = load_samples(replace(paths, use_processed=False), recipe)
-    samples["split"] = read_split(paths.output / "split.csv", samples)
-    val, test = (samples[samples["split"] == part] for part in ("val", "test"))
-    calibrated_on = val.iloc[1::2]
-
-    plain, site = paths.output / "plain.onnx", paths.output / "calibration.toml"
-    trained = load_checkpoint(paths.output / BEST)
-    real_images = list(test["path"].iloc[:PARITY_IMAGES])
-    parity = export_onnx(trained, plain, real_images)
-    left_out = samples[read_split(auxiliary.output / "split.csv", samples) == "val"]
-    if (left_out["split"] != "train").any():
-        raise SystemExit(
-            f"{auxiliary.output} left out images of another split; pass another --output"
-        )
-    cross_fit = auxiliary.output / "plain.onnx"
-    export_onnx(
-        load_checkpoint(auxiliary.output / BEST), cross_fit, list(left_out["path"][:PARITY_IMAGES])
-    )
-    networks = [(plain, calibrated_on), (cross_fit, left_out)]
-    calibration, calibration_figures = fit(networks)
-    calibration.save(site)
-    predictor = Predictor(plain, calibration=site, threads=1)
-
-    tables, reports = measure(predictor, samples)
+def build(trained: Checkpoint, samples: pd.DataFrame, work: Path) -> None:
+    """Calibrate a network on half of the validation images, and export it into the package."""
+    recipe = trained.recipe
+    calibrated_on = choose_half(samples, 1)
+    parity_images = list(calibrated_on["source"].iloc[:PARITY_IMAGES])
+    embedding = embed(trained, samples)
+    plain = work / "plain.onnx"
+    export_onnx(trained, plain, parity_images[:1], embedding=embedding)
+    predictor = Predictor(plain, threads=1)
+    *home, years, broken = predict_raw_twice(predictor, make_images(calibrated_on))
+    logging.info("%d of %d images are rejected", len(broken), len(calibrated_on))
+    looks = predict_looks(predictor, calibrated_on, recipe)
+    own = predictor.contract.graph_sha256
+    calibration = fit_calibration(home[0], home[1], years, own, changed=looks)
+    distances = home[0].distance
+    limits = FamiliarityModel.fit(distances, warn_below=WARNED)
+    facts = {
+        "name": "boneage",
+        "data": DATA,
+        "terms": TERMS,
+        "use": "Research use only, not a medical device.",
+        "label_scaling": "none: the network answers years",
+        "sex": "+1 male, -1 female, 0 not provided: the sex is then predicted from the image",
+    }
+    parity = export_onnx(
+        trained, find_model(), parity_images, calibration, facts,
+        embedding=embedding, familiarity=limits,
+    )  # fmt: skip
     ages = samples.loc[samples["split"] == "train", "age_years"]
     result = {
         "terms": TERMS,
         "data": DATA,
         "n_by_split": samples["split"].value_counts().to_dict(),
+        "n_training": len(choose_training(samples, recipe)),
+        "n_larger": samples.loc[samples["is_large"], "split"].value_counts().to_dict(),
         "training_years": {"min": ages.min(), "p1": ages.quantile(0.01), "p99": ages.quantile(0.99),
                            "max": ages.max()},
-        **describe_reasons(tables),
-        **calibration_figures,
+        "calibrated_on": describe_errors(home[0], years),
+        "looks_calibrated_on": describe_errors(looks[0], looks[2]),
+        "naive_width_months": find_naive_width(calibration, home[0], years),
         "calibration": asdict(calibration),
-        "provenance": predictor.contract.provenance,
-        "recipe": predictor.contract.recipe,
-        **reports,
         "parity": asdict(parity),
         "parameters": sum(p.numel() for p in trained.model.parameters()),
     }  # fmt: skip
-    export_onnx(trained, find_model(), real_images, calibration, make_facts(reports["test"]))
-    publish(result, tables["test"])
+    save_text(RESULTS, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
-def measure_again(paths: Paths, recipe: Recipe) -> None:
-    """Measure the weights in the package as they are, and write the figures into file and docs."""
-    samples, _ = load_samples(replace(paths, use_processed=False), recipe)
-    samples["split"] = split_samples(samples, recipe.seed)
-    if split_sha256(samples["image_id"], samples["split"]) != recipe.split_sha256:
-        raise SystemExit(f"{paths.data} gives another split than that of {RECIPE}")
+def choose_half(samples: pd.DataFrame, half: int) -> pd.DataFrame:
+    """Give one half of the validation images: 0 chooses among recipes, 1 calibrates."""
+    return samples[samples["split"] == "val"].iloc[half::2]
+
+
+@torch.no_grad()
+def embed(trained: Checkpoint, samples: pd.DataFrame) -> Embedding:
+    """Fit the embedding to training images in the looks of the training, the larger ones first."""
+    training = choose_training(samples, trained.recipe)
+    ordered = training.sort_values("is_large", ascending=False, kind="stable")
+    transform = get_transforms("train", trained.recipe)
+    data = BoneAgeDataset(ordered.iloc[:EMBEDDED_IMAGES], transform, seed=trained.recipe.seed)
+    model = trained.model.eval()
+    features = [
+        model.features(data[i]["image"][None])
+        for i in tqdm(range(len(data)), desc="embed", unit="image")
+    ]
+    return Embedding.fit(torch.cat(features))
+
+
+def predict_looks(
+    predictor: Predictor, samples: pd.DataFrame, recipe: Recipe
+) -> tuple[Outputs, Outputs, Any]:
+    """Predict views in the looks of the training, with the sex and without it."""
+    mean, std = IMAGENET_MEAN[0], IMAGENET_STD[0]
+    outputs: tuple[list[Outputs], list[Outputs]] = ([], [])
+    data = BoneAgeDataset(samples, get_transforms("train", recipe), seed=recipe.seed + 1)
+    for data.epoch in range(LOOKS):
+        for i, row in enumerate(tqdm(samples.itertuples(), total=len(samples), desc="looks")):
+            grey = (data[i]["image"][:1] * std + mean).clamp(0.0, 1.0).numpy()
+            for sex, kept in zip((row.sex, None), outputs, strict=True):
+                kept.append(make_outputs(predictor.run(grey, [sex]), [sex]))
+    years = np.tile(samples["age_years"].to_numpy(float), LOOKS)
+    return join_outputs(outputs[0]), join_outputs(outputs[1]), years
+
+
+def describe_errors(outputs: Outputs, years: Any) -> dict[str, Any]:
+    """Give the errors before calibration, of all and by sex, in months."""
+    error = 12.0 * (outputs.years - years)
+    of_sex = {"all": error, "M": error[outputs.sex > 0], "F": error[outputs.sex < 0]}
+    return {
+        sex: {
+            "n": len(errors),
+            "mae_months": float(np.abs(errors).mean()),
+            "signed_error_months": float(errors.mean()),
+            "signed_error_months_se": float(errors.std() / np.sqrt(len(errors))),
+        }
+        for sex, errors in of_sex.items()
+    }
+
+
+def find_naive_width(calibration: Calibration, outputs: Outputs, years: Any) -> float:
+    """Give the width in months of the constant interval with the same coverage."""
+    corrected, _, _ = calibration.apply(outputs)
+    error = np.abs(corrected.years - years)
+    return float(24.0 * np.quantile(error, calibration.level))
+
+
+def measure(samples: pd.DataFrame) -> None:
+    """Measure the weights in the package, and write the figures into their file and the docs."""
     predictor = Predictor(threads=1)
-    tables, reports = measure(predictor, samples)
-    contract = replace(predictor.contract, facts=make_facts(reports["test"]))
+    tables, reports = predict_all(predictor, samples)
+    test = reports["test"]
+    facts = predictor.contract.facts | {
+        "test": {
+            "n": test["n"],
+            "mae_months": test["regression"]["mae_months"],
+            "mae_months_ci": test["regression"]["mae_months_ci"],
+            "stage_accuracy": test["classification"]["accuracy"],
+            "coverage": test["intervals"]["coverage"],
+        }
+    }
     model = onnx.load(find_model())
+    contract = replace(predictor.contract, facts=facts)
     onnx.helper.set_model_props(model, {CONTRACT_KEY: contract.to_json()})
     with replacing(find_model()) as part:
         part.write_bytes(model.SerializeToString())
-    before = json.loads(RESULTS.read_text(encoding="utf-8"))
-    publish({**before, **describe_reasons(tables), **reports}, tables["test"])
+    result = {
+        **json.loads(RESULTS.read_text(encoding="utf-8")),
+        **describe_reasons(tables),
+        "sizes": compare_sizes(tables["larger"], tables["larger_reduced"]),
+        "provenance": contract.provenance,
+        "recipe": contract.recipe,
+        **reports,
+    }
+    save_text(RESULTS, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    for name, figure in (
+        ("scatter", plot_scatter(tables["test"], test)),
+        ("confusion", plot_confusion_matrix(test)),
+        ("calibration", plot_calibration(tables["test"], test)),
+    ):
+        save_figure(figure, IMAGES / f"boneage_{name}.png")
 
 
-def measure(
+def predict_all(
     predictor: Predictor, samples: pd.DataFrame
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """Predict the images that the model was not trained on, and synthetic ones.
 
     Returns:
-        The tables, and the reports of the same names, without single images.
+        The tables, and the reports of the same names, without single images. `test` are all test
+        images at 100 px, `larger` those of validation and test that are there at up to 640 px, and
+        `larger_reduced` the same at 100 px.
     """
-    test = samples[samples["split"] == "test"]
-    chosen_on = samples[samples["split"] == "val"].iloc[::2]
+    test = samples[samples["split"] == "test"].assign(source=lambda table: table["small"])
+    larger = samples[samples["is_large"] & (samples["split"] != "train")]
     median = float(samples.loc[samples["split"] == "train", "age_years"].median())
     tables = {
         "test": predict(predictor, test),
         "test_unknown_sex": predict(predictor, test, sex="unknown"),
         "test_wrong_sex": predict(predictor, test, sex="wrong"),
-        "val_chosen_on": predict(predictor, chosen_on),
+        "val_chosen_on": predict(predictor, choose_half(samples, 0)),
+        "larger": predict(predictor, larger),
+        "larger_unknown_sex": predict(predictor, larger, sex="unknown"),
+        "larger_reduced": predict(predictor, larger.assign(source=larger["small"])),
     }
     calibration, predictor.calibration = predictor.calibration, None
     tables["test_not_calibrated"] = predict(predictor, test)
@@ -272,41 +274,12 @@ def measure(
     with TemporaryDirectory() as folder:
         write_cohort(Path(folder), n=SYNTHETIC_IMAGES, seed=SYNTHETIC_SEED)
         synthetic = match_images(read_labels(find_labels(Path(folder))), find_images(Path(folder)))
+        synthetic = synthetic.rename(columns={"path": "source"})
         synthetic_table = predict(predictor, synthetic).assign(split="synthetic")
         reports["synthetic"] = evaluate_table(synthetic_table)
     for report in reports.values():
         report.pop("worst_cases")  # single images stay with the data
     return tables, reports
-
-
-def make_facts(figures: dict[str, Any]) -> dict[str, Any]:
-    """Give what the contract is to say besides: the data, the terms and the test figures."""
-    return {
-        "name": "boneage",
-        "data": DATA,
-        "terms": TERMS,
-        "use": "Research use only, not a medical device.",
-        "label_scaling": "none: the network answers years",
-        "sex": "+1 male, -1 female, 0 not provided: the sex is then predicted from the image",
-        "test": {
-            "n": figures["n"],
-            "mae_months": figures["regression"]["mae_months"],
-            "mae_months_ci": figures["regression"]["mae_months_ci"],
-            "stage_accuracy": figures["classification"]["accuracy"],
-            "coverage": figures["intervals"]["coverage"],
-        },
-    }
-
-
-def publish(result: dict[str, Any], test: pd.DataFrame) -> None:
-    """Write the figures and their pictures for the docs."""
-    save_text(RESULTS, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    for name, figure in (
-        ("scatter", plot_scatter(test, result["test"])),
-        ("confusion", plot_confusion_matrix(result["test"])),
-        ("calibration", plot_calibration(test, result["test"])),
-    ):
-        save_figure(figure, IMAGES / f"boneage_{name}.png")
 
 
 def make_images(samples: pd.DataFrame, sex: str | None = None) -> list[ImageRecord]:
@@ -317,7 +290,7 @@ def make_images(samples: pd.DataFrame, sex: str | None = None) -> list[ImageReco
     }
     words = provided.get(sex or "", {"M": "M", "F": "F"})
     return [
-        ImageRecord(row.path, words[row.sex], row.age_years)
+        ImageRecord(row.source, words[row.sex], row.age_years)
         for row in samples.itertuples()
     ]  # fmt: skip
 
@@ -334,11 +307,15 @@ def predict(predictor: Predictor, samples: pd.DataFrame, sex: str | None = None)
 
 
 def describe_reasons(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
-    """Give the proportions of images whose sex is doubted, and whose age and stage differ."""
+    """Give the proportions of images that are warned of, and whose age and stage differ."""
     contradicts = ReasonCode.SEX_CONTRADICTS_IMAGE
     return {
         "warned_sex": {
             name: proportion_with(tables[name], contradicts) for name in ("test", "test_wrong_sex")
+        },
+        "warned_unlike": {
+            name: proportion_with(tables[name], ReasonCode.UNLIKE_TRAINING)
+            for name in ("test", "larger")
         },
         "age_and_stage_differ": proportion_with(tables["test"], ReasonCode.STAGE_CONTRADICTS_AGE),
     }
@@ -347,6 +324,18 @@ def describe_reasons(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
 def proportion_with(table: pd.DataFrame, code: ReasonCode) -> float:
     """Proportion of images with a reason."""
     return float(table["reason_codes"].map(lambda codes: code in codes).mean())
+
+
+def compare_sizes(larger: pd.DataFrame, reduced: pd.DataFrame) -> dict[str, Any]:
+    """Compare the predictions of the same images at up to 640 px and at 100 px, in months."""
+    both = larger.merge(reduced, on="image_id", suffixes=("", "_reduced"))
+    apart = 12.0 * (both["predicted_years"] - both["predicted_years_reduced"])
+    resamples = 2000
+    return {
+        "n": len(both),
+        "difference_months": mean_estimate(apart, resamples),
+        "absolute_difference_months": mean_estimate(apart.abs(), resamples),
+    }
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Train a network on views of hands: on all images first, then on the larger ones in detail.
 
-    python benchmarks/train_weights.py DATA LARGER --split SPLIT --init WEIGHTS --work FOLDER
+    python benchmarks/train_weights.py DATA LARGER --init WEIGHTS --work FOLDER
 
 DATA is the folder of the RSNA images at 100x100 px, LARGER that of some of them at up to 640 px,
-SPLIT the split of the weights in the package, WEIGHTS the initial weights: a file for ImageNet
-(docs/experiments.md says where from), or an exported model of this project with the same backbone.
-The recipes are configs/views-pretraining.toml and configs/views.toml; `--set NAME=VALUE` changes a
-setting of the second, for comparisons. `--skip-pretraining` starts the second stage from WEIGHTS.
+WEIGHTS the initial weights: a file for ImageNet (docs/experiments.md says where from), or an
+exported model of this project with the same backbone. The recipes are
+configs/views-pretraining.toml and configs/views.toml; `--set NAME=VALUE` changes a setting of the
+second, for comparisons. `--skip-pretraining` starts the second stage from WEIGHTS.
 
 An interrupted training continues where it stopped. Views are cut out once. The second stage takes
 all larger training images in each epoch, and a number of the others, drawn anew each time.
@@ -24,11 +24,11 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from boneage.config import ImageSettings, Recipe, Runtime
+from boneage.config import ImageSettings, Paths, Recipe, Runtime
 from boneage.data.dataset import Batch, BoneAgeDataset, get_transforms, make_loader
 from boneage.data.labels import find_images, find_labels, match_images, read_labels
 from boneage.data.processed import preprocess_folder
-from boneage.data.split import read_split
+from boneage.data.split import split_samples, split_sha256
 from boneage.imaging.preprocess import Preprocessing
 from boneage.inference.hand_view import make_reader
 from boneage.training.checkpoint import BEST, LAST, load_checkpoint
@@ -36,7 +36,7 @@ from boneage.training.export import load_exported
 from boneage.training.fold_norm import fold_norm
 from boneage.training.initial_weights import build_model
 from boneage.training.model import BoneAgePredictor
-from boneage.training.samples import choose_training
+from boneage.training.samples import choose_training, make_synthetic
 from boneage.training.train import Trainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -56,7 +56,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("larger", type=Path)
-    parser.add_argument("--split", type=Path, required=True)
     parser.add_argument("--init", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--name", default="second", help="folder of the second stage in --work")
@@ -67,7 +66,6 @@ def main() -> None:
     changes = {name: _parse(value) for name, value in (s.split("=", 1) for s in options.set)}
     first, second = read_recipe("views-pretraining"), read_recipe("views", **changes)
     samples = cut_views(options.data, options.larger, options.work, second)
-    samples["split"] = read_split(options.split, samples)
     start = options.init
     if not options.skip_pretraining:
         train(samples, first, options.work / "first", start, others=None)
@@ -94,10 +92,19 @@ def cut_views(data: Path, larger: Path, work: Path, recipe: Recipe) -> pd.DataFr
     """Cut the hands of all images out, of the larger copy where there is one.
 
     Returns:
-        One row an image, whose `path` is its view, and `is_large`.
+        One row an image, with its `split`: `path` is its view, `source` the image that this is cut
+        from, `is_large` whether that is a larger copy, and `small` the copy at 100 px.
+
+    Raises:
+        SystemExit: If the images give another split than the recipe's.
     """
     small, large = find_images(data), find_images(larger)
     samples = match_images(read_labels(find_labels(data)), small)
+    samples["split"] = split_samples(samples, recipe.seed)
+    if split_sha256(samples["image_id"], samples["split"]) != recipe.split_sha256:
+        raise SystemExit(f"{data} gives another split than that of the recipe")
+    samples["small"] = samples["path"]
+    samples["source"] = [large.get(r.image_id, r.path) for r in samples.itertuples()]
     samples["is_large"] = samples["image_id"].isin(large)
     for is_large, images, size in (
         (False, {i: p for i, p in small.items() if i not in large}, SMALL_VIEW),
@@ -149,6 +156,9 @@ def train(
         others: See `LargerFirst`; None for all images in every epoch.
     """
     training = choose_training(samples, recipe)
+    if recipe.synthetic_images:
+        drawn = make_synthetic(Paths(output=output.parent, use_processed=True), recipe)
+        training = pd.concat([training, drawn.assign(is_large=False)], ignore_index=True)
     validation = samples[samples["split"] == "val"]
     data = {
         part: BoneAgeDataset(rows, get_transforms(part, recipe), seed=recipe.seed)

@@ -1,9 +1,9 @@
 """The model in the package: whole, described by its contract, quick, and as good as published."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 import tomllib
 from dataclasses import fields, replace
 from hashlib import sha256
@@ -162,15 +162,16 @@ def test_one_full_size_image_is_predicted_at_once_and_in_little_memory(
     )
     seconds = []
     for _ in range(3):
-        started = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         printed = subprocess.run(
             [sys.executable, "-c", code], check=True, capture_output=True, text=True
         ).stdout
-        seconds.append(time.monotonic() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     peak = next(line for line in printed.splitlines() if line.startswith("VmHWM"))
     assert int(peak.split()[1]) < 400_000  # kB
-    # Twice the promise, for machines that are busy with other things.
-    assert min(seconds) < 3.0
+    # Of the processor, since other tests run beside this one; twice the promise, for slow ones.
+    assert min(seconds) < 2.0
 
 
 @pytest.mark.slow

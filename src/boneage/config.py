@@ -159,8 +159,6 @@ class Recipe(ImageSettings):
     """Weight in the loss of the predictions without the sex; needs --sex-input."""
     sex_weight: float = 0.0
     """Weight in the loss of a head that predicts the sex from the image; 0 for no such head."""
-    orientation_head: bool = False
-    """Fit a head that detects rotated and inverted images, after the training."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights that is evaluated and saved; 0 for no average."""
     checkpoint_selection: Literal["best", "last"] = "best"

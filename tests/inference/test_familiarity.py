@@ -14,7 +14,7 @@ def test_an_average_image_has_distance_1() -> None:
 
 def test_familiarity_is_the_proportion_of_images_as_far_away() -> None:
     embedding = make_embedding()
-    model = FamiliarityModel.fit(embedding, 0.01)
+    model = FamiliarityModel.fit(measure_distance(embedding), 0.01)
     distances = measure_distance(embedding)
     assert model.rate(0.0) == 1.0
     assert model.rate(float(np.median(distances))) == pytest.approx(0.5, abs=0.01)
@@ -24,7 +24,7 @@ def test_familiarity_is_the_proportion_of_images_as_far_away() -> None:
 
 
 def test_a_model_comes_back_from_its_values() -> None:
-    model = FamiliarityModel.fit(make_embedding(), 0.02)
+    model = FamiliarityModel.fit(measure_distance(make_embedding()), 0.02)
     again = FamiliarityModel.from_values(model.to_values())
     np.testing.assert_array_equal(again.distances, model.distances)
     assert again.warn_below == 0.02

@@ -6,7 +6,7 @@ from PIL import Image
 
 from boneage.errors import ImageError
 from boneage.imaging.geometry import Affine
-from boneage.imaging.orientation import ORIENTATIONS, UPRIGHT
+from boneage.imaging.orientation import UPRIGHT, Orientation
 from boneage.inference.hand_view import ShownHand
 from boneage.inference.prediction import Prediction, unreadable
 from boneage.inference.quality import (
@@ -38,7 +38,7 @@ def test_only_information_is_marked_as_a_note_in_text() -> None:
 def test_every_correction_of_an_image_is_a_warning() -> None:
     upright = ShownHand(Image.new("L", (50, 50)), UPRIGHT, None)
     assert not list(check_image(make_radiograph(50, 50), upright))
-    turned = replace(upright, orientation=ORIENTATIONS[2])
+    turned = replace(upright, orientation=Orientation(2, is_inverted=False))
     inverted, rotated = check_image(make_radiograph(50, 50, was_inverted=True), turned)
     assert (inverted.code, rotated.code) == ("inverted", "orientation_corrected")
     assert {inverted.severity, rotated.severity} == {Severity.WARN}

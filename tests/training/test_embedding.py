@@ -43,7 +43,7 @@ def test_a_served_model_tells_how_familiar_an_image_is(tmp_path: Path) -> None:
         [checkpoint.model.features(torch.rand(8, 3, 48, 48)).detach() for _ in range(8)]
     )
     embedding = Embedding.fit(features, 4)
-    home = FamiliarityModel.fit(embedding(features).numpy(), warn_below=0.5)
+    home = FamiliarityModel.fit(measure_distance(embedding(features).numpy()), warn_below=0.5)
     model = tmp_path / "model.onnx"
     export_onnx(checkpoint, model, paths[:1], embedding=embedding, familiarity=home)
     predictor = Predictor(model, threads=1)

@@ -18,7 +18,6 @@ from boneage.data.dataset import (
     make_loader,
 )
 from boneage.errors import BoneAgeError, CheckpointError, ConfigError
-from boneage.imaging.orientation import UPRIGHT
 from boneage.imaging.preprocess import TestTimeAugmentation, sample
 from boneage.imaging.radiograph import read_radiograph
 from boneage.inference.contract import OUTPUTS
@@ -61,9 +60,7 @@ def test_every_kind_of_model_predicts_the_same_in_onnx(
 
 @pytest.mark.slow
 def test_the_age_map_is_what_each_cell_adds_to_the_age(paths: list[Path], tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(
-        sex_input=True, sex_weight=0.1, tta_mirror=True, tta_zoom=0.1, orientation_head=True
-    )
+    checkpoint = make_checkpoint(sex_input=True, sex_weight=0.1, tta_mirror=True, tta_zoom=0.1)
     export_onnx(checkpoint, tmp_path / "model.onnx", paths)
     predictor = Predictor(tmp_path / "model.onnx")
     assert predictor.contract.outputs == tuple(name for name in OUTPUTS if name != "embedding")
@@ -193,7 +190,7 @@ def test_no_file_is_written_without_images_or_for_other_views_than_the_network_a
 
 SHIPPED = {
     "sex_input": True, "sex_weight": 0.1, "tta_mirror": True, "tta_zoom": 0.07,
-    "orientation_head": True, "sampled_size": 64, "stretch_grey": True,
+    "sampled_size": 64, "stretch_grey": True,
     "backbone": "timm:test_efficientnet",
 }  # fmt: skip
 """Every switch of the recipe of the weights in the package."""
@@ -214,9 +211,6 @@ def test_the_trainer_s_table_is_the_predictor_s(
 ) -> None:
     checkpoint = make_checkpoint(stored_size=None if settings is SHIPPED else 64, **settings)
     if settings is SHIPPED:
-        head = checkpoint.model.orientation_head
-        with torch.no_grad():
-            head.bias[UPRIGHT.code] += 100.0  # type: ignore[union-attr]
         samples = sample_images(samples, tmp_path)
     held_out = samples[samples["split"] == "test"]
     transform = get_transforms("test", checkpoint.recipe)

@@ -409,13 +409,3 @@ def test_a_compiled_backbone_trains_as_a_plain_one(make_trainer: Make, recipe: R
     losses = [trainer.fit()[0]["train_loss"] for trainer in (plain, compiled)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
-
-
-def test_the_orientation_head_is_fitted_last_and_kept(make_trainer: Make, recipe: Recipe) -> None:
-    trainer = make_trainer(replace(recipe, epochs=1, orientation_head=True))
-    untrained = trainer.model.orientation_head.weight.clone()
-    trainer.fit()
-    kept = weights(trainer.output / "models/best_model.pt")["orientation_head.weight"]
-    assert not torch.equal(kept, untrained)
-    last = weights(trainer.output / "models/last.pt")["orientation_head.weight"]
-    assert torch.equal(last, untrained)  # the epochs do not move it

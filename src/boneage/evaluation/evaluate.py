@@ -84,6 +84,10 @@ def evaluate_table(
         report["gender_bias"]["regression"] = groups.compare_sexes(_AGE)
         report["by_stage"] = groups.list("stage", _AGE)
         report["by_age"] = groups.list("age", _AGE)
+        r2 = everyone["r2"]["value"]
+        for row, expected in zip(report["by_age"], _regress(cases.table, r2), strict=True):
+            row["regression_to_mean_months"] = MONTHS * expected
+        report["by_predicted_age"] = groups.list("predicted age", _AGE)
         if "intervals" in cases.kinds:
             report["intervals"] = _intervals(cases, groups)
         worst = find_worst(cases.table, LONGEST_LIST)
@@ -162,10 +166,9 @@ def _group(cases: Cases) -> dict[tuple[str, str], Mask]:
             add("stage", stage, table["reference_stage"] == stage)
     if "ages" not in cases.kinds:
         return masks
-    bands = table["reference_years"].map(name_age_band)
-    for band in map(name_age_band, AGE_BANDS_YEARS[:-1]):
-        if (bands == band).any():
-            add("age", band, bands == band)
+    for kind, column in (("age", "reference_years"), ("predicted age", "predicted_years")):
+        for name, members in _band(table[column]).items():
+            add(kind, name, members)
     add("off boundary", "", table["reference_years"] != ADOLESCENT_FROM_YEARS)
     if "intervals" in cases.kinds:
         thirds = np.array_split(_by_width(cases), 3)
@@ -178,6 +181,24 @@ def _group(cases: Cases) -> dict[tuple[str, str], Mask]:
                 if mask.any():
                     add("sex and stage", f"{sex} {stage}", mask)
     return masks
+
+
+def _band(years: pd.Series) -> dict[str, Mask]:
+    """Name the bands of `AGE_BANDS_YEARS` that hold ages, each with its members."""
+    names = years.clip(lower=0.0).map(name_age_band)
+    found = {name: (names == name).to_numpy() for name in map(name_age_band, AGE_BANDS_YEARS[:-1])}
+    return {name: members for name, members in found.items() if members.any()}
+
+
+def _regress(table: pd.DataFrame, r2: float) -> list[float]:
+    """Give the error in years that regression to the mean leads one to expect in each age band.
+
+    A prediction that explains the proportion R² of the variance lies nearer to the mean of all
+    than the reference: by (1 - R²) of the distance on average.
+    """
+    reference = table["reference_years"]
+    means = [reference[members].mean() for members in _band(reference).values()]
+    return [(1.0 - r2) * (reference.mean() - mean) for mean in means]
 
 
 def _by_width(cases: Cases) -> npt.NDArray[np.intp]:

@@ -1,4 +1,4 @@
-"""Rotated and inverted images: the eight orientations of an image, and how each is corrected."""
+"""Rotated and inverted images: how one differs from an upright image, and how it is corrected."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,16 +23,6 @@ class Orientation:
     quarter_turns: int
     is_inverted: bool
 
-    @property
-    def code(self) -> int:
-        """Place in `ORIENTATIONS`."""
-        return self.quarter_turns + TURNS * self.is_inverted
-
-    def apply(self, pixels: Any) -> Any:
-        """Give an upright image (..., H, W) in [0, 1] this orientation; numpy."""
-        rotated = np.rot90(pixels, self.quarter_turns, axes=(-2, -1))
-        return 1.0 - rotated if self.is_inverted else rotated
-
     def undo(self, pixels: Any) -> Any:
         """Correct an image (..., H, W) in [0, 1] of this orientation; numpy."""
         rotated = np.rot90(pixels, -self.quarter_turns, axes=(-2, -1))
@@ -44,9 +34,4 @@ class Orientation:
         return " and ".join(word for word in words if word) or "upright"
 
 
-ORIENTATIONS = tuple(
-    Orientation(turns, inverted) for inverted in (False, True) for turns in range(4)
-)
-"""All eight, upright first, in the order of an orientation head's outputs."""
-
-UPRIGHT = ORIENTATIONS[0]
+UPRIGHT = Orientation(0, is_inverted=False)

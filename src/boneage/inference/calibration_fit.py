@@ -78,6 +78,7 @@ def fit_calibration(
     *,
     base: Calibration | None = None,
     level: float = LEVEL,
+    changed: tuple[Outputs, Outputs, npt.ArrayLike] | None = None,
 ) -> Calibration:
     """Fit bias, intervals and temperature on images that the network has not learned from.
 
@@ -93,6 +94,8 @@ def fit_calibration(
         graph_sha256: The network's fingerprint.
         base: The calibration that the model came with.
         level: Coverage of the intervals.
+        changed: The same for images of a changed look, from which only is learned how the spread
+            depends on the image: how much wider it is where an image is unlike the training images.
 
     Raises:
         ConfigError: If there are fewer than `MIN_IMAGES` images.
@@ -112,6 +115,14 @@ def fit_calibration(
     # The interval of an image of known sex comes from such images, where there are enough.
     is_known = _or_all(with_sex.sex != 0)
     bias_of_image = np.select([with_sex.sex > 0, with_sex.sex < 0], [bias["M"], bias["F"]], unknown)
+    looks: dict[str, tuple[Array, Array]] = {}
+    if changed is not None:
+        *pair, years = changed
+        for name, outputs, mean in zip(
+            ("known", "unknown"), pair, (error.mean(), unknown), strict=True
+        ):
+            errors = outputs.years - np.asarray(years, dtype=np.float64)
+            looks[name] = spread_features(outputs), errors - mean
     temperature = base.temperature if base else 1.0
     sex_warning = base.sex_warning_above if base else 1.0
     if len(truth) >= MIN_IMAGES_SPREAD:
@@ -136,12 +147,14 @@ def fit_calibration(
             (error - bias_of_image)[is_known],
             level,
             base.known if base else None,
+            looks.get("known"),
         ),
         unknown=_fit_spread(
             spread_features(without_sex),
             without_sex.years - truth - unknown,
             level,
             base.unknown if base else None,
+            looks.get("unknown"),
         ),
     )
 
@@ -203,9 +216,23 @@ def _or_all(rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return rows if rows.sum() >= MIN_IMAGES_OF_GROUP else np.ones_like(rows)
 
 
-def _fit_spread(features: Array, error: Array, level: float, base: Spread | None) -> Spread:
+def _fit_spread(
+    features: Array,
+    error: Array,
+    level: float,
+    base: Spread | None,
+    changed: tuple[Array, Array] | None = None,
+) -> Spread:
     size = np.abs(error)
     n = len(size)
+    more_features, more_error = changed or (features[:0], error[:0])
+
+    def fit(rows: npt.NDArray[np.bool_]) -> Array:
+        return _fit_log_size(
+            np.concatenate([features[rows], more_features]),
+            np.concatenate([size[rows], np.abs(more_error)]),
+        )
+
     if n < MIN_IMAGES_SPREAD:
         constant = (0.0,) * features.shape[1]
         coefficients = constant if base is None else base.coefficients
@@ -216,9 +243,9 @@ def _fit_spread(features: Array, error: Array, level: float, base: Spread | None
         fold = np.random.default_rng(0).permutation(n) % FOLDS
         scores = np.empty(n)
         for k in range(FOLDS):
-            fitted = _fit_log_size(features[fold != k], size[fold != k])
+            fitted = fit(fold != k)
             scores[fold == k] = size[fold == k] / np.exp(features[fold == k] @ fitted)
-        coefficients = tuple(_fit_log_size(features, size).tolist())
+        coefficients = tuple(fit(np.ones(n, dtype=bool)).tolist())
     rank = min(n, math.ceil((n + 1) * level))
     return Spread(coefficients, float(np.sort(scores)[rank - 1]))
 

@@ -14,9 +14,7 @@ from boneage.inference.familiarity import FamiliarityModel
 CONTRACT_KEY = "boneage"
 """Name of the metadata entry of an ONNX file that holds its contract."""
 
-OUTPUTS = (
-    "age_years", "stage_probabilities", "p_male", "age_map", "orientation", "embedding",
-)  # fmt: skip
+OUTPUTS = ("age_years", "stage_probabilities", "p_male", "age_map", "embedding")
 """Outputs that a model may have, in their order."""
 
 

@@ -40,11 +40,9 @@ class FamiliarityModel:
     warn_below: float
 
     @classmethod
-    def fit(cls, embedding: npt.NDArray[np.floating], warn_below: float) -> Self:
-        """Fit to the embedding (N, K) of images that the network did not learn from."""
-        return cls(
-            np.quantile(measure_distance(embedding), np.linspace(0, 1, QUANTILES)), warn_below
-        )
+    def fit(cls, distances: npt.ArrayLike, warn_below: float) -> Self:
+        """Fit to the distances (N,) of images that the network did not learn from."""
+        return cls(np.quantile(distances, np.linspace(0, 1, QUANTILES)), warn_below)
 
     def rate(self, distance: float) -> float:
         """Give the proportion of those images that lie as far away, or farther: 0 to 1."""

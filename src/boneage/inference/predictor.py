@@ -1,6 +1,6 @@
 """`Predictor`: from an image to a prediction, with ONNX Runtime and without torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -287,19 +287,7 @@ class Predictor:
         # One at a time: a batch is no faster on one core, and takes memory for each.
         samples = [self.run(image[None], [sex]) for image in inputs]
         mean = {name: np.mean([s[name] for s in samples], axis=0) for name in samples[0]}
-
-        def as_float64(name: str) -> npt.NDArray[np.float64] | None:
-            return mean[name].astype(np.float64) if name in mean else None
-
-        years = as_float64("age_years")
-        outputs = Outputs(
-            np.array([SEX_CODE[sex]]),
-            np.zeros(1) if years is None else years,
-            as_float64("stage_probabilities"),
-            as_float64("p_male"),
-            measure_distance(mean["embedding"]) if "embedding" in mean else None,
-        )
-        return outputs, mean["age_map"][0] if "age_map" in mean else None
+        return make_outputs(mean, [sex]), mean["age_map"][0] if "age_map" in mean else None
 
     def run(
         self, images: npt.NDArray[np.float32], sexes: Sequence[str | None]
@@ -311,9 +299,8 @@ class Predictor:
             sexes: "M", "F" or None for each.
 
         Returns:
-            `age_years` (B,), `stage_probabilities` (B, 3), `p_male` (B,), `age_map` (B, h, w),
-            `orientation` (B, 8) and `embedding` (B, K), as far as the model has them; not
-            calibrated.
+            `age_years` (B,), `stage_probabilities` (B, 3), `p_male` (B,), `age_map` (B, h, w)
+            and `embedding` (B, K), as far as the model has them; not calibrated.
 
         Raises:
             BoneAgeError: If a sex is none of those.
@@ -326,6 +313,24 @@ class Predictor:
             feed["sex"] = np.array([SEX_CODE[sex] for sex in sexes], dtype=np.float32)
         names = list(self.contract.outputs)
         return dict(zip(names, self._session.run(names, feed), strict=True))
+
+
+def make_outputs(
+    found: Mapping[str, npt.NDArray[np.float32]], sexes: Sequence[str | None]
+) -> Outputs:
+    """Give what `Predictor.run` found of images, with the sex that each was predicted with."""
+
+    def as_float64(name: str) -> npt.NDArray[np.float64] | None:
+        return found[name].astype(np.float64) if name in found else None
+
+    years = as_float64("age_years")
+    return Outputs(
+        np.array([SEX_CODE[sex] for sex in sexes]),
+        np.zeros(len(sexes)) if years is None else years,
+        as_float64("stage_probabilities"),
+        as_float64("p_male"),
+        measure_distance(found["embedding"]) if "embedding" in found else None,
+    )
 
 
 def choose_sex(radiograph: Radiograph, provided: ProvidedSex | None) -> Sex | None:

@@ -44,8 +44,7 @@ class Parity:
         n: Number of images; each was predicted as a boy's, a girl's and with the sex unknown.
         months: Largest difference of the age or of a cell of the age map, in months; 0 without
             an age head.
-        probability: Largest difference of a probability of stage, sex or orientation; 0 without
-            such heads.
+        probability: Largest difference of a probability of stage or sex; 0 without such heads.
     """
 
     n: int
@@ -83,7 +82,6 @@ class _Graph(nn.Module):
             "stage_probabilities": model.stage_head is not None,
             "p_male": model.sex_head is not None,
             "age_map": model.age_head is not None and self._layer != (None,),
-            "orientation": model.orientation_head is not None,
             "embedding": self.embedding is not None,
         }
         return tuple(name for name, there in is_there.items() if there)
@@ -112,9 +110,6 @@ class _Graph(nn.Module):
             if self.model.sex_head is None
             else self.model.sex_head(features).squeeze(1).sigmoid(),
             "age_map": None if cells is None or age is None else self.model.map_age(cells, sex),
-            "orientation": None
-            if self.model.orientation_head is None
-            else self.model.orientation_head(features).softmax(dim=1),
             "embedding": None if self.embedding is None else self.embedding(features),
         }
         return tuple(output for name in self.outputs if (output := outputs[name]) is not None)
@@ -146,8 +141,8 @@ def export_onnx(
 
     The file takes `image` float32 (B, 1, S, S), grey in [0, 1], and, if the model has sex input,
     `sex` float32 (B,), +1 male, -1 female, 0 unknown. It gives `age_years` (B,),
-    `stage_probabilities` (B, 3), `p_male` (B,), `age_map` (B, h, w), `orientation` (B, 8) and
-    `embedding` (B, K), as far as the model has them. Its metadata hold the `Contract`. It appears
+    `stage_probabilities` (B, 3), `p_male` (B,), `age_map` (B, h, w) and `embedding` (B, K), as far
+    as the model has them. Its metadata hold the `Contract`. It appears
     under its name only when the comparison has passed.
 
     Args:
@@ -226,7 +221,7 @@ def measure_parity(checkpoint: Checkpoint, predictor: Predictor, paths: Sequence
     return Parity(
         len(paths),
         12.0 * float(np.max([*gaps["age_years"], *gaps["age_map"]])),
-        float(np.max([*gaps["stage_probabilities"], *gaps["p_male"], *gaps["orientation"]])),
+        float(np.max([*gaps["stage_probabilities"], *gaps["p_male"]])),
     )
 
 

@@ -15,9 +15,8 @@ from boneage.training.model import BoneAgePredictor
 logger = logging.getLogger(__name__)
 
 TAKEN_OVER = (
-    "backbone", "tasks", "sex_input", "unknown_sex_weight", "sex_weight", "orientation_head",
-    "tta_mirror", "tta_zoom", "image_size", "sampled_size", "stretch_grey",
-    "crop", "output_stride",
+    "backbone", "tasks", "sex_input", "unknown_sex_weight", "sex_weight", "tta_mirror", "tta_zoom",
+    "image_size", "sampled_size", "stretch_grey", "crop", "output_stride",
 )  # fmt: skip
 """Settings that follow from the weights of a model in the package."""
 

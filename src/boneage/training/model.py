@@ -10,7 +10,6 @@ from torch import nn
 
 from boneage.config import Recipe
 from boneage.errors import CheckpointError, ConfigError
-from boneage.imaging.orientation import ORIENTATIONS
 from boneage.imaging.preprocess import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -83,7 +82,6 @@ class BoneAgePredictor(nn.Module):
         tasks: "age,stage", "age" or "stage"; the head of a task left out does not exist.
         sex_input: Whether the heads' weights depend on sex (`SexConditionedLinear`).
         sex_head: Whether a `Linear(F, 1)` predicts the sex, which is used where none is provided.
-        orientation_head: Whether a `Linear(F, 8)` predicts the orientation (`ORIENTATIONS`).
         tta: Views whose features are averaged outside training, and with them the outputs, which
             are linear in the features. Sampling phases belong to the preparation of the images.
         image_size: Side of the input in pixels; some backbones are built for one size.
@@ -109,7 +107,6 @@ class BoneAgePredictor(nn.Module):
         tasks: str = "age,stage",
         sex_input: bool = False,
         sex_head: bool = False,
-        orientation_head: bool = False,
         tta: TestTimeAugmentation = TestTimeAugmentation(),
         image_size: int = 256,
         output_stride: int = 32,
@@ -136,8 +133,6 @@ class BoneAgePredictor(nn.Module):
         self.age_head = make_head(1) if "age" in heads else None
         self.stage_head = make_head(len(STAGES)) if "stage" in heads else None
         self.sex_head = nn.Linear(features, 1) if sex_head else None
-        n = len(ORIENTATIONS)
-        self.orientation_head = nn.Linear(features, n) if orientation_head else None
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, *, init: str = "none") -> "BoneAgePredictor":
@@ -147,7 +142,6 @@ class BoneAgePredictor(nn.Module):
             tasks=recipe.tasks,
             sex_input=recipe.sex_input,
             sex_head=recipe.sex_weight > 0,
-            orientation_head=recipe.orientation_head,
             tta=Preprocessing.of(recipe, None).tta,
             image_size=recipe.image_size,
             output_stride=recipe.output_stride,

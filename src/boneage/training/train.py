@@ -33,7 +33,6 @@ from boneage.training.checkpoint import (
 from boneage.training.device import autocast, keep_freed_memory, pick_device, require_compiler
 from boneage.training.losses import LOSSES, auxiliary_loss, name_losses, task_losses
 from boneage.training.model import BoneAgePredictor
-from boneage.training.orientation_head import fit_orientation_head
 from boneage.training.predict import evaluate_loader, move_batch
 
 logger = logging.getLogger(__name__)
@@ -151,8 +150,6 @@ class Trainer:
         best = load_checkpoint(self.output / BEST)
         self.kept_model.load_state_dict(best.model.state_dict())
         self.provenance = best.provenance
-        if self.recipe.orientation_head:
-            self._fit_orientation()
         return self.history
 
     def resume(self) -> Self:
@@ -232,17 +229,6 @@ class Trainer:
             resamples=resamples,
         )
         return report
-
-    def _fit_orientation(self) -> None:
-        """Fit the orientation head to the best weights, and save them together."""
-        training = get_dataset(self.loaders["train"])
-        images = training.with_transform(get_transforms("val", self.recipe))
-        accuracy = fit_orientation_head(self.kept_model, images, self.recipe.seed)
-        logger.info(
-            "orientation head: %.2f%% of the images it was fitted on are correct", 100 * accuracy
-        )
-        facts = (self.kept_model, self.recipe, self.preprocessing, self.provenance)
-        save_checkpoint(self.output / BEST, *facts)
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         """Train on every batch once; give the mean losses over the images."""
