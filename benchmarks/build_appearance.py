@@ -1,16 +1,17 @@
 """Fit how the training images look, and put it into the weights in the package.
 
-    python benchmarks/build_appearance.py DATA LARGER --split SPLIT
+    python benchmarks/build_appearance.py DATA LARGER
 
-DATA is the folder of the RSNA images at 100x100 px, LARGER that of the same images at up to 640 px,
-SPLIT the split of the weights. The model is fitted to training images; its limits are set on
-validation images, so that 1% of them are unlike the training images and 1% count as processed.
-What it finds of processed images is printed for the larger validation images.
+DATA is the folder of the RSNA images at 100x100 px, LARGER that of some of them at up to 640 px.
+Images are described in the view of the hand that the network is shown. The model is fitted to
+training images; its limits are set on validation images, so that 1% of them are unlike the training
+images and 1% count as processed. What it finds of processed images is printed for the larger
+validation images. build_weights.py does this too.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ from sklearn.neural_network import MLPClassifier
 from tqdm import tqdm
 
 from boneage.data.labels import find_images, find_labels, match_images, read_labels
-from boneage.data.split import read_split
+from boneage.data.split import split_samples
 from boneage.files import replacing, save_text
+from boneage.imaging.preprocess import Reader
 from boneage.imaging.radiograph import read_radiograph
 from boneage.inference.appearance import AppearanceModel, describe
 from boneage.inference.contract import CONTRACT_KEY
+from boneage.inference.hand_view import make_reader
+from boneage.inference.predictor import Predictor
 from boneage.inference.registry import find_model
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "appearance.json"
@@ -35,24 +39,34 @@ MOST = 2500
 
 
 def main() -> None:
-    """Fit, set the limits, measure, write."""
+    """Read the arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("larger", type=Path)
-    parser.add_argument("--split", type=Path, required=True)
     options = parser.parse_args()
     small, large = find_images(options.data), find_images(options.larger)
     samples = match_images(read_labels(find_labels(options.data)), small)
-    part = dict(zip(samples["image_id"], read_split(options.split, samples), strict=True))
+    build(small, large, dict(zip(samples["image_id"], split_samples(samples), strict=True)))
+
+
+def build(small: Mapping[str, Path], large: Mapping[str, Path], part: Mapping[str, str]) -> None:
+    """Fit, set the limits, measure and write.
+
+    Args:
+        small: Image at 100 px by id.
+        large: Image at up to 640 px by id, of some.
+        part: Part of the split by id.
+    """
+    reader = make_reader(Predictor(threads=1).contract.preprocessing)
     train = [small[i] for i in sorted(small) if part.get(i) == "train"][::5][:MOST]
     train += [large[i] for i in sorted(large) if part.get(i) == "train"]
     val = [small[i] for i in sorted(small) if part.get(i) == "val" and i not in large][::2]
     val_large = [large[i] for i in sorted(large) if part.get(i) == "val"]
     rng = np.random.default_rng(0)
-    plain = _describe_all(train)
-    processed = _describe_all(train, rng, times=2)
+    plain = _describe_all(reader, train)
+    processed = _describe_all(reader, train, rng, times=2)
     model = _fit(plain, processed)
-    home = np.concatenate([_describe_all(val), _describe_all(val_large)])
+    home = np.concatenate([_describe_all(reader, val), _describe_all(reader, val_large)])
     distances = [model.distance(row) for row in home]
     probabilities = [model.p_processed(row) for row in home]
     model = AppearanceModel(**{
@@ -62,7 +76,7 @@ def main() -> None:
     })  # fmt: skip
     found = {"training images": len(train), "validation images": len(home), "found": {}}
     for name in ("clahe", "unsharp", "noise", "blur", "overexposed"):
-        rows = [describe(_process(_read(path), name, rng)) for path in val_large]
+        rows = [_describe(reader, _process(_read(path), name, rng)) for path in val_large]
         is_processed = [model.p_processed(row) > model.processed_above for row in rows]
         is_unlike = [model.distance(row) > model.unlike_above for row in rows]
         found["found"][name] = {
@@ -79,8 +93,12 @@ def _read(path: Path) -> Image.Image:
     return read_radiograph(path).to_image()
 
 
+def _describe(reader: Reader, image: Image.Image) -> Any:
+    return describe(reader.read(np.asarray(image)).convert("L"))
+
+
 def _describe_all(
-    paths: Sequence[Path], rng: np.random.Generator | None = None, times: int = 1
+    reader: Reader, paths: Sequence[Path], rng: np.random.Generator | None = None, times: int = 1
 ) -> Any:
     """Describe images as they are or, with a generator, each processed several times."""
     rows = []
@@ -90,7 +108,7 @@ def _describe_all(
             changed = image
             if rng is not None:
                 changed = _process(image, str(rng.choice(("clahe", "unsharp"))), rng)
-            rows.append(describe(changed))
+            rows.append(_describe(reader, changed))
     return np.array(rows)
 
 

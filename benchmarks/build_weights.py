@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import build_appearance
 import numpy as np
 import onnx
 import pandas as pd
@@ -90,13 +91,15 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help="only measure the weights again")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    first, second = read_recipe("views-pretraining"), read_recipe("views")
+    first, second = read_recipe("boneage-pretraining"), read_recipe("boneage")
     samples = cut_views(options.data, options.larger, options.work, second)
     if not options.measure:
         train(samples, first, options.work / "first", options.init, others=None)
         start = options.work / "first" / BEST
         train(samples, second, options.work / "second", start, others=OTHERS)
         build(load_checkpoint(options.work / "second" / BEST), samples, options.work)
+        part = dict(zip(samples["image_id"], samples["split"], strict=True))
+        build_appearance.build(find_images(options.data), find_images(options.larger), part)
     measure(samples)
 
 

@@ -5,7 +5,7 @@
 DATA is the folder of the RSNA images at 100x100 px, LARGER that of some of them at up to 640 px,
 WEIGHTS the initial weights: a file for ImageNet (docs/experiments.md says where from), or an
 exported model of this project with the same backbone. The recipes are
-configs/views-pretraining.toml and configs/views.toml; `--set NAME=VALUE` changes a setting of the
+configs/boneage-pretraining.toml and configs/boneage.toml; `--set NAME=VALUE` changes a setting of the
 second, for comparisons. `--skip-pretraining` starts the second stage from WEIGHTS.
 
 An interrupted training continues where it stopped. Views are cut out once. The second stage takes
@@ -64,7 +64,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     changes = {name: _parse(value) for name, value in (s.split("=", 1) for s in options.set)}
-    first, second = read_recipe("views-pretraining"), read_recipe("views", **changes)
+    first, second = read_recipe("boneage-pretraining"), read_recipe("boneage", **changes)
     samples = cut_views(options.data, options.larger, options.work, second)
     start = options.init
     if not options.skip_pretraining:

@@ -52,7 +52,7 @@ def test_larger_images_are_in_every_epoch_and_others_in_turn(script: Any) -> Non
 
 
 def test_a_recipe_names_known_settings_and_can_be_changed(script: Any) -> None:
-    for name in ("views-pretraining", "views"):
+    for name in ("boneage-pretraining", "boneage"):
         recipe = script.read_recipe(name, grain=0.9)
         assert (recipe.crop, recipe.grain, recipe.init) == ("hand", 0.9, "none")
 
@@ -97,7 +97,7 @@ def test_both_stages_are_trained_and_a_second_call_trains_nothing_again(
 
 
 def test_the_constant_term_moves_into_the_weights(script: Any, samples: pd.DataFrame) -> None:
-    recipe = replace(script.read_recipe("views"), image_size=64, backbone="timm:test_resnet",
+    recipe = replace(script.read_recipe("boneage"), image_size=64, backbone="timm:test_resnet",
                      output_stride=32, age_bias="mean")  # fmt: skip
     model = build_model(recipe, "none", 10.0)
     script._drop_constant(model, recipe, pd.concat([samples] * 2))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -25,6 +26,7 @@ from boneage.sex import SEX_CODE
 from boneage.training.age_map import find_averaged_map
 from boneage.training.checkpoint import Checkpoint
 from boneage.training.embedding import Embedding
+from boneage.training.fold_norm import fold_norm, pair_norms
 from boneage.training.model import BoneAgePredictor
 
 logger = logging.getLogger(__name__)
@@ -179,28 +181,51 @@ def export_onnx(
 def load_exported(model: BoneAgePredictor, path: Path) -> None:
     """Load the weights of an exported model into a network of the same build, to train it on.
 
-    The exporter folds normalisation into a convolution that is used once, and what is folded
-    cannot be trained on; a network that averages several views uses each more than once and stays
-    whole.
+    Its batch normalisation is folded into the convolutions before it, as the exporter does too.
 
     Raises:
         CheckpointError: If a weight is missing or of another shape.
     """
     import onnx
 
+    graph = onnx.load(path).graph
     stored = {
-        weights.name.removeprefix("model."): weights
-        for weights in onnx.load(path).graph.initializer
+        weights.name.removeprefix("model."): onnx.numpy_helper.to_array(weights)
+        for weights in graph.initializer
     }
+    stored |= _unfold(model, graph, stored)
     state = model.state_dict()
+    fixed = {name for name, p in model.named_parameters() if not p.requires_grad}
     for name, tensor in state.items():
-        if name.endswith("num_batches_tracked"):
+        # A constant that `age_bias` none keeps at zero is not in the file.
+        if name.endswith("num_batches_tracked") or (name in fixed and name not in stored):
             continue
-        if name not in stored or list(stored[name].dims) != list(tensor.shape):
+        if name not in stored or stored[name].shape != tuple(tensor.shape):
             raise CheckpointError(f"{path} does not hold the weights {name} of this network.")
-        values = onnx.numpy_helper.to_array(stored[name])
-        state[name] = torch.from_numpy(values.copy())
+        state[name] = torch.from_numpy(stored[name].copy())
     model.load_state_dict(state)
+    fold_norm(model.backbone)
+
+
+def _unfold(
+    model: BoneAgePredictor, graph: Any, stored: Mapping[str, npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    """Give normalisations that only shift, for those that the exporter folded away."""
+    shift_of = {
+        node.input[1].removeprefix("model."): stored[node.input[2].removeprefix("model.")]
+        for node in graph.node
+        if node.op_type == "Conv" and len(node.input) == 3
+    }
+    name_of = {module: name for name, module in model.named_modules()}
+    found: dict[str, npt.NDArray[Any]] = {}
+    for _, _, convolution, norm in pair_norms(model.backbone):
+        name, shift = name_of[norm], shift_of.get(f"{name_of[convolution]}.weight")
+        if shift is not None and f"{name}.running_mean" not in stored:
+            one = np.ones_like(shift)
+            found |= {f"{name}.weight": one, f"{name}.bias": shift,
+                      f"{name}.running_mean": 0.0 * one,
+                      f"{name}.running_var": one - one.dtype.type(norm.eps)}  # fmt: skip
+    return found
 
 
 def measure_parity(checkpoint: Checkpoint, predictor: Predictor, paths: Sequence[Path]) -> Parity:

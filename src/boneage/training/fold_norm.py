@@ -4,6 +4,8 @@ The statistics stay those of the initial weights. A fifth to a quarter of the ti
 step on a CPU goes into computing them anew, and in batches of mixed looks they are noisy.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
@@ -32,14 +34,17 @@ class FoldedNorm(nn.Module):
         return self.activation(x + self.bias[:, None, None])
 
 
-@torch.no_grad()
-def fold_norm(backbone: nn.Module) -> int:
-    """Fold every batch normalisation that directly follows a convolution; give their number.
+def pair_norms(
+    backbone: nn.Module,
+) -> Iterator[tuple[nn.Module, str, nn.Conv2d, nn.BatchNorm2d]]:
+    """Find every batch normalisation that directly follows a convolution without a bias.
 
     Convolution and normalisation must be registered one after the other in the same module, as in
-    torchvision's and timm's networks, and the convolution must have no bias.
+    torchvision's and timm's networks.
+
+    Yields:
+        That module, the name of the normalisation in it, the convolution and the normalisation.
     """
-    folded = 0
     for parent in backbone.modules():
         before: nn.Module | None = None
         for name, child in list(parent.named_children()):
@@ -51,10 +56,19 @@ def fold_norm(backbone: nn.Module) -> int:
                 and child.running_mean is not None
                 and child.running_var is not None
             ):
-                scale = child.weight * torch.rsqrt(child.running_var + child.eps)
-                before.weight.mul_(scale[:, None, None, None])
-                setattr(parent, name, FoldedNorm(child, child.bias - child.running_mean * scale))
-                folded += 1
+                yield parent, name, before, child
             if not isinstance(child, nn.Dropout | nn.Identity):
                 before = child
-    return folded
+
+
+@torch.no_grad()
+def fold_norm(backbone: nn.Module) -> int:
+    """Fold every normalisation that `pair_norms` finds; give their number."""
+    found = list(pair_norms(backbone))
+    for parent, name, convolution, norm in found:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        convolution.weight.mul_(scale[:, None, None, None])
+        setattr(parent, name, FoldedNorm(norm, norm.bias - norm.running_mean * scale))
+    return len(found)

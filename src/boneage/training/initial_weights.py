@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 TAKEN_OVER = (
     "backbone", "tasks", "sex_input", "unknown_sex_weight", "sex_weight", "tta_mirror", "tta_zoom",
-    "image_size", "sampled_size", "stretch_grey", "crop", "output_stride",
+    "image_size", "sampled_size", "stretch_grey", "crop", "output_stride", "age_bias",
 )  # fmt: skip
 """Settings that follow from the weights of a model in the package."""
 
@@ -60,16 +60,15 @@ def build_model(recipe: Recipe, init: str, mean_age_years: float) -> BoneAgePred
             unless the weights include an age head.
     """
     torch.manual_seed(recipe.seed)
-    if init in MODELS:
-        model = BoneAgePredictor.from_recipe(recipe)
-        load_exported(model, find_model(init))
-        model.init_used = init
-        return model
-    model = BoneAgePredictor.from_recipe(recipe, init=init)
+    is_exported = init in MODELS
+    model = BoneAgePredictor.from_recipe(recipe, init="none" if is_exported else init)
     if recipe.age_bias == "mean" and model.age_head is not None:
         torch.nn.init.constant_(model.age_head.bias, mean_age_years)
     if recipe.age_bias == "none" and model.age_head is not None:
         for name, constant in model.age_head.named_parameters():
             if name.endswith("bias"):
                 torch.nn.init.zeros_(constant).requires_grad_(False)
+    if is_exported:
+        load_exported(model, find_model(init))
+        model.init_used = init
     return model
