@@ -5,8 +5,8 @@
 DATA is the folder of the RSNA images at 100x100 px, LARGER that of some of them at up to 640 px,
 WEIGHTS the initial weights: a file for ImageNet (docs/experiments.md says where from), or an
 exported model of this project with the same backbone. The recipes are
-configs/boneage-pretraining.toml and configs/boneage.toml; `--set NAME=VALUE` changes a setting of the
-second, for comparisons. `--skip-pretraining` starts the second stage from WEIGHTS.
+configs/boneage-pretraining.toml and configs/boneage.toml; `--set NAME=VALUE` changes a setting of
+the second, for comparisons. `--skip-pretraining` starts the second stage from WEIGHTS.
 
 An interrupted training continues where it stopped. Views are cut out once. The second stage takes
 all larger training images in each epoch, and a number of the others, drawn anew each time.
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--name", default="second", help="folder of the second stage in --work")
     parser.add_argument("--skip-pretraining", action="store_true")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read images")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -68,9 +69,9 @@ def main() -> None:
     samples = cut_views(options.data, options.larger, options.work, second)
     start = options.init
     if not options.skip_pretraining:
-        train(samples, first, options.work / "first", start, others=None)
+        train(samples, first, options.work / "first", start, None, options.workers)
         start = options.work / "first" / BEST
-    trainer = train(samples, second, options.work / options.name, start, others=OTHERS)
+    trainer = train(samples, second, options.work / options.name, start, OTHERS, options.workers)
     print(json.dumps(measure(trainer, samples), indent=1))
 
 
@@ -144,7 +145,12 @@ class LargerFirst(Sampler[int]):
 
 
 def train(
-    samples: pd.DataFrame, recipe: Recipe, output: Path, start: Path, others: int | None
+    samples: pd.DataFrame,
+    recipe: Recipe,
+    output: Path,
+    start: Path,
+    others: int | None,
+    workers: int = 1,
 ) -> Trainer:
     """Train one stage.
 
@@ -154,6 +160,7 @@ def train(
         output: Folder of the stage.
         start: Initial weights: of ImageNet, an exported model, or a checkpoint.
         others: See `LargerFirst`; None for all images in every epoch.
+        workers: Processes that read images.
     """
     training = choose_training(samples, recipe)
     if recipe.synthetic_images:
@@ -166,7 +173,7 @@ def train(
     }
     loaders = {
         "val": make_loader(data["val"], recipe),
-        "train": _load(data["train"], recipe, others),
+        "train": _load(data["train"], recipe, others, workers),
     }
     model = _start(recipe, start, training)
     preprocessing = Preprocessing.of(recipe, recipe.image_size)
@@ -185,12 +192,16 @@ def _choose_validation(validation: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([validation[validation["is_large"]], rest.iloc[::4]])
 
 
-def _load(data: BoneAgeDataset, recipe: Recipe, others: int | None) -> DataLoader[Batch]:
+def _load(
+    data: BoneAgeDataset, recipe: Recipe, others: int | None, workers: int
+) -> DataLoader[Batch]:
     if others is None:
-        return make_loader(data, recipe, shuffle=True, workers=1)
+        return make_loader(data, recipe, shuffle=True, workers=workers)
     generator = torch.Generator()
     sampler = LargerFirst(list(data.samples["is_large"]), others, generator)
-    return DataLoader(data, recipe.batch_size, sampler=sampler, generator=generator, num_workers=1)
+    return DataLoader(
+        data, recipe.batch_size, sampler=sampler, generator=generator, num_workers=workers
+    )
 
 
 def _start(recipe: Recipe, start: Path, training: pd.DataFrame) -> BoneAgePredictor:

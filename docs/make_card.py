@@ -15,15 +15,14 @@ LEAST_COVERAGE = 0.85
 def make_card() -> str:
     """Give the card's text."""
     results = json.loads((FOLDER / "results" / "boneage.json").read_text(encoding="utf-8"))
-    sampling = json.loads((FOLDER / "results" / "sampling.json").read_text(encoding="utf-8"))
     audit = json.loads((FOLDER / "results" / "audit.json").read_text(encoding="utf-8"))
-    test = results["test"]
+    test, larger = results["test"], results["larger"]
     calibration, ages = results["calibration"], results["training_years"]
     widths = test["intervals"]
     warned = results["warned_sex"]
     counts = results["n_by_split"]
     recipe = results["recipe"]
-    n_train = results["provenance"]["n_by_split"]["train"]
+    n_train = results["n_training"]
     return TEMPLATE.format(
         data=results["data"],
         terms=results["terms"],
@@ -34,7 +33,6 @@ def make_card() -> str:
         backbone=recipe["backbone"].removeprefix("timm:"),
         parameters=results["parameters"] / 1e6,
         size=recipe["image_size"],
-        zoom=recipe["tta_zoom"],
         epochs=recipe["epochs"],
         n_synthetic=recipe["synthetic_images"],
         n_train=n_train,
@@ -43,8 +41,8 @@ def make_card() -> str:
         n_val=counts["val"],
         n_test=counts["test"],
         n_calibrated=calibration["images"],
-        n_calibrated_own=results["calibrated_on"][0]["all"]["n"],
-        n_calibrated_left_out=results["calibrated_on"][1]["all"]["n"],
+        n_larger=results["n_larger"],
+        n_not_larger=sum(counts.values()) - sum(results["n_larger"].values()),
         youngest=MONTHS * ages["min"],
         oldest=MONTHS * ages["max"],
         p1=ages["p1"],
@@ -56,6 +54,7 @@ def make_card() -> str:
         differ=results["age_and_stage_differ"],
         by_sex=by_sex(test),
         by_age=by_age(test),
+        by_predicted_age=by_predicted_age(results),
         intervals=intervals(test),
         coverage=percent(widths["coverage"], widths["coverage_ci"]),
         width=number(widths["mean_width_months"], widths["mean_width_months_ci"]),
@@ -63,9 +62,7 @@ def make_card() -> str:
         narrowest=f"{widths['narrowest_tenth_months']:.1f}",
         widest=f"{widths['widest_tenth_months']:.1f}",
         ece=f"{test['stage_calibration']['ece']:.3f}",
-        unknown_mae=number(*figure(results["test_unknown_sex"], "mae_months")),
-        unknown_coverage=f"{results['test_unknown_sex']['intervals']['coverage']:.1%}",
-        unknown_width=f"{results['test_unknown_sex']['intervals']['mean_width_months']:.1f}",
+        without_sex=without_sex(results),
         wrong_mae=f"{results['test_wrong_sex']['regression']['mae_months']:.1f}",
         warned_right=f"{warned['test']:.1%}",
         warned_wrong=f"{warned['test_wrong_sex']:.1%}",
@@ -73,9 +70,13 @@ def make_card() -> str:
         beyond=beyond(test),
         synthetic_mae=f"{results['synthetic']['regression']['mae_months']:.1f}",
         synthetic_n=results["synthetic"]["n"],
-        sampled_n=sampling["both"]["n"],
-        sets_apart=f"{sampling['both']['two_disjoint_sets_apart']:.1f}",
-        singles_apart=f"{sampling['both']['two_single_phases_apart']:.1f}",
+        sizes_n=results["sizes"]["n"],
+        sizes_apart=ends(results["sizes"]["difference_months"], signed),
+        sizes_distance=ends(results["sizes"]["absolute_difference_months"], number),
+        unlike=f"{results['warned_unlike']['test']:.1%}",
+        unlike_larger=f"{results['warned_unlike']['larger']:.1%}",
+        larger_n=larger["n"],
+        larger_mae=number(*figure(larger, "mae_months")),
         harmful=HARMFUL_MONTHS,
         significant=SIGNIFICANT,
         n_changes=len(audit["robustness"]["stresses"]),
@@ -85,9 +86,6 @@ def make_card() -> str:
         least_coverage=LEAST_COVERAGE,
         biased_groups=biased_groups(audit),
         uncovered=uncovered(audit),
-        minus_middle=minus_middle(sampling),
-        n_originals=sampling["original"]["n"],
-        n_enhanced=sampling["enhanced"]["n"],
     )
 
 
@@ -109,27 +107,16 @@ def percent(value: float, interval: list[float]) -> str:
     return f"{value:.1%} [{interval[0]:.1%}, {interval[1]:.1%}]"
 
 
-def minus_middle(sampling: dict[str, Any]) -> str:
-    """Mean difference between full-size images and their middle sample, by kind of image."""
-    kinds = (
-        ("both", "of these images"),
-        ("original", "originals alone"),
-        ("synthetic", "synthetic images of full size"),
-    )
-    return ", ".join(
-        f"{sampling[kind]['minus_middle']:+.1f} ± {sampling[kind]['minus_middle_se']:.1f} months on "
-        f"{sampling[kind]['n']} {name}"
-        for kind, name in kinds
-    ).replace("-", "−")
-
-
 def headline(results: dict[str, Any]) -> str:
-    """The table of figures: test, and the validation half that recipes were chosen on."""
-    reports = (results["test"], results["val_chosen_on"])
-    lines = [
-        f"| figure | test, n = {reports[0]['n']} | validation half for choices, n = {reports[1]['n']} |",
-        "|---|---|---|",
-    ]
+    """The table of figures: test, the larger images, and the half that recipes were chosen on."""
+    columns = (
+        ("test", "test, 100 px"),
+        ("larger", "validation and test, up to 640 px"),
+        ("val_chosen_on", "validation half for choices"),
+    )
+    reports = [results[key] for key, _ in columns]
+    titles = [f"{title}, n = {r['n']}" for (_, title), r in zip(columns, reports, strict=True)]
+    lines = [f"| figure | {' | '.join(titles)} |", "|---|---|---|---|"]
     rows: list[tuple[str, str, str, bool]] = [
         ("MAE, months", "regression", "mae_months", False),
         ("RMSE, months", "regression", "rmse_months", False),
@@ -144,6 +131,7 @@ def headline(results: dict[str, Any]) -> str:
         ("recall, weighted", "classification", "recall_weighted", True),
         ("F1, weighted", "classification", "f1_weighted", True),
         ("quadratic weighted kappa", "classification", "qwk", False),
+        ("coverage of the 90% interval", "intervals", "coverage", True),
     ]
     for label, part, name, is_proportion in rows:
         cells = []
@@ -154,10 +142,8 @@ def headline(results: dict[str, Any]) -> str:
                 percent(value, interval) if is_proportion else number(value, interval, digits)
             )
         lines.append(f"| {label} | {' | '.join(cells)} |")
-    constant = reports[0]["baseline"]
-    lines.append(
-        f"| MAE of always predicting the training median | {constant['mae_months']:.2f} | |"
-    )
+    constants = [f"{report['baseline']['mae_months']:.2f}" for report in reports]
+    lines.append(f"| MAE of always predicting the training median | {' | '.join(constants)} |")
     return "\n".join(lines)
 
 
@@ -176,13 +162,43 @@ def by_sex(test: dict[str, Any]) -> str:
 
 
 def by_age(test: dict[str, Any]) -> str:
-    """Figures by age."""
-    lines = ["| reference age | n | MAE | signed error |", "|---|---|---|---|"]
-    lines += [
+    """Figures by reference age, with the error that regression to the mean explains."""
+    lines = [
+        "| reference age | n | MAE | signed error | explained by regression to the mean |",
+        "|---|---|---|---|---|",
+    ]
+    for row in test["by_age"]:
+        explained = f"{row['regression_to_mean_months']:+.1f}".replace("-", "−")
+        lines.append(f"{_by_band(row)} {explained} |")
+    return "\n".join(lines)
+
+
+def by_predicted_age(results: dict[str, Any]) -> str:
+    """Figures by predicted age, at both sizes."""
+    lines = ["| images | predicted age | n | MAE | signed error |", "|---|---|---|---|---|"]
+    for key, title in (("test", "test, 100 px"), ("larger", "up to 640 px")):
+        lines += [f"| {title} {_by_band(row)}" for row in results[key]["by_predicted_age"]]
+    return "\n".join(lines)
+
+
+def _by_band(row: dict[str, Any]) -> str:
+    return (
         f"| {row['group']} | {row['n']} | {number(row['mae_months'], row['mae_months_ci'], 1)} | "
         f"{number(row['signed_error_months'], row['signed_error_months_ci'], 1, '+')} |"
-        for row in test["by_age"]
-    ]
+    )
+
+
+def without_sex(results: dict[str, Any]) -> str:
+    """Figures without the sex, at both sizes."""
+    lines = ["| images | n | MAE | coverage | mean width, months |", "|---|---|---|---|---|"]
+    for key, title in (("test", "test, 100 px"), ("larger", "up to 640 px")):
+        report = results[f"{key}_unknown_sex"]
+        widths = report["intervals"]
+        lines.append(
+            f"| {title} | {report['n']} | {number(*figure(report, 'mae_months'))} | "
+            f"{percent(widths['coverage'], widths['coverage_ci'])} | "
+            f"{widths['mean_width_months']:.1f} |"
+        )
     return "\n".join(lines)
 
 
@@ -303,15 +319,14 @@ TEMPLATE = """\
 **Research use only. Not a medical device, not cleared by any authority, not for decisions about a
 child.**
 
-Generated by `make docs` from [results/boneage.json](results/boneage.json),
-[results/sampling.json](results/sampling.json) and [results/audit.json](results/audit.json). Errors in
-months; error = prediction − reference; 95% bootstrap intervals (2,000 resamples) in brackets. Terms:
+Generated by `make docs` from [results/boneage.json](results/boneage.json) and
+[results/audit.json](results/audit.json). Errors in months; error = prediction − reference; 95% bootstrap intervals (2,000 resamples) in brackets. Terms:
 [glossary.md](glossary.md).
 
 ## Limits
 
-1. **Trained on 100×100-px images**, reduced by nearest-neighbour sampling without keeping proportions.
-   Fine bone detail is lost.
+1. **Trained mostly on small images.** {n_not_larger} of the images are there at 100×100 px only, reduced by
+   nearest-neighbour sampling without keeping proportions; {n_larger[train]} training images at up to 640 px.
 2. **Only what is not a whole hand is rejected.** Images without a hand, with several hands, or with the
    wrist or fingers cut off get no age. Disease, fractures, casts and other views are not recognised.
 3. **Predictions regress to the mean.** Young children are predicted some months too old, the oldest too
@@ -330,9 +345,9 @@ value that takes more than a tenth of the image.
 7. **A wrong sex is rarely noticed.** The MAE is then {wrong_mae}. {warned_wrong} of such images get a warning,
    and {warned_right} of the images with the right sex.
 8. **Large errors occur.** The error of {beyond} test images is more than two years.
-9. **Some changes of a 100-px image harm.** These raise the MAE by {harmful} or more:
-   {changes}.
-   Compression and noise of a full-size image harm far less ([results](results.md#robustness)).
+9. **Some changes of an image harm.** These raise the MAE by {harmful} or more:
+   {changes}
+   ([results](results.md#robustness)).
 
 ## Use
 
@@ -349,8 +364,8 @@ show exactly one hand, palm down.
 |---|---|
 | network | {backbone}, {parameters:.1f} million weights, {size} px |
 | heads | linear layers, with weights that depend on the sex |
-| test-time augmentation | average over the image reduced and magnified by {zoom:.0%}, and the mirror images of both |
-| output | age; stage (Child below 12 years, Adolescent from 12 to 18, Adult above) with probabilities; 90% prediction interval; predicted sex; saliency map |
+| input | one view of the hand: upright, drawn as a left hand, at one scale |
+| output | age; stage (Child below 12 years, Adolescent from 12 to 18, Adult above) with probabilities; 90% prediction interval; predicted sex; saliency map of years per cell; familiarity |
 | weights | moving average of the weights after the last of {epochs} epochs |
 | file | ONNX, sha256 of the network `{sha}`; its predictions differ from those of the trained network by at most {parity} month on {parity_n} real images |
 
@@ -389,18 +404,14 @@ Age and stage are given as each head predicts them. On {differ:.1%} of the test 
 each other, and a reason says so. Without calibration, the stage accuracy by thresholds on the age is
 {raw_threshold}.
 
-**Did the test images influence the model?** Yes, a little. Two earlier networks of the package had been
-measured on them, which led to two changes of the recipe (rotation before enlarging, a stronger sex head).
-This network first predicted them with a calibration on {n_calibrated_own} images. Its signed error and coverage
-were just beyond their targets, so it was calibrated on more images and predicted them again. For signed
-error and coverage the test images are therefore no longer unseen
-([experiments](experiments.md#more-images-for-calibration)).
+**Did the test images influence the model?** A little. Earlier networks of the package had been measured on
+them, and these results led to changes of their recipes ([experiments](experiments.md)). This network learned
+further from the last of them. No choice between recipes or calibrations of this one was made by test images.
 
-**On which images was it calibrated?** Bias, intervals and probabilities were fitted to {n_calibrated} images: one half of
-validation ({n_calibrated_own} images; recipes were compared on the other half) and a quarter of the training part
-({n_calibrated_left_out} images). An auxiliary model predicted this quarter; it was trained without it, and with the
-validation images instead. The validation images were also used to choose the number of epochs (with an earlier
-network) and to compare this network with the one before.
+**On which images was it calibrated?** On {n_calibrated} images: one half of validation, the larger copy where
+there is one. How the width of an interval depends on the image was learned from these in the looks of the
+training as well: changed film curves, sharpness, resolution, grain, frames. Recipes were compared on the
+other half of validation.
 
 ![Predicted against reference age of the test images](images/boneage_scatter.png)
 ![Confusion matrix of the stages of the test images](images/boneage_confusion.png)
@@ -410,6 +421,12 @@ network) and to compare this network with the one before.
 {by_sex}
 
 {by_age}
+
+Any prediction that explains only a part of the variance lies nearer to the mean age than the reference. The
+last column is the error that this alone leads one to expect, (1 − R²) · (mean age − mean age of the group).
+So the error by predicted age is the one to look at:
+
+{by_predicted_age}
 
 Groups whose signed error differs from that of the other test images (p < {significant} after Holm's
 correction); each value is that difference:
@@ -422,7 +439,8 @@ More groups: the [audit](audit_boneage.html).
 
 For 90 of 100 images like these, the interval contains the age that one clinical reader reports. It is not a
 confidence interval of a true skeletal age. It is a conformal interval. Its width depends on the age, the sex,
-how uncertain the stage is, and how little the image looks like the sex entered.
+how uncertain the stage is, how little the image looks like the sex entered, and how far its features are from
+those of the training images.
 
 On test the coverage is {coverage} and the mean width {width} months. Intervals of
 constant width with the same level would be {naive} months wide. The narrowest tenth of the intervals is
@@ -438,16 +456,16 @@ on average (expected calibration error).
 
 ## Without the sex
 
-The MAE on test is {unknown_mae}. The coverage is {unknown_coverage}, with a mean width of {unknown_width} months.
+{without_sex}
 
 ## Full-size and other images
 
-- A larger image is reduced to 100 px in eight ways (samples), and the predictions are averaged. This was tested
-  on {sampled_n} full-size images that no training has seen: {n_originals} originals and {n_enhanced} with background removed and
-  contrast raised. The mean predictions of two disjoint sets of eight samples differ by {sets_apart} months on
-  average, those of two single samples by {singles_apart}.
-- The middle sample of a full-size image is like a training image. Prediction for the full-size image minus
-  that for its middle sample (mean ± standard error): {minus_middle}.
+- {larger_n} images of validation and test at up to 640 px: MAE {larger_mae}. Prediction for the larger image
+  minus that for its copy at 100 px: {sizes_apart} months on {sizes_n} images; they differ by
+  {sizes_distance} months on average.
+- `familiarity` is the proportion of images like the training images that lie as far from these as the image
+  or farther, by the network's features. Below 0.01 there is a warning: in {unlike} of the test images and
+  {unlike_larger} of the larger ones.
 - Rotated and inverted images are corrected, with a warning. Proportion of the test images that are detected,
   and change of the MAE in months: {corrected}.
 - Synthetic images are predicted with an MAE of {synthetic_mae} (n = {synthetic_n}, drawn with another seed than those in
@@ -458,20 +476,10 @@ The MAE on test is {unknown_mae}. The coverage is {unknown_coverage}, with a mea
 
 {terms}
 
-## Retrain at full size
+## Train such weights yourself
 
-Run `boneage download`. Then train with a copy of [configs/boneage.toml](../configs/boneage.toml), here
-`mine.toml`: remove `sampled_size` and `split_sha256`, and set `image_size` as large as your machine allows
-(the winner of the RSNA challenge reached 4.3 months on its test set at 500 px; Halabi et al.,
-Radiology 2019):
-
-```bash
-boneage preprocess --config mine.toml --data data/rsna --processed data/mine
-boneage train      --config mine.toml --data data/rsna --processed data/mine --init imagenet --output mine
-```
-
-Continue with [from a run to a calibrated model](train.md#from-a-run-to-a-calibrated-model).
-[CONTRIBUTING](../CONTRIBUTING.md) says how the weights in the package are replaced.
+[From the RSNA originals to weights of your own](retrain.md). [CONTRIBUTING](../CONTRIBUTING.md) says how the
+weights in the package are replaced.
 """
 
 
