@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from boneage.data.labels import find_images, find_labels, match_images, read_labels
 from boneage.data.split import split_samples
-from boneage.files import replacing, save_text
+from boneage.files import replacing
 from boneage.imaging.preprocess import Reader
 from boneage.imaging.radiograph import read_radiograph
 from boneage.inference.appearance import AppearanceModel, describe
@@ -33,7 +33,6 @@ from boneage.inference.hand_view import make_reader
 from boneage.inference.predictor import Predictor
 from boneage.inference.registry import find_model
 
-RESULTS = Path(__file__).parent.parent / "docs" / "results" / "appearance.json"
 QUANTILE = 0.99
 MOST = 2500
 
@@ -46,18 +45,25 @@ def main() -> None:
     options = parser.parse_args()
     small, large = find_images(options.data), find_images(options.larger)
     samples = match_images(read_labels(find_labels(options.data)), small)
-    build(small, large, dict(zip(samples["image_id"], split_samples(samples), strict=True)))
+    part = dict(zip(samples["image_id"], split_samples(samples), strict=True))
+    print(json.dumps(build(small, large, part, find_model()), indent=1))
 
 
-def build(small: Mapping[str, Path], large: Mapping[str, Path], part: Mapping[str, str]) -> None:
-    """Fit, set the limits, measure and write.
+def build(
+    small: Mapping[str, Path], large: Mapping[str, Path], part: Mapping[str, str], model_path: Path
+) -> dict[str, Any]:
+    """Fit, set the limits, write both into an exported model, and measure.
 
     Args:
         small: Image at 100 px by id.
         large: Image at up to 640 px by id, of some.
         part: Part of the split by id.
+        model_path: The exported model.
+
+    Returns:
+        Numbers of images, and how many of the processed ones are found.
     """
-    reader = make_reader(Predictor(threads=1).contract.preprocessing)
+    reader = make_reader(Predictor(model_path, threads=1).contract.preprocessing)
     train = [small[i] for i in sorted(small) if part.get(i) == "train"][::5][:MOST]
     train += [large[i] for i in sorted(large) if part.get(i) == "train"]
     val = [small[i] for i in sorted(small) if part.get(i) == "val" and i not in large][::2]
@@ -84,9 +90,8 @@ def build(small: Mapping[str, Path], large: Mapping[str, Path], part: Mapping[st
             "processed": round(float(np.mean(is_processed)), 3),
             "unlike": round(float(np.mean(is_unlike)), 3),
         }
-    print(json.dumps(found, indent=1))
-    save_text(RESULTS, json.dumps(found, indent=1) + "\n")
-    _write(model)
+    _write(model, model_path)
+    return found
 
 
 def _read(path: Path) -> Image.Image:
@@ -147,8 +152,7 @@ def _fit(plain: Any, processed: Any) -> AppearanceModel:
     )  # fmt: skip
 
 
-def _write(model: AppearanceModel) -> None:
-    path = find_model()
+def _write(model: AppearanceModel, path: Path) -> None:
     file = onnx.load(path)
     properties = {item.key: item.value for item in file.metadata_props}
     contract = json.loads(properties[CONTRACT_KEY])

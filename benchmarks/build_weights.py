@@ -3,8 +3,10 @@
     python benchmarks/build_weights.py DATA LARGER --init WEIGHTS --work FOLDER
     python benchmarks/build_weights.py DATA LARGER --measure  # only the figures, not the weights
 
-The training is that of train_weights.py, with the same arguments; an interrupted build continues
-where it stopped. Images are predicted from their files, the larger copy where there is one.
+With `--out FILE --docs FOLDER` model and figures go elsewhere than into the package and the docs,
+as in docs/retrain.md. The training is that of train_weights.py, with the same arguments; an
+interrupted build continues where it stopped. Images are predicted from their files, the larger copy
+where there is one.
 
 One half of the validation images chose among recipes, the other half calibrates: as the images are,
 and in the looks of the training, from which is learned how the error grows with the distance from
@@ -25,7 +27,7 @@ import onnx
 import pandas as pd
 import torch
 from tqdm import tqdm
-from train_weights import OTHERS, cut_views, read_recipe, train
+from train_weights import OTHERS, cut_views, parse_changes, read_recipe, train
 
 from boneage.config import Recipe
 from boneage.data.dataset import BoneAgeDataset, get_transforms
@@ -54,9 +56,7 @@ from boneage.training.embedding import Embedding
 from boneage.training.export import export_onnx
 from boneage.training.samples import choose_training
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "docs" / "results" / "boneage.json"
-IMAGES = ROOT / "docs" / "images"
+DOCS = Path(__file__).parent.parent / "docs"
 
 TERMS = (
     "Weights trained on the radiographs of the RSNA 2017 Pediatric Bone Age Challenge, whose terms "
@@ -88,23 +88,32 @@ def main() -> None:
     parser.add_argument("larger", type=Path)
     parser.add_argument("--init", type=Path)
     parser.add_argument("--work", type=Path, default=Path("output/weights"))
+    parser.add_argument("--out", type=Path, default=find_model())
+    parser.add_argument("--docs", type=Path, default=DOCS)
+    parser.add_argument("--workers", type=int, default=1, help="processes that read images")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--measure", action="store_true", help="only measure the weights again")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    first, second = read_recipe("boneage-pretraining"), read_recipe("boneage")
+    changes = parse_changes(options.set)
+    first, second = read_recipe("boneage-pretraining"), read_recipe("boneage", **changes)
+    results = options.docs / "results" / "boneage.json"
     samples = cut_views(options.data, options.larger, options.work, second)
     if not options.measure:
-        train(samples, first, options.work / "first", options.init, others=None)
+        train(samples, first, options.work / "first", options.init, None, options.workers)
         start = options.work / "first" / BEST
-        train(samples, second, options.work / "second", start, others=OTHERS)
-        build(load_checkpoint(options.work / "second" / BEST), samples, options.work)
+        train(samples, second, options.work / "second", start, OTHERS, options.workers)
+        trained = load_checkpoint(options.work / "second" / BEST)
+        build(trained, samples, options.work, options.out, results)
         part = dict(zip(samples["image_id"], samples["split"], strict=True))
-        build_appearance.build(find_images(options.data), find_images(options.larger), part)
-    measure(samples)
+        folders = find_images(options.data), find_images(options.larger)
+        found = build_appearance.build(*folders, part, options.out)
+        save_text(options.docs / "results" / "appearance.json", json.dumps(found, indent=1) + "\n")
+    measure(samples, options.out, results, options.docs / "images")
 
 
-def build(trained: Checkpoint, samples: pd.DataFrame, work: Path) -> None:
-    """Calibrate a network on half of the validation images, and export it into the package."""
+def build(trained: Checkpoint, samples: pd.DataFrame, work: Path, out: Path, results: Path) -> None:
+    """Calibrate a network on half of the validation images, and export it."""
     recipe = trained.recipe
     calibrated_on = choose_half(samples, 1)
     parity_images = list(calibrated_on["source"].iloc[:PARITY_IMAGES])
@@ -128,7 +137,7 @@ def build(trained: Checkpoint, samples: pd.DataFrame, work: Path) -> None:
         "sex": "+1 male, -1 female, 0 not provided: the sex is then predicted from the image",
     }
     parity = export_onnx(
-        trained, find_model(), parity_images, calibration, facts,
+        trained, out, parity_images, calibration, facts,
         embedding=embedding, familiarity=limits,
     )  # fmt: skip
     ages = samples.loc[samples["split"] == "train", "age_years"]
@@ -147,7 +156,7 @@ def build(trained: Checkpoint, samples: pd.DataFrame, work: Path) -> None:
         "parity": asdict(parity),
         "parameters": sum(p.numel() for p in trained.model.parameters()),
     }  # fmt: skip
-    save_text(RESULTS, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    save_text(results, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
 def choose_half(samples: pd.DataFrame, half: int) -> pd.DataFrame:
@@ -208,9 +217,9 @@ def find_naive_width(calibration: Calibration, outputs: Outputs, years: Any) -> 
     return float(24.0 * np.quantile(error, calibration.level))
 
 
-def measure(samples: pd.DataFrame) -> None:
-    """Measure the weights in the package, and write the figures into their file and the docs."""
-    predictor = Predictor(threads=1)
+def measure(samples: pd.DataFrame, path: Path, results: Path, images: Path) -> None:
+    """Measure an exported model, and write the figures into its file and the docs."""
+    predictor = Predictor(path, threads=1)
     tables, reports = predict_all(predictor, samples)
     test = reports["test"]
     facts = predictor.contract.facts | {
@@ -222,26 +231,26 @@ def measure(samples: pd.DataFrame) -> None:
             "coverage": test["intervals"]["coverage"],
         }
     }
-    model = onnx.load(find_model())
+    model = onnx.load(path)
     contract = replace(predictor.contract, facts=facts)
     onnx.helper.set_model_props(model, {CONTRACT_KEY: contract.to_json()})
-    with replacing(find_model()) as part:
+    with replacing(path) as part:
         part.write_bytes(model.SerializeToString())
     result = {
-        **json.loads(RESULTS.read_text(encoding="utf-8")),
+        **json.loads(results.read_text(encoding="utf-8")),
         **describe_reasons(tables),
         "sizes": compare_sizes(tables["larger"], tables["larger_reduced"]),
         "provenance": contract.provenance,
         "recipe": contract.recipe,
         **reports,
     }
-    save_text(RESULTS, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    save_text(results, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     for name, figure in (
         ("scatter", plot_scatter(tables["test"], test)),
         ("confusion", plot_confusion_matrix(test)),
         ("calibration", plot_calibration(tables["test"], test)),
     ):
-        save_figure(figure, IMAGES / f"boneage_{name}.png")
+        save_figure(figure, images / f"boneage_{name}.png")
 
 
 def predict_all(

@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    changes = {name: _parse(value) for name, value in (s.split("=", 1) for s in options.set)}
+    changes = parse_changes(options.set)
     first, second = read_recipe("boneage-pretraining"), read_recipe("boneage", **changes)
     samples = cut_views(options.data, options.larger, options.work, second)
     start = options.init
@@ -73,6 +73,11 @@ def main() -> None:
         start = options.work / "first" / BEST
     trainer = train(samples, second, options.work / options.name, start, OTHERS, options.workers)
     print(json.dumps(measure(trainer, samples), indent=1))
+
+
+def parse_changes(settings: Sequence[str]) -> dict[str, Any]:
+    """Read settings of the form NAME=VALUE, the values as JSON or as text."""
+    return {name: _parse(value) for name, value in (s.split("=", 1) for s in settings)}
 
 
 def _parse(value: str) -> Any:
@@ -102,7 +107,7 @@ def cut_views(data: Path, larger: Path, work: Path, recipe: Recipe) -> pd.DataFr
     small, large = find_images(data), find_images(larger)
     samples = match_images(read_labels(find_labels(data)), small)
     samples["split"] = split_samples(samples, recipe.seed)
-    if split_sha256(samples["image_id"], samples["split"]) != recipe.split_sha256:
+    if recipe.split_sha256 not in (None, split_sha256(samples["image_id"], samples["split"])):
         raise SystemExit(f"{data} gives another split than that of the recipe")
     samples["small"] = samples["path"]
     samples["source"] = [large.get(r.image_id, r.path) for r in samples.itertuples()]
@@ -113,8 +118,9 @@ def cut_views(data: Path, larger: Path, work: Path, recipe: Recipe) -> pd.DataFr
     ):
         settings = ImageSettings(size, recipe.invert, crop=recipe.crop)
         folder = work / f"views{size}"
-        reader = make_reader(Preprocessing.of_processed(settings))
-        preprocess_folder(images, folder, settings, reader=reader)
+        if images:
+            reader = make_reader(Preprocessing.of_processed(settings))
+            preprocess_folder(images, folder, settings, reader=reader)
         rows = samples["is_large"] == is_large
         samples.loc[rows, "path"] = [folder / f"{i}.png" for i in samples.loc[rows, "image_id"]]
     return samples

@@ -1,6 +1,8 @@
 """What several tests build: models, files, prediction tables, and a reader of pages."""
 
 import importlib.util
+import shutil
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from boneage.config import Recipe
+from boneage.data.labels import find_images, find_labels
 from boneage.evaluation.prediction_table import Predictions, read_all
 from boneage.imaging.geometry import Affine
 from boneage.imaging.preprocess import Preprocessing
@@ -28,13 +31,28 @@ TINY = {"image_size": 48, "init": "none", "batch_size": 16, "epochs": 2, "learni
 
 
 def load_script(path: str) -> Any:
-    """Load a script of the repository that is no part of the package."""
+    """Load a script of the repository that is no part of the package; it may import its peers."""
+    if str((ROOT / path).parent) not in sys.path:
+        sys.path.append(str((ROOT / path).parent))
     spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def write_sizes(raw: Path, folder: Path) -> tuple[Path, Path]:
+    """Write all images of a folder at 100 px, and every fourth as it is; give both folders."""
+    small, larger = folder / "small", folder / "larger"
+    small.mkdir()
+    larger.mkdir()
+    for i, (image_id, path) in enumerate(find_images(raw).items()):
+        Image.open(path).resize((100, 100)).save(small / f"{image_id}.png")
+        if i % 4 == 0:
+            shutil.copy(path, larger / f"{image_id}.png")
+    shutil.copy(find_labels(raw), small / "labels.csv")
+    return small, larger
 
 
 UNCHANGED = Affine.scaling(1.0, 1.0)

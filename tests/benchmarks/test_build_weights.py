@@ -1,100 +1,108 @@
-"""The script that builds the weights in the package: what is trained and calibrated on what."""
+"""The script that builds the weights in the package: what is trained, calibrated and measured."""
 
+import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
+import numpy as np
 import pytest
-import torch
 
-from boneage.config import Paths, Recipe
-from boneage.data.split import read_split
-from boneage.inference.batch import calibrate
+from boneage.data.labels import find_images
+from boneage.evaluation.prediction_table import check_table
+from boneage.inference.calibration import Outputs
+from boneage.inference.contract import OUTPUTS
 from boneage.inference.predictor import Predictor
-from boneage.training.export import export_onnx
-from builders import load_script, make_checkpoint
-
-build = load_script("benchmarks/build_weights.py")
-
-
-@pytest.mark.filterwarnings("ignore:The least populated class")
-def test_every_training_image_is_left_out_by_one_fold(
-    samples: pd.DataFrame, raw: Path, recipe: Recipe, tmp_path: Path
-) -> None:
-    training = samples.loc[samples["split"] == "train", "image_id"]
-    held_out = training.iloc[3]
-    recipe = replace(recipe, hold_out=(held_out,))
-    samples[["image_id", "split"]].to_csv(tmp_path / "split.csv", index=False)
-    left_out: list[str] = []
-    for fold in range(build.FOLDS):
-        file = build.write_fold(Paths(data=raw, output=tmp_path), recipe, fold)
-        parts = read_split(file, samples)
-        assert set(parts[samples["split"] == "val"]) == {"train"}
-        assert ((parts == "test") == (samples["split"] == "test")).all()
-        left_out += list(samples.loc[parts == "val", "image_id"])
-    assert sorted(left_out) == sorted(set(training) - {held_out})
+from boneage.phantom.cohort import write_cohort
+from boneage.training.checkpoint import save_checkpoint
+from builders import load_script, make_checkpoint, write_sizes
 
 
-def export(raw: Path, path: Path, extra_years: float = 0.0) -> Path:
-    """Export a small model; its ages are `extra_years` above those of any other."""
-    checkpoint = make_checkpoint(
-        sex_input=True, sex_weight=0.1, tta_mirror=True, sampled_size=64, stretch_grey=True,
-        stored_size=None,
-    )  # fmt: skip
-    assert checkpoint.model.age_head is not None
-    with torch.no_grad():
-        checkpoint.model.age_head.bias.add_(extra_years)
-    export_onnx(checkpoint, path, [min(raw.rglob("*.png"))])
-    return path
+@pytest.fixture
+def build() -> Any:
+    return load_script("benchmarks/build_weights.py")
 
 
-@pytest.fixture(scope="module")
-def main_model(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(raw, tmp_path_factory.mktemp("main") / "model.onnx")
+@pytest.fixture
+def small_build(build: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The same with networks and numbers of images that take seconds."""
+    read = build.read_recipe
 
+    def read_small(name: str, **changes: Any) -> Any:
+        small = {"image_size": 64, "epochs": 1, "batch_size": 8, "backbone": "timm:test_resnet",
+                 "output_stride": 32, "hold_out": (), "split_sha256": None,
+                 "synthetic_images": 10 if name == "boneage" else 0}  # fmt: skip
+        return replace(read(name, **changes), **small)
 
-@pytest.fixture(scope="module")
-def auxiliary(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose predictions are two years above those of `main_model`."""
-    return export(raw, tmp_path_factory.mktemp("auxiliary") / "model.onnx", extra_years=2.0)
+    monkeypatch.setattr(build, "read_recipe", read_small)
+    for name, value in (("OTHERS", 20), ("SYNTHETIC_IMAGES", 12), ("EMBEDDED_IMAGES", 60),
+                        ("LOOKS", 1), ("PARITY_IMAGES", 2)):  # fmt: skip
+        monkeypatch.setattr(build, name, value)
+    return build
 
 
 @pytest.mark.slow
-def test_each_model_predicts_its_own_images_and_the_first_is_calibrated(
-    samples: pd.DataFrame, main_model: Path, auxiliary: Path
+def test_weights_are_trained_calibrated_exported_and_measured(
+    small_build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = samples[::2], samples[1::2]
-    found, figures = build.fit([(main_model, first), (auxiliary, second)])
-    main, other = figures["calibrated_on"]
-    assert main == build.fit([(main_model, first)])[1]["calibrated_on"][0]
-    as_main = build.fit([(main_model, second)])[1]["calibrated_on"][0]
-    for sex in ("all", "M", "F"):
-        more = other[sex]["signed_error_months"] - as_main[sex]["signed_error_months"]
-        assert more == pytest.approx(24.0, abs=0.01)
-    assert found.graph_sha256 == Predictor(main_model).contract.graph_sha256
-    assert found.images == main["all"]["n"] + other["all"]["n"] == len(samples)
-    for sex, bias in (("M", found.bias_male_years), ("F", found.bias_female_years)):
-        n = [part[sex]["n"] for part in (main, other)]
-        errors = [part[sex]["signed_error_months"] for part in (main, other)]
-        assert 12.0 * bias == pytest.approx((n[0] * errors[0] + n[1] * errors[1]) / sum(n))
+    write_cohort(tmp_path / "raw", n=320, seed=3, height=128, workers=2)
+    small, larger = write_sizes(tmp_path / "raw", tmp_path)
+    earlier = make_checkpoint(backbone="timm:test_resnet", sex_input=True, sex_weight=0.5)
+    init, out, docs = tmp_path / "init.pt", tmp_path / "out.onnx", tmp_path / "docs"
+    save_checkpoint(init, earlier.model, earlier.recipe, earlier.preprocessing, {})
+    (docs / "results").mkdir(parents=True)
+    (docs / "images").mkdir()
+    arguments = ["build_weights.py", str(small), str(larger), "--init", str(init), "--work",
+                 str(tmp_path / "work"), "--out", str(out), "--docs", str(docs)]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", arguments)
+    small_build.main()
+    predictor = Predictor(out)
+    contract = predictor.contract
+    assert contract.outputs == OUTPUTS
+    assert contract.preprocessing.crop == "hand"
+    assert contract.calibration is not None
+    assert contract.calibration.images >= 20
+    assert contract.appearance is not None
+    results = json.loads((docs / "results" / "boneage.json").read_text(encoding="utf-8"))
+    assert results["provenance"]["graph_sha256"] == contract.graph_sha256
+    assert results["test"]["n"] + results["test"]["n_rejected"] == results["n_by_split"]["test"]
+    assert results["larger"]["n"] <= len(find_images(larger))
+    assert results["sizes"]["n"] > 0
+    assert contract.facts["test"]["mae_months"] == results["test"]["regression"]["mae_months"]
+    assert "image_id" not in json.dumps(results)
+    prediction = predictor.predict(next(iter(find_images(larger).values())), "F")
+    assert prediction.familiarity is not None
+    assert 0.0 <= prediction.familiarity <= 1.0
+    # A second call trains and calibrates nothing new.
+    before = contract.graph_sha256, contract.calibration
+    monkeypatch.setattr(sys, "argv", [*arguments, "--measure"])
+    small_build.main()
+    again = Predictor(out).contract
+    assert (again.graph_sha256, again.calibration) == before
 
 
-@pytest.mark.slow
-def test_the_images_may_come_in_several_parts(samples: pd.DataFrame, main_model: Path) -> None:
-    found, figures = build.fit([(main_model, samples[::2]), (main_model, samples[1::2])])
-    expected, _ = calibrate(Predictor(main_model), build.make_images(samples))
-    assert found.bias_unknown_years == pytest.approx(expected.bias_unknown_years)
-    assert found.known.quantile == pytest.approx(expected.known.quantile)
-    # With so few images the spread is one constant, and so is the width.
-    assert figures["naive_width_months"] == pytest.approx(24.0 * found.known.quantile, rel=0.1)
+def test_the_halves_of_validation_are_apart(build: Any, samples: Any) -> None:
+    chosen_on, calibrated_on = (build.choose_half(samples, half) for half in (0, 1))
+    assert set(chosen_on["split"]) == set(calibrated_on["split"]) == {"val"}
+    assert not set(chosen_on["image_id"]) & set(calibrated_on["image_id"])
+    assert len(chosen_on) + len(calibrated_on) == (samples["split"] == "val").sum()
 
 
-@pytest.mark.slow
-def test_images_that_cannot_be_read_stop_the_build(
-    samples: pd.DataFrame, main_model: Path, tmp_path: Path
+def test_errors_are_described_by_sex_in_months(build: Any) -> None:
+    outputs = Outputs(np.array([1.0, 1.0, -1.0]), np.array([10.0, 12.0, 8.0]))
+    found = build.describe_errors(outputs, np.array([9.0, 12.0, 9.0]))
+    assert found["all"]["mae_months"] == pytest.approx(8.0)
+    assert found["M"]["signed_error_months"] == pytest.approx(6.0)
+    assert found["F"] | {"n": 1, "mae_months": 12.0, "signed_error_months": -12.0} == found["F"]
+
+
+def test_a_wrong_sex_is_provided_and_the_true_one_is_in_the_table(
+    build: Any, samples: Any, predictor: Predictor
 ) -> None:
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no image")
-    samples["path"] = [broken, *samples["path"][1:]]
-    with pytest.raises(SystemExit, match="1 images cannot be read, the first"):
-        build.fit([(main_model, samples)])
+    rows = samples.assign(source=samples["path"]).iloc[:3]
+    given = [record.sex for record in build.make_images(rows, "wrong")]
+    assert given == [{"M": "F", "F": "M"}[sex] for sex in rows["sex"]]
+    table = build.predict(predictor, rows, "wrong")
+    check_table(table.assign(split="test"))
+    assert set(table["sex"]) <= set(rows["sex"])

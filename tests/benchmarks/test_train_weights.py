@@ -1,5 +1,4 @@
 import json
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,36 +7,15 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
-from boneage.data.labels import find_images, find_labels, match_images, read_labels
-from boneage.data.split import split_samples
 from boneage.training.checkpoint import BEST, load_checkpoint, save_checkpoint
 from boneage.training.initial_weights import build_model
-from builders import load_script, make_checkpoint
+from builders import load_script, make_checkpoint, write_sizes
 
 
 @pytest.fixture
 def script() -> Any:
     return load_script("benchmarks/train_weights.py")
-
-
-@pytest.fixture
-def folders(raw: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
-    """Small images, larger copies of some, and their split."""
-    small, larger = tmp_path / "small", tmp_path / "larger"
-    small.mkdir()
-    larger.mkdir()
-    for i, (image_id, path) in enumerate(find_images(raw).items()):
-        Image.open(path).resize((100, 100)).save(small / f"{image_id}.png")
-        if i % 4 == 0:
-            shutil.copy(path, larger / f"{image_id}.png")
-    shutil.copy(find_labels(raw), small / "labels.csv")
-    samples = match_images(read_labels(find_labels(small)), find_images(small))
-    samples["split"] = split_samples(samples, 0)
-    split = tmp_path / "split.csv"
-    samples[["image_id", "split"]].to_csv(split, index=False)
-    return small, larger, split
 
 
 def test_larger_images_are_in_every_epoch_and_others_in_turn(script: Any) -> None:
@@ -60,7 +38,7 @@ def test_a_recipe_names_known_settings_and_can_be_changed(script: Any) -> None:
 @pytest.mark.parametrize("skips_first", [False, True])
 def test_both_stages_are_trained_and_a_second_call_trains_nothing_again(
     script: Any,
-    folders: tuple[Path, Path, Path],
+    raw: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -70,17 +48,18 @@ def test_both_stages_are_trained_and_a_second_call_trains_nothing_again(
 
     def read_small(name: str, **changes: Any) -> Any:
         small = {"image_size": 64, "epochs": 1, "batch_size": 8, "backbone": "timm:test_resnet",
-                 "output_stride": 32, "hold_out": (), "split_sha256": None}  # fmt: skip
+                 "output_stride": 32, "hold_out": (), "split_sha256": None,
+                 "synthetic_images": 10 if name == "boneage" else 0}  # fmt: skip
         return replace(read(name, **changes), **small)
 
     monkeypatch.setattr(script, "read_recipe", read_small)
     monkeypatch.setattr(script, "OTHERS", 10)
-    small, larger, split = folders
+    small, larger = write_sizes(raw, tmp_path)
     init, work = tmp_path / "init.pt", tmp_path / "work"
     earlier = make_checkpoint(backbone="timm:test_resnet", sex_input=True, sex_weight=0.5)
     save_checkpoint(init, earlier.model, earlier.recipe, earlier.preprocessing, {})
-    arguments = [str(small), str(larger), "--split", str(split), "--init", str(init),
-                 "--work", str(work), *(["--skip-pretraining"] if skips_first else [])]  # fmt: skip
+    arguments = [str(small), str(larger), "--init", str(init), "--work", str(work),
+                 *(["--skip-pretraining"] if skips_first else [])]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["train_weights.py", *arguments])
     script.main()
     figures = json.loads(capsys.readouterr().out)

@@ -103,9 +103,7 @@ def test_an_exported_model_can_be_trained_on(
     load_exported(model, tmp_path / "model.onnx")
     size = checkpoint.recipe.image_size
     given = torch.rand(4, 3, size, size), torch.tensor([1.0, -1.0, 0.0, 0.0])
-    for found, expected in zip(
-        model.eval()(*given), checkpoint.model.eval()(*given), strict=True
-    ):
+    for found, expected in zip(model.eval()(*given), checkpoint.model.eval()(*given), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
     with pytest.raises(CheckpointError, match="does not hold the weights backbone"):
