@@ -31,12 +31,13 @@ from boneage.data.processed import preprocess_folder
 from boneage.data.split import split_samples, split_sha256
 from boneage.imaging.preprocess import Preprocessing
 from boneage.inference.hand_view import make_reader
+from boneage.inference.predictor import Predictor
 from boneage.training.checkpoint import BEST, LAST, load_checkpoint
 from boneage.training.export import load_exported
 from boneage.training.fold_norm import fold_norm
 from boneage.training.initial_weights import build_model
 from boneage.training.model import BoneAgePredictor
-from boneage.training.samples import choose_training, make_synthetic
+from boneage.training.samples import choose_training, describe_data, make_synthetic
 from boneage.training.train import Trainer
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -169,6 +170,7 @@ def train(
         workers: Processes that read images.
     """
     training = choose_training(samples, recipe)
+    provenance = describe_data(samples, training)
     if recipe.synthetic_images:
         drawn = make_synthetic(Paths(output=output.parent, use_processed=True), recipe)
         training = pd.concat([training, drawn.assign(is_large=False)], ignore_index=True)
@@ -183,9 +185,8 @@ def train(
     }
     model = _start(recipe, start, training)
     preprocessing = Preprocessing.of(recipe, recipe.image_size)
-    facts = {"train_median_years": float(training["age_years"].median())}
     trainer = Trainer(model, loaders, recipe, preprocessing, output,
-                      runtime=Runtime(workers=0), provenance=facts)  # fmt: skip
+                      runtime=Runtime(workers=0), provenance=provenance)  # fmt: skip
     if (output / LAST).is_file():
         trainer.resume()
     trainer.fit()
@@ -214,11 +215,14 @@ def _start(recipe: Recipe, start: Path, training: pd.DataFrame) -> BoneAgePredic
     mean = float(training["age_years"].mean())
     if start.suffix == ".pt":
         model = build_model(recipe, "none", mean)
-        model.load_state_dict(load_checkpoint(start).model.state_dict())
+        earlier = load_checkpoint(start)
+        model.load_state_dict(earlier.model.state_dict())
+        model.init_used = str(earlier.provenance["init_used"])
     elif start.suffix == ".onnx":
         model = build_model(recipe, "none", mean)
         load_exported(model, start)
         _drop_constant(model, recipe, training)
+        model.init_used = f"network {Predictor(start, threads=1).contract.graph_sha256}"
     else:
         return build_model(recipe, str(start), mean)
     fold_norm(model.backbone)

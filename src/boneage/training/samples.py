@@ -75,6 +75,17 @@ def choose_training(samples: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
     return samples[is_training]
 
 
+def describe_data(samples: pd.DataFrame, training: pd.DataFrame) -> dict[str, Any]:
+    """Give the facts about data and split that are saved with a checkpoint."""
+    return {
+        "n_by_split": {**samples["split"].value_counts().to_dict(), "train": len(training)},
+        "data_sha256": data_sha256(samples),
+        "split_sha256": split_sha256(samples["image_id"], samples["split"]),
+        "held_out_sha256": data_sha256(samples[samples["split"] != "train"]),
+        "train_median_years": float(training["age_years"].median()),
+    }
+
+
 def make_synthetic(paths: Paths, recipe: Recipe) -> pd.DataFrame:
     """Write the recipe's synthetic images into the output folder, ready for training."""
     folder = paths.output / "synthetic" / "raw"

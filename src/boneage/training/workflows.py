@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
 from boneage.config import Paths, Recipe, Runtime
 from boneage.data.dataset import BoneAgeDataset, get_dataset
-from boneage.data.labels import data_sha256, find_images
+from boneage.data.labels import find_images
 from boneage.data.split import SPLITS, describe_small_parts, read_split, split_samples, split_sha256
 from boneage.errors import BoneAgeError
 from boneage.evaluation.evaluate import Report, save_evaluation
@@ -38,6 +38,7 @@ from boneage.training.predict import evaluate_loader, predict_loader
 from boneage.training.samples import (
     HELD_OUT,
     choose_training,
+    describe_data,
     load_samples,
     load_trained,
     make_loaders,
@@ -92,7 +93,7 @@ def train_model(
     held_out = samples[samples["split"] != "train"]
     mean_age = float(training["age_years"].mean())
     model = build_model(recipe, "none" if resume else recipe.init, mean_age)
-    provenance = _describe_data(samples, training)
+    provenance = describe_data(samples, training)
     if recipe.synthetic_images:
         training = pd.concat([training, make_synthetic(paths, recipe)], ignore_index=True)
     preprocessing = Preprocessing.of(recipe, stored_size)
@@ -149,17 +150,6 @@ def _describe_small_validation(samples: pd.DataFrame) -> list[str]:
     lacks = describe_lacks(len(val), min(n_of_sex))
     text = f"the validation part, {len(val)} images, is too few for {'; for '.join(lacks)}"
     return [text] if lacks else []
-
-
-def _describe_data(samples: pd.DataFrame, training: pd.DataFrame) -> dict[str, Any]:
-    """Give the facts about data and split that are saved with a checkpoint."""
-    return {
-        "n_by_split": {**samples["split"].value_counts().to_dict(), "train": len(training)},
-        "data_sha256": data_sha256(samples),
-        "split_sha256": split_sha256(samples["image_id"], samples["split"]),
-        "held_out_sha256": data_sha256(samples[samples["split"] != "train"]),
-        "train_median_years": float(training["age_years"].median()),
-    }
 
 
 def _set_aside(output: Path) -> None:
