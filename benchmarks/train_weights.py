@@ -17,6 +17,7 @@ import json
 import logging
 import tomllib
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ from boneage.data.processed import preprocess_folder
 from boneage.data.split import split_samples, split_sha256
 from boneage.imaging.preprocess import Preprocessing
 from boneage.inference.hand_view import make_reader
-from boneage.inference.predictor import Predictor
 from boneage.training.checkpoint import BEST, LAST, load_checkpoint
 from boneage.training.export import load_exported
 from boneage.training.fold_norm import fold_norm
@@ -222,7 +222,7 @@ def _start(recipe: Recipe, start: Path, training: pd.DataFrame) -> BoneAgePredic
         model = build_model(recipe, "none", mean)
         load_exported(model, start)
         _drop_constant(model, recipe, training)
-        model.init_used = f"network {Predictor(start, threads=1).contract.graph_sha256}"
+        model.init_used = f"{start.name}, sha256 {sha256(start.read_bytes()).hexdigest()}"
     else:
         return build_model(recipe, str(start), mean)
     fold_norm(model.backbone)

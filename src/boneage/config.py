@@ -15,7 +15,7 @@ from boneage.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Invert = Literal["auto", "never", "always"]
-Crop = Literal["none", "unusual", "hand"]
+Crop = Literal["none", "hand"]
 Padding = Literal["edge", "black"]
 
 
@@ -66,23 +66,13 @@ class ImageSettings:
     """Side of the square image, in pixels."""
     invert: Invert = "auto"
     """Invert images with dark bones: auto inverts those detected, always all, never none."""
-    sampled_size: int | None = None
-    """First reduce images to this side by nearest neighbour, as in the 100-px copy of RSNA."""
     crop: Crop = "none"
     """What is used of an image: none crops nothing, hand is a view of the hand, upright and always
-    at one scale, unusual that view only where the hand does not lie as on the RSNA images."""
+    at one scale."""
 
     def __post_init__(self) -> None:
         _require_choices(self)
         _require(self, "image_size", "1 or more", self.image_size >= 1)
-        _require(
-            self, "sampled_size", "1 or more", self.sampled_size is None or self.sampled_size >= 1
-        )
-
-    @property
-    def processed_size(self) -> int:
-        """Side of the images in the processed folder."""
-        return self.sampled_size or self.image_size
 
 
 @dataclass(frozen=True)
@@ -95,8 +85,6 @@ class Recipe(ImageSettings):
     """Mirror half of the training images, chosen at random."""
     rotation: float = 10.0
     """Largest random rotation of a training image, in degrees in either direction."""
-    early_rotation: float = 0.0
-    """Proportion of training images also rotated before resizing, which blurs small images."""
     zoom: float = 0.0
     """Largest random magnification or reduction of a training image, as a proportion."""
     shift: float = 0.0
@@ -181,8 +169,7 @@ class Recipe(ImageSettings):
         for name in ("rotation", "weight_decay", "seed", "synthetic_images", "unknown_sex_weight",
                      "sex_weight", "outline_weight"):  # fmt: skip
             _require(self, name, "0 or more", getattr(self, name) >= 0)
-        for name in ("early_rotation", "zoom", "shift", "brightness", "ema_decay", "tta_zoom",
-                     "stretch"):  # fmt: skip
+        for name in ("zoom", "shift", "brightness", "ema_decay", "tta_zoom", "stretch"):
             _require(self, name, "0 or more and below 1", 0 <= getattr(self, name) < 1)
         for name in ("film_curve", "sharpness", "resolution", "grain", "cover", "background"):
             _require(self, name, "0 to 1", 0 <= getattr(self, name) <= 1)

@@ -62,7 +62,7 @@ def preprocess(
     reader = make_reader(Preprocessing.of_processed(settings))
     summary = preprocess_folder(find_images(paths.data), paths.processed, settings, workers, reader)
     print(
-        f"{summary.total} images: {summary.written} reduced to {settings.processed_size} px, "
+        f"{summary.total} images: {summary.written} reduced to {settings.image_size} px, "
         f"{summary.up_to_date} up to date, {len(summary.broken)} broken; in {paths.processed}"
     )
     if summary.inverted:

@@ -1,8 +1,7 @@
 """Random variation of training images: a pure function of seed, epoch and row.
 
-The parameters of a row are drawn first (`Augmentation`), then applied, in two steps: `rotate_early`
-to images before they are resized, `vary` to images already resized. Both take a batch; each image's
-result is the same alone and in any batch.
+The parameters of a row are drawn first (`Augmentation`), then applied to images already resized.
+`vary` takes a batch; each image's result is the same alone and in any batch.
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ class Augmentation:
     """How each of B training images is varied. Every attribute has shape (B,).
 
     Attributes:
-        early_rotation: Degrees by which an image is rotated before it is resized; 0 for not at all.
         is_mirrored: Whether left and right are exchanged.
         rotation: Degrees by which an image is rotated, counter-clockwise.
         zoom: Magnification; 1 leaves the size as it is.
@@ -31,7 +29,6 @@ class Augmentation:
         contrast: Factor on their distances from the image's mean, at most 1.
     """
 
-    early_rotation: torch.Tensor
     is_mirrored: torch.Tensor
     rotation: torch.Tensor
     zoom: torch.Tensor
@@ -44,16 +41,13 @@ class Augmentation:
     @classmethod
     def draw(cls, recipe: Recipe, generators: Sequence[torch.Generator | None]) -> Self:
         """Draw the parameters of one image from each generator; None is torch's global one."""
-        uniform = torch.stack([torch.rand(10, generator=g) for g in generators], dim=1)
-        early, early_angle, mirror, angle, zoom, right, down, brightness, contrast, wide = uniform
+        uniform = torch.stack([torch.rand(8, generator=g) for g in generators], dim=1)
+        mirror, angle, zoom, right, down, brightness, contrast, wide = uniform
 
         def both_ways(number: torch.Tensor, limit: float) -> torch.Tensor:
             return limit * (2.0 * number - 1.0)
 
         return cls(
-            early_rotation=torch.where(
-                early < recipe.early_rotation, both_ways(early_angle, recipe.rotation), 0.0
-            ),
             is_mirrored=(mirror < 0.5) & recipe.horizontal_flip,
             rotation=both_ways(angle, recipe.rotation),
             zoom=1.0 + both_ways(zoom, recipe.zoom),
@@ -78,16 +72,6 @@ def row_seed(seed: int, epoch: int, row: int) -> int:
     return hash((seed, epoch, row))  # of whole numbers, so it is the same in every process
 
 
-def rotate_early(images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
-    """Rotate those images that are rotated before they are resized.
-
-    Args:
-        images: (B, 1, H, W), float.
-        augmentation: Of B images.
-    """
-    return _move(images, augmentation.early_rotation)
-
-
 def vary(images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
     """Mirror, rotate, zoom and shift images, then reduce their contrast and brightness.
 
@@ -96,12 +80,6 @@ def vary(images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
         augmentation: Of B images.
     """
     return dim(move(images, augmentation), augmentation)
-
-
-def move(images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
-    """Mirror, rotate, zoom, stretch and shift images (B, C, S, S)."""
-    a = augmentation
-    return _move(images, a.rotation, a.zoom, a.shift_right, a.shift_down, a.is_mirrored, a.stretch)
 
 
 def dim(images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
@@ -115,24 +93,16 @@ def dim(images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
     return brightness * (contrast * images + (1.0 - contrast) * mean)
 
 
-def _move(
-    images: torch.Tensor,
-    degrees: torch.Tensor,
-    zoom: torch.Tensor | float = 1.0,
-    right: torch.Tensor | float = 0.0,
-    down: torch.Tensor | float = 0.0,
-    is_mirrored: torch.Tensor | bool = False,
-    stretch: torch.Tensor | float = 1.0,
-) -> torch.Tensor:
+def move(images: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
     """Mirror images (B, C, H, W), rotate, magnify and stretch them about the middle, shift them.
 
     Interpolation is bilinear; what comes in from outside the image is black. Images that do not
     move keep their pixels exactly.
     """
-    device, (height, width) = images.device, images.shape[2:]
+    a, device, (height, width) = augmentation, images.device, images.shape[2:]
     degrees, zoom, right, down, is_mirrored, stretch = (
-        torch.as_tensor(values, device=device).expand(len(images))
-        for values in (degrees, zoom, right, down, is_mirrored, stretch)
+        values.to(device)
+        for values in (a.rotation, a.zoom, a.shift_right, a.shift_down, a.is_mirrored, a.stretch)
     )
     moves = (degrees != 0) | (zoom != 1) | (right != 0) | (down != 0) | is_mirrored | (stretch != 1)
     if not moves.any():

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional
 
 from boneage.config import Recipe
-from boneage.data.augmentation import Augmentation, dim, move, rotate_early, row_seed
+from boneage.data.augmentation import Augmentation, dim, move, row_seed
 from boneage.data.film import FilmLook, change_look
 from boneage.data.split import SPLITS
 from boneage.errors import BoneAgeError
@@ -82,9 +82,6 @@ class _Transform:
             return normalise(grey)[0], hand[0]
         augmentation = Augmentation.draw(self.recipe, [None])
         look = FilmLook.draw(self.recipe, [None])
-        if augmentation.early_rotation.any():
-            rotated = rotate_early(_to_tensor(image), augmentation)
-            image = functional.to_pil_image((rotated[0] * 255.0).round().byte())
         layers = torch.cat([_to_tensor(resize(layer, size)) for layer in (image, outline)], dim=1)
         grey, hand = move(layers, augmentation).split(1, dim=1)
         grey = dim(grey, augmentation)

@@ -50,7 +50,7 @@ def preprocess_folder(
     workers: int | None = None,
     reader: Reader | None = None,
 ) -> PreprocessSummary:
-    """Resize every image to `processed/<id>.png`, or sample it if `sampled_size` is set.
+    """Resize every image to `processed/<id>.png`.
 
     Each file carries its source's size and time and the settings it was made with, and is
     written under a temporary name and renamed. So the work can be cut off anywhere and started
@@ -59,7 +59,7 @@ def preprocess_folder(
     Args:
         images: Path by image id.
         processed: Folder to fill; made if missing.
-        settings: Size, sampling, polarity and crop of the images.
+        settings: Size, polarity and crop of the images.
         workers: Processes; by default one a core.
         reader: What makes the images of those settings, if it must find the hand.
 
@@ -140,7 +140,7 @@ def find_processed(
     Args:
         processed: Folder that `preprocess_folder` filled.
         sources: By wanted id, the raw image, or None where it is not at hand any more.
-        settings: Those of the run, of which polarity, sampling and crop must be the folder's.
+        settings: Those of the run, of which polarity and crop must be the folder's.
 
     Returns:
         Path by id for those that exist, and their side in pixels.
@@ -162,9 +162,9 @@ def find_processed(
                 f"{path} was not made by `boneage preprocess`. Move it away and run preprocess."
             )
         values = json.loads(stamp)
-        is_sampled, crop = values.get("sampled", False), values.get("crop", "none")
+        crop = values.get("crop", "none")
         finder = values.get("hand_finder_sha256", "")
-        made.setdefault((values["size"], values["invert"], is_sampled, crop, finder), image_id)
+        made.setdefault((values["size"], values["invert"], crop, finder), image_id)
         images[image_id] = path
         if source is not None and _fingerprint(source) != (values["bytes"], values["mtime_ns"]):
             stale.append(image_id)
@@ -180,12 +180,12 @@ def find_processed(
         )
     if len(made) > 1:
         found = " and ".join(
-            f"{size} px{', sampled' * is_sampled}, invert {invert}"
+            f"{size} px, invert {invert}"
             f"{f', crop {crop} (hand finder {finder[:8]})' * (crop != 'none')} ({example}.png)"
-            for (size, invert, is_sampled, crop, finder), example in made.items()
+            for (size, invert, crop, finder), example in made.items()
         )
         raise BoneAgeError(f"{processed} mixes images of {found}. Run `boneage preprocess` again.")
-    size, invert, is_sampled, crop, _ = next(iter(made))
+    size, invert, crop, _ = next(iter(made))
     if crop != settings.crop:
         raise BoneAgeError(
             f"{processed} was made with --crop {crop}, this run has {settings.crop}. Run `boneage "
@@ -195,15 +195,6 @@ def find_processed(
         raise BoneAgeError(
             f"{processed} was made with --invert {invert}, this run has {settings.invert}. Run "
             f"`boneage preprocess --invert {settings.invert}` first."
-        )
-    if (size if is_sampled else None) != settings.sampled_size:
-        then, now = (
-            f"--sampled-size {side}" if side else "no --sampled-size"
-            for side in (size if is_sampled else None, settings.sampled_size)
-        )
-        raise BoneAgeError(
-            f"{processed} was made with {then}, this run has {now}. Run `boneage preprocess` with "
-            "the settings of this run first."
         )
     return images, size
 

@@ -170,9 +170,6 @@ class HandView:
 HAND_VIEW = HandView(1.0, 1 / 5.2, 0.471, 0.779)
 """The whole hand in a square, with a margin and the ends of the forearm's bones."""
 
-RSNA_VIEW = HandView(0.775, 0.163, 0.50, 0.69)
-"""How a hand lies on the RSNA images: medians over annotated ones (see `MEAN_HAND`)."""
-
 
 def is_usual(placement: Affine, size: tuple[int, int], slack: float = 1.0) -> bool:
     """Whether a hand lies on an image as hands do on the RSNA images.

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from math import gcd
 from typing import Any, ClassVar, Protocol, Self, get_args
 
 import numpy as np
@@ -12,15 +11,7 @@ from PIL import Image
 
 from boneage.config import Crop, ImageSettings, Invert, Padding, Recipe
 from boneage.errors import ConfigError
-from boneage.imaging.geometry import (
-    HAND_VIEW,
-    RSNA_VIEW,
-    Affine,
-    HandView,
-    edge_grey,
-    is_usual,
-    render,
-)
+from boneage.imaging.geometry import HAND_VIEW, Affine, HandView, edge_grey, render
 from boneage.imaging.radiograph import Radiograph, Source, read_radiograph
 
 logger = logging.getLogger(__name__)
@@ -31,14 +22,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 GREY_PERCENTILES = (1.0, 99.0)
 """Percentiles that `stretch_grey` takes for black and white."""
-
-VIEW_HEIGHT = 640
-"""Height in pixels of a view of the hand that is sampled afterwards."""
-
-SAMPLING_PHASES = 8
-"""Samples of a whole image that are averaged by default where images are sampled."""
-
-_GOLDEN = (3.0 - 5.0**0.5) / 2.0
 
 
 def _require(name: str, value: object, expected: str, holds: bool) -> None:
@@ -72,8 +55,6 @@ class TestTimeAugmentation:
     Attributes:
         mirror: Whether every view is averaged with its mirror image.
         zoom: Proportion by which the image is once reduced and once magnified; 0 for neither.
-        phases: Number of samples of an image that is larger than `sampled_size`, each taken
-            between other rows and columns (`sampling_phases`); 1 for the middle one alone.
 
     Raises:
         ConfigError: If a value is impossible.
@@ -83,13 +64,11 @@ class TestTimeAugmentation:
 
     mirror: bool = False
     zoom: float = 0.0
-    phases: int = 1
 
     def __post_init__(self) -> None:
         _require("tta.mirror", self.mirror, "true or false", isinstance(self.mirror, bool))
         is_zoom = _is_number(self.zoom) and 0.0 <= self.zoom < 1.0
         _require("tta.zoom", self.zoom, "0 or more and below 1", is_zoom)
-        _require("tta.phases", self.phases, "1 or more", _is_count(self.phases))
 
 
 class Reader(Protocol):
@@ -111,19 +90,17 @@ class Preprocessing:
     """How an image becomes a network's input, and which views of it are averaged.
 
     It travels with the weights. The image is read with bone bright (`invert`), used whole or in a
-    view of the hand (`crop`), reduced by nearest neighbour (`sampled_size`) or stretched to a
-    square (`stored_size`) as in the processed folder, kept as 8 bits, stretched in its grey values
-    (`stretch_grey`) and stretched to the network's square (`image_size`). Serving repeats exactly
-    what training did, because a network notices how its pixels were made.
+    view of the hand (`crop`), stretched to a square (`stored_size`) as in the processed folder,
+    kept as 8 bits, stretched in its grey values (`stretch_grey`) and stretched to the network's
+    square (`image_size`). Serving repeats exactly what training did, because a network notices how
+    its pixels were made.
 
     Attributes:
         image_size: Side of the square the network sees, in pixels.
         stored_size: Side of the square in the processed folder, or None if images were read raw.
         invert: How images with dark bones are treated.
-        sampled_size: Side to which images were first reduced by nearest neighbour, or None.
         stretch_grey: Whether grey values are stretched, see `stretch_grey`.
-        crop: `none` uses the whole image, `hand` the view of the hand, and `unusual` the view
-            only where the hand does not lie as hands do on the training images.
+        crop: `none` uses the whole image, `hand` the view of the hand.
         view: The view of the hand.
         padding: What fills the view where it reaches beyond the image: the median grey of the
             image's border (`edge`) or `black`.
@@ -136,7 +113,6 @@ class Preprocessing:
     image_size: int
     stored_size: int | None
     invert: Invert
-    sampled_size: int | None = None
     stretch_grey: bool = False
     tta: TestTimeAugmentation = TestTimeAugmentation()
     crop: Crop = "none"
@@ -145,9 +121,8 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         _require("image_size", self.image_size, "1 or more", _is_count(self.image_size))
-        for name in ("stored_size", "sampled_size"):
-            size = getattr(self, name)
-            _require(name, size, "1 or more, or none", size is None or _is_count(size))
+        size = self.stored_size
+        _require("stored_size", size, "1 or more, or none", size is None or _is_count(size))
         for name, values in (("invert", Invert), ("crop", Crop), ("padding", Padding)):
             value, choices = getattr(self, name), get_args(values)
             _require(name, value, " or ".join(choices), value in choices)
@@ -161,21 +136,15 @@ class Preprocessing:
             recipe.image_size,
             stored_size,
             recipe.invert,
-            recipe.sampled_size,
             recipe.stretch_grey,
-            TestTimeAugmentation(
-                recipe.tta_mirror, recipe.tta_zoom, SAMPLING_PHASES if recipe.sampled_size else 1
-            ),
+            TestTimeAugmentation(recipe.tta_mirror, recipe.tta_zoom),
             recipe.crop,
-            _VIEWS[recipe.crop],
         )
 
     @classmethod
     def of_processed(cls, settings: ImageSettings) -> Self:
         """Give the preprocessing that leads to the images of a processed folder."""
-        size = settings.processed_size
-        return cls(size, size, settings.invert, settings.sampled_size, crop=settings.crop,
-                   view=_VIEWS[settings.crop])  # fmt: skip
+        return cls(settings.image_size, settings.image_size, settings.invert, crop=settings.crop)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Self:
@@ -193,8 +162,7 @@ class Preprocessing:
     @property
     def stamp(self) -> dict[str, Any]:
         """What decides the pixels of an image in the processed folder, as plain values."""
-        stamp = {"size": self.stored_size, "invert": self.invert}
-        return stamp if self.sampled_size is None else {**stamp, "sampled": True}
+        return {"size": self.stored_size, "invert": self.invert}
 
     def read(self, source: Source) -> Image.Image:
         """Read a raw image as the 8-bit grey image that training started from.
@@ -221,31 +189,15 @@ class Preprocessing:
     @property
     def view_height(self) -> int:
         """Height in pixels at which the view of a hand is rendered."""
-        return VIEW_HEIGHT if self.sampled_size else self.stored_size or self.image_size
-
-    def needs_view(self, placement: Affine, size: tuple[int, int]) -> bool:
-        """Whether an image is used in a view of its hand, and not whole.
-
-        Args:
-            placement: Where the hand lies on the image, see `is_usual`.
-            size: Width and height of the image in pixels, once it is upright.
-        """
-        return self.crop == "hand" or (self.crop == "unusual" and not is_usual(placement, size))
+        return self.stored_size or self.image_size
 
     def show(self, image: Image.Image, to_view: Affine) -> Image.Image:
         """Give the view of an 8-bit grey image, `view_height` high, to which a map leads."""
         fill = edge_grey(image) if self.padding == "edge" else 0
         return render(image, to_view, self.view.size(self.view_height), fill)
 
-    def reduce(self, image: Image.Image, phase: tuple[float, float] = (0.0, 0.0)) -> Image.Image:
-        """Reduce an 8-bit grey image to the image that training started from.
-
-        Args:
-            image: An image as `show` gives it.
-            phase: Where between two rows and two columns an image is sampled, see `sample`.
-        """
-        if self.sampled_size is not None:
-            return sample(image, self.sampled_size, phase)
+    def reduce(self, image: Image.Image) -> Image.Image:
+        """Reduce an 8-bit grey image, as `show` gives it, to what training started from."""
         return image if self.stored_size is None else resize(image, self.stored_size)
 
     def to_array(self, image: Image.Image) -> npt.NDArray[np.float32]:
@@ -260,60 +212,10 @@ class Preprocessing:
         square = image if image.size == size else resize(image, self.image_size)
         return np.asarray(square, dtype=np.float32) / 255.0
 
-    def to_inputs(self, image: Image.Image) -> npt.NDArray[np.float32]:
-        """Turn an image, as `show` gives it, into the inputs whose predictions are averaged.
-
-        Returns:
-            (N, S, S) in [0, 1]: one for each of `tta.phases`, or one alone where the image is not
-            sampled or is a sample already.
-        """
-        is_sampled = self.sampled_size is not None
-        is_sample = image.size == (self.sampled_size, self.sampled_size)
-        phases = sampling_phases(self.tta.phases if is_sampled and not is_sample else 1)
-        return np.stack([self.to_array(self.reduce(image, phase)) for phase in phases])
-
-
-_VIEWS = {"none": HAND_VIEW, "hand": HAND_VIEW, "unusual": RSNA_VIEW}
-
-
-def sampling_phases(n: int) -> tuple[tuple[float, float], ...]:
-    """Give n positions at which an image is sampled, as shifts in cells; see `sample`.
-
-    They form a lattice: each row and each column of an n x n grid of shifts has one of them, far
-    from its neighbours'. One position is the middle.
-
-    Example:
-        >>> sampling_phases(2)
-        ((-0.25, 0.25), (0.25, -0.25))
-    """
-    # The golden section keeps neighbours apart; without a common factor no column comes twice.
-    steps = [step for step in range(1, n + 1) if gcd(step, n) == 1]
-    step = min(steps, key=lambda step: abs(step - _GOLDEN * n))
-    return tuple(((i + 0.5) / n - 0.5, ((step * i + 1) % n + 0.5) / n - 0.5) for i in range(n))
-
 
 def resize(image: Image.Image, size: int) -> Image.Image:
     """Stretch to size x size, antialiased bilinear, as torchvision's Resize does on such images."""
     return image.resize((size, size), Image.Resampling.BILINEAR)
-
-
-def sample(image: Image.Image, size: int, phase: tuple[float, float] = (0.0, 0.0)) -> Image.Image:
-    """Pick size x size pixels on an even grid, as a nearest-neighbour resize does.
-
-    Phase (0, 0) takes the pixel in the middle of each cell, exactly as the public 100-px copy of
-    the RSNA images was made. Other phases are other samples of the same image, as valid as that.
-
-    Args:
-        image: An image of any size; one of size x size is its own sample.
-        size: Side of the result in pixels.
-        phase: Shift of the grid down and to the right, in cells, each within -0.5 and 0.5.
-    """
-    if image.size == (size, size):
-        return image
-    down, right = phase
-    x, y = image.width / size, image.height / size
-    grid = (x, 0.0, right * x, 0.0, y, down * y)
-    return image.transform((size, size), Image.Transform.AFFINE, grid, Image.Resampling.NEAREST)
 
 
 def stretch_grey(image: Image.Image) -> Image.Image:

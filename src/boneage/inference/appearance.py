@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from boneage.imaging.preprocess import sample, stretch_grey
+from boneage.imaging.preprocess import stretch_grey
 
 Array = npt.NDArray[np.float64]
 
@@ -31,7 +31,7 @@ def describe(image: Image.Image) -> Array:
         which sharpening and blurring change; quantiles of the local contrast, which equalisation
         evens out; how much is black and white.
     """
-    small = stretch_grey(sample(image, SIDE))
+    small = stretch_grey(image.resize((SIDE, SIDE), Image.Resampling.NEAREST))
     grey = np.asarray(small, dtype=np.float64) / 255.0
     steps = np.array([_mean_step(grey, lag) for lag in _LAGS])
     cells = SIDE // _TILE

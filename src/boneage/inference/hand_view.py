@@ -62,7 +62,7 @@ def show_hand(
     turned = undo_turns(hand.placement, orientation.quarter_turns, image.size)
     size = image.size if orientation.quarter_turns % 2 == 0 else image.size[::-1]
     is_unusual, is_far = not is_usual(turned, size), not is_usual(turned, size, FAR)
-    if preprocessing.needs_view(turned, size):
+    if preprocessing.crop == "hand":
         aspect = find_aspect(radiograph, hand, finder)
         to_view = preprocessing.view.of(hand.place(aspect), preprocessing.view_height, aspect)
         bright = ImageOps.invert(image) if orientation.is_inverted else image
@@ -101,7 +101,7 @@ class HandReader:
     Their alpha channel is the outline of the hand, or full where an image is shown whole.
 
     Attributes:
-        preprocessing: Whose `crop` is `hand` or `unusual`.
+        preprocessing: Whose `crop` is `hand`.
         finder: Finds the hands.
     """
 

@@ -257,7 +257,7 @@ class Predictor:
     def predict_raw(
         self, radiograph: Radiograph, sex: Sex | None, hand: FoundHand | None = None
     ) -> RawPrediction:
-        """Give the network's outputs, averaged over samples of the image and not calibrated.
+        """Give the network's outputs, not calibrated.
 
         An image that was rotated or inverted is corrected first, and shown to the network as the
         contract's `Preprocessing` says: whole, or in a view of the hand.
@@ -270,7 +270,7 @@ class Predictor:
         hand = hand or self.find_hand(radiograph)
         preprocessing = self.contract.preprocessing
         shown = show_hand(radiograph, hand, self._finder, preprocessing)
-        outputs, age_map = self._average(shown.image, sex)
+        outputs, age_map = self._run_image(shown.image, sex)
         if age_map is not None:  # over the image as it was given
             if shown.to_view is None:
                 age_map = np.rot90(age_map, shown.orientation.quarter_turns)
@@ -279,15 +279,13 @@ class Predictor:
                 age_map = spread_map(age_map, shown.to_view, shown.image.size, (width, height))
         return RawPrediction(outputs, age_map, shown)
 
-    def _average(
+    def _run_image(
         self, image: Image.Image, sex: Sex | None
     ) -> tuple[Outputs, npt.NDArray[np.float32] | None]:
         """Predict an image as it is: the outputs, and the age map of a model that has one."""
-        inputs = self.contract.preprocessing.to_inputs(image)
-        # One at a time: a batch is no faster on one core, and takes memory for each.
-        samples = [self.run(image[None], [sex]) for image in inputs]
-        mean = {name: np.mean([s[name] for s in samples], axis=0) for name in samples[0]}
-        return make_outputs(mean, [sex]), mean["age_map"][0] if "age_map" in mean else None
+        preprocessing = self.contract.preprocessing
+        found = self.run(preprocessing.to_array(preprocessing.reduce(image))[None], [sex])
+        return make_outputs(found, [sex]), found["age_map"][0] if "age_map" in found else None
 
     def run(
         self, images: npt.NDArray[np.float32], sexes: Sequence[str | None]

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 TAKEN_OVER = (
     "backbone", "tasks", "sex_input", "unknown_sex_weight", "sex_weight", "tta_mirror", "tta_zoom",
-    "image_size", "sampled_size", "stretch_grey", "crop", "output_stride", "age_bias",
+    "image_size", "stretch_grey", "crop", "output_stride", "age_bias",
 )  # fmt: skip
 """Settings that follow from the weights of a model in the package."""
 

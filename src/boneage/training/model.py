@@ -83,7 +83,7 @@ class BoneAgePredictor(nn.Module):
         sex_input: Whether the heads' weights depend on sex (`SexConditionedLinear`).
         sex_head: Whether a `Linear(F, 1)` predicts the sex, which is used where none is provided.
         tta: Views whose features are averaged outside training, and with them the outputs, which
-            are linear in the features. Sampling phases belong to the preparation of the images.
+            are linear in the features.
         image_size: Side of the input in pixels; some backbones are built for one size.
         output_stride: Pixels for one cell of the last feature map, 16 for some of timm's.
         init: Initial weights, see `load_backbone`.

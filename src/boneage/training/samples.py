@@ -55,8 +55,7 @@ def load_samples(paths: Paths, recipe: Recipe) -> tuple[pd.DataFrame, int | None
     sources = {name: raw.get(name) for name in (names.get(i, i) for i in labels["image_id"])}
     images, stored_size = find_processed(paths.processed, sources, recipe)
     images = {i: images[name] for i in labels["image_id"] if (name := names.get(i, i)) in images}
-    # A sampled image is the same whether it is stored in the processed folder or not.
-    return join_images(labels, images), None if recipe.sampled_size else stored_size
+    return join_images(labels, images), stored_size
 
 
 def choose_training(samples: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
