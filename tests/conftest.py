@@ -1,6 +1,5 @@
 """The synthetic cohort is the fixture: small images, written once a test session."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from boneage.config import ImageSettings, Paths, Recipe, Runtime
 from boneage.data.labels import find_images, find_labels, match_images, read_labels
 from boneage.data.processed import preprocess_folder
 from boneage.data.split import split_samples
-from boneage.imaging.geometry import RSNA_VIEW
 from boneage.inference.batch import ImageRecord
 from boneage.inference.predictor import Predictor
 from boneage.phantom.cohort import write_cohort
@@ -63,13 +61,10 @@ def samples(raw: Path) -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def exported(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported model with every output there is, which samples its images to 64 px first."""
+    """An exported model with every head there is, of images stored at 64 px."""
     from boneage.training.export import export_onnx
 
-    checkpoint = make_checkpoint(
-        sex_input=True, sex_weight=0.1, tta_mirror=True, sampled_size=64, stretch_grey=True,
-        stored_size=None,
-    )  # fmt: skip
+    checkpoint = make_checkpoint(sex_input=True, sex_weight=0.1, tta_mirror=True, stretch_grey=True)
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     export_onnx(checkpoint, path, [min(raw.rglob("*.png"))])
     return path
@@ -77,13 +72,11 @@ def exported(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def exported_with_view(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported model that sees a hand in a view of it where the hand lies unusually."""
+    """An exported model that sees a hand in a view of its own."""
     from boneage.training.export import export_onnx
 
-    checkpoint = make_checkpoint(stored_size=None)
-    preprocessing = replace(checkpoint.preprocessing, crop="unusual", view=RSNA_VIEW)
     path = tmp_path_factory.mktemp("with_view") / "model.onnx"
-    export_onnx(replace(checkpoint, preprocessing=preprocessing), path, [min(raw.rglob("*.png"))])
+    export_onnx(make_checkpoint(crop="hand"), path, [min(raw.rglob("*.png"))])
     return path
 
 

@@ -19,7 +19,6 @@ import boneage
 from boneage.config import Paths, Recipe, Runtime
 from boneage.data.labels import find_images, find_labels, match_images, read_labels
 from boneage.errors import ConfigError
-from boneage.imaging.preprocess import TestTimeAugmentation
 from boneage.inference.batch import ImageRecord, predict_images
 from boneage.inference.contract import OUTPUTS
 from boneage.inference.predictor import Predictor
@@ -60,13 +59,15 @@ def test_the_file_is_small_and_its_own_fingerprint_holds(predictor: Predictor) -
 def test_the_contract_says_what_a_user_must_know(predictor: Predictor) -> None:
     contract = predictor.contract
     assert contract.sex_input
-    assert contract.outputs == tuple(name for name in OUTPUTS if name != "embedding")
+    assert contract.outputs == OUTPUTS
     assert contract.calibration is not None
     assert contract.calibration.graph_sha256 == contract.graph_sha256
     assert "research and education" in contract.facts["terms"]
     assert "RSNA" in contract.facts["data"]
     assert contract.facts["test"]["n"] == RESULTS["test"]["n"]
-    assert contract.preprocessing.tta == TestTimeAugmentation(mirror=True, zoom=0.07, phases=8)
+    assert contract.preprocessing.crop == "hand"
+    assert contract.familiarity is not None
+    assert contract.appearance is not None
     assert contract.provenance["data_sha256"]
     assert contract.recipe["seed"] == 0
 
@@ -77,7 +78,7 @@ def test_the_published_figures_are_those_of_this_file(predictor: Predictor) -> N
     assert stated["mae_months"] == RESULTS["test"]["regression"]["mae_months"]
 
 
-@pytest.mark.parametrize("name", ["sampling", "audit", "regions"])
+@pytest.mark.parametrize("name", ["audit", "regions"])
 def test_every_published_measurement_is_of_this_file(predictor: Predictor, name: str) -> None:
     measured = json.loads((DOCS / "results" / f"{name}.json").read_text(encoding="utf-8"))
     assert measured["graph_sha256"] == predictor.contract.graph_sha256

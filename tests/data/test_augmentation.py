@@ -7,17 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 from boneage.config import Recipe
-from boneage.data.augmentation import Augmentation, rotate_early, vary
+from boneage.data.augmentation import Augmentation, move, vary
 from boneage.data.dataset import BoneAgeDataset, get_transforms, normalise
 from boneage.imaging.preprocess import Preprocessing, resize
 
 EVERYTHING = Recipe(
     image_size=40,
     rotation=20.0,
-    early_rotation=0.5,
     zoom=0.15,
     shift=0.08,
     brightness=0.3,
@@ -44,38 +42,24 @@ def make(**values: Any) -> Augmentation:
 def test_a_row_gets_the_same_alone_and_in_any_batch_to_the_bit() -> None:
     images = make_images()
     batch = Augmentation.of_rows(EVERYTHING, 3, 2, ROWS)
-    varied = vary(rotate_early(images, batch), batch)
+    varied = vary(images, batch)
     order = [7, 2, 11, 0]
     part = Augmentation.of_rows(EVERYTHING, 3, 2, order)
-    assert torch.equal(vary(rotate_early(images[order], part), part), varied[order])
+    assert torch.equal(vary(images[order], part), varied[order])
     for row in ROWS:
         alone = Augmentation.of_rows(EVERYTHING, 3, 2, [row])
-        assert torch.equal(vary(rotate_early(images[[row]], alone), alone), varied[[row]])
+        assert torch.equal(vary(images[[row]], alone), varied[[row]])
 
 
 def test_a_batch_gets_what_the_data_set_gives_each_of_its_rows(samples: pd.DataFrame) -> None:
     raw = Preprocessing(image_size=40, stored_size=None, invert="never")
-    recipe = replace(EVERYTHING, early_rotation=0.0)  # which comes before images are of one size
-    data = BoneAgeDataset(samples.head(6), get_transforms("train", recipe), raw, seed=5)
+    data = BoneAgeDataset(samples.head(6), get_transforms("train", EVERYTHING), raw, seed=5)
     data.epoch = 4
     squares = [np.asarray(resize(data.read_image(row), 40), np.float32) / 255 for row in range(6)]
     images = torch.from_numpy(np.stack(squares))[:, None]
-    expected = normalise(vary(images, Augmentation.of_rows(recipe, 5, 4, range(6))))
+    expected = normalise(vary(images, Augmentation.of_rows(EVERYTHING, 5, 4, range(6))))
     for row in range(6):
         assert torch.equal(data[row]["image"], expected[row])
-
-
-def test_early_rotation_in_a_batch_is_that_of_the_data_set(samples: pd.DataFrame) -> None:
-    raw = Preprocessing(image_size=40, stored_size=None, invert="never")
-    recipe = replace(NOTHING, rotation=30.0, early_rotation=0.99)
-    data = BoneAgeDataset(samples.head(3), get_transforms("train", recipe), raw, seed=5)
-    for row in range(3):
-        augmentation = Augmentation.of_rows(recipe, 5, 0, [row])
-        pixels = torch.from_numpy(np.array(data.read_image(row), np.float32))[None, None]
-        rotated = rotate_early(pixels, augmentation)[0, 0].round().byte().numpy()
-        square = np.asarray(resize(Image.fromarray(rotated), 40), np.float32) / 255
-        image = vary(torch.from_numpy(square)[None, None], augmentation)
-        torch.testing.assert_close(normalise(image)[0], data[row]["image"], rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize(("seed", "epoch", "row"), [(4, 2, 5), (3, 1, 5), (3, 2, 6)])
@@ -98,9 +82,6 @@ def test_parameters_fill_the_ranges_of_the_options() -> None:
         assert high - tolerance <= values.max() <= high + 1e-6, name
         assert values.mean() == pytest.approx((low + high) / 2, abs=3 * tolerance), name
     assert drawn.is_mirrored.float().mean().item() == pytest.approx(0.5, abs=0.1)
-    early = drawn.early_rotation
-    assert (early != 0).float().mean().item() == pytest.approx(0.5, abs=0.1)
-    assert 19.0 < early.abs().max() <= 20.0
 
 
 def test_parameters_vary_independently() -> None:
@@ -112,7 +93,7 @@ def test_parameters_vary_independently() -> None:
 
 def test_one_option_does_not_change_what_another_draws() -> None:
     plain, more = draw(NOTHING), draw(replace(NOTHING, brightness=0.5))
-    for name in ("rotation", "zoom", "shift_right", "is_mirrored", "early_rotation"):
+    for name in ("rotation", "zoom", "shift_right", "is_mirrored"):
         assert torch.equal(getattr(plain, name), getattr(more, name))
     rotated = draw(replace(EVERYTHING, brightness=0.0))
     assert torch.equal(rotated.rotation, draw(EVERYTHING).rotation)
@@ -120,7 +101,7 @@ def test_one_option_does_not_change_what_another_draws() -> None:
 
 def test_without_options_images_keep_their_pixels_to_the_bit() -> None:
     images, drawn = make_images(), Augmentation.of_rows(NOTHING, 0, 0, ROWS)
-    assert torch.equal(vary(rotate_early(images, drawn), drawn), images)
+    assert torch.equal(vary(images, drawn), images)
 
 
 def test_a_mirrored_image_is_the_mirror_image() -> None:
@@ -134,9 +115,9 @@ def test_a_positive_rotation_is_counter_clockwise() -> None:
     torch.testing.assert_close(rotated, torch.rot90(image, 1, (2, 3)), rtol=0, atol=1e-4)
 
 
-def test_early_rotation_keeps_the_proportions_of_an_image_that_is_not_square() -> None:
+def test_rotation_keeps_the_proportions_of_an_image_that_is_not_square() -> None:
     image = make_images(1, height=60, width=30)
-    rotated = rotate_early(image, make(early_rotation=90.0))
+    rotated = move(image, make(rotation=90.0))
     middle = torch.rot90(image[:, :, 15:45], 1, (2, 3))
     torch.testing.assert_close(rotated[:, :, 15:45], middle, rtol=0, atol=1e-4)
     assert rotated[:, :, :14].max() < 1e-4  # nothing comes in from outside the image

@@ -110,25 +110,6 @@ def test_rotation_stays_within_its_limit(recipe: Recipe) -> None:
     assert 7 < np.abs(tilts).max() <= 10.5
 
 
-def test_the_proportion_of_images_rotated_early_is_the_one_asked_for(recipe: Recipe) -> None:
-    """A checkerboard of single pixels keeps its extremes when enlarged, not when rotated first."""
-    radiograph = Image.fromarray(np.indices((50, 50)).sum(axis=0).astype(np.uint8) % 2 * 255)
-    still = replace(recipe, image_size=200, horizontal_flip=False, rotation=20.0)
-
-    def contrast(seed: int, proportion: float) -> float:
-        torch.manual_seed(seed)
-        changed = replace(still, early_rotation=proportion)
-        return get_transforms("train", changed)(radiograph)[0, 60:140, 60:140].std().item()
-
-    sharp = min(contrast(seed, 0.0) for seed in range(20))
-    blurred = sum(contrast(seed, 0.5) < 0.9 * sharp for seed in range(100))
-    assert 35 <= blurred <= 65
-    evaluated = [
-        get_transforms("val", replace(still, early_rotation=p))(radiograph) for p in (0.0, 0.5)
-    ]
-    assert torch.equal(*evaluated)
-
-
 def test_zoom_shift_and_brightness_vary_training_images(
     samples: pd.DataFrame, recipe: Recipe
 ) -> None:

@@ -15,7 +15,7 @@ import boneage.data.processed
 from boneage.config import ImageSettings, Invert
 from boneage.data.processed import PreprocessSummary, find_processed, preprocess_folder
 from boneage.errors import BoneAgeError, ImageError
-from boneage.imaging.preprocess import Preprocessing, sample
+from boneage.imaging.preprocess import Preprocessing
 from boneage.imaging.radiograph import Radiograph
 from builders import draw_hand, save_pixels, write_hands
 
@@ -36,7 +36,6 @@ CUT = [
     pytest.param(lambda whole: whole[:-5], id="in the last bytes"),
     pytest.param(lambda whole: _png(draw_hand()), id="a foreign file"),
 ]
-SAMPLED = ImageSettings(image_size=24, sampled_size=32)
 VIEWS = ImageSettings(image_size=32, crop="hand")
 
 
@@ -106,15 +105,13 @@ def test_a_second_run_makes_only_what_is_missing(images: Images, processed: Path
     assert after["7.png"] == before["7.png"]
 
 
-def test_another_size_sampling_or_polarity_makes_all_images_anew(
+def test_another_size_crop_or_polarity_makes_all_images_anew(
     images: Images, processed: Path
 ) -> None:
     always = ImageSettings(image_size=32, invert="always")
-    for settings in (IMAGES, ImageSettings(image_size=48), SAMPLED, IMAGES, always):
+    for settings in (IMAGES, ImageSettings(image_size=48), VIEWS, IMAGES, always):
         assert _run(images, processed, settings).written == 3
-        assert (
-            _read(processed / "7.png").shape == (settings.sampled_size or settings.image_size,) * 2
-        )
+        assert _read(processed / "7.png").shape == (settings.image_size,) * 2
     inverted = _read(processed / "7.png")
     _run(images, processed)
     np.testing.assert_allclose(inverted, 255.0 - _read(processed / "7.png"), atol=1)
@@ -302,7 +299,6 @@ def test_a_foreign_file_among_the_processed_is_refused(
     [
         (ImageSettings(image_size=48), "48 px, invert auto"),
         (ImageSettings(image_size=32, invert="always"), "32 px, invert always"),
-        (SAMPLED, "32 px, sampled, invert auto"),
         (VIEWS, "32 px, invert auto, crop hand (hand finder 0a1b2c3d)"),
     ],
 )
@@ -348,27 +344,11 @@ def test_an_image_that_is_not_square_is_stretched_and_keeps_its_corners(
     assert (small[0, 0], small[0, -1], small[-1, 0], small[-1, -1]) == (100, 150, 200, 250)
 
 
-def test_the_processed_folder_holds_samples_on_request_as_serving_makes_them(
-    images: Images, processed: Path
-) -> None:
-    _run(images, processed, SAMPLED)
-    for image_id, source in images.items():
-        stored = _read(processed / f"{image_id}.png")
-        np.testing.assert_array_equal(stored, np.asarray(sample(Image.open(source), 32)))
-        served = Preprocessing(24, None, "auto", 32).read(source)
-        np.testing.assert_array_equal(stored, np.asarray(served))
-    found, size = find_processed(processed, images, SAMPLED)
-    assert (list(found), size) == (list(images), 32)
-    assert _run(images, processed, SAMPLED).up_to_date == 3
-
-
 @pytest.mark.parametrize(
     ("made", "asked", "message"),
     [
-        (IMAGES, SAMPLED, "no --sampled-size, this run has --sampled-size 32. Run `boneage prep"),
-        (SAMPLED, IMAGES, "--sampled-size 32, this run has no --sampled-size. Run `boneage prep"),
-        (SAMPLED, ImageSettings(image_size=24, sampled_size=48),
-         "--sampled-size 32, this run has --sampled-size 48. Run `boneage preprocess"),
+        (VIEWS, IMAGES,
+         "--crop hand, this run has none. Run `boneage preprocess --crop none` first."),
         (ImageSettings(image_size=32, invert="never"), IMAGES,
          "--invert never, this run has auto. Run `boneage preprocess --invert auto` first."),
     ],

@@ -7,8 +7,8 @@ from boneage.imaging.geometry import (
     JOINTS,
     LANDMARKS,
     MEAN_HAND,
-    RSNA_VIEW,
     Affine,
+    HandView,
     Points,
     ShapeModel,
     edge_grey,
@@ -104,8 +104,8 @@ def test_a_squeezed_image_is_stretched_in_its_view() -> None:
 
 
 def test_a_view_of_the_rsna_layout_is_usual_and_a_wide_field_is_not() -> None:
-    size = RSNA_VIEW.size(640)
-    usual = RSNA_VIEW.frame(640)
+    layout = HandView(0.775, 0.163, 0.50, 0.69)  # medians of the RSNA images
+    size, usual = layout.size(640), layout.frame(640)
     assert size == (496, 640)
     assert is_usual(usual, size)
     assert not is_usual(usual, (2 * size[0], 2 * size[1]), slack=1.25)

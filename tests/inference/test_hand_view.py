@@ -150,7 +150,7 @@ def test_the_spacing_of_the_pixels_decides_the_proportions(
     )
 
 
-@pytest.mark.parametrize(("crop", "is_view"), [("none", False), ("unusual", False), ("hand", True)])
+@pytest.mark.parametrize(("crop", "is_view"), [("none", False), ("hand", True)])
 def test_the_crop_decides_what_is_shown(
     hand: npt.NDArray[np.uint8], reader: HandReader, crop: Crop, is_view: bool
 ) -> None:

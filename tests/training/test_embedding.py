@@ -56,7 +56,8 @@ def test_a_served_model_tells_how_familiar_an_image_is(tmp_path: Path) -> None:
     codes = prediction.reason_codes
     assert prediction.familiarity is not None
     assert (prediction.familiarity < 0.5) == ("unlike_training" in codes)
-    grey = predictor.contract.preprocessing.to_inputs(predictor.read(paths[0]).to_image())
+    preprocessing = predictor.contract.preprocessing
+    grey = preprocessing.to_array(preprocessing.read(paths[0]))[None]
     alone = predictor.run(grey, ["M"])["embedding"]
     both = predictor.run(np.concatenate([grey, grey]), ["M", "F"])["embedding"]
     np.testing.assert_allclose(both[0], alone[0], rtol=1e-4, atol=1e-4)

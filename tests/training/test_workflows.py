@@ -25,7 +25,7 @@ from boneage.inference.predictor import Predictor
 from boneage.phantom.cohort import write_cohort
 from boneage.training import workflows
 from boneage.training.checkpoint import load_checkpoint
-from boneage.training.export import Parity, export_onnx
+from boneage.training.export import Parity
 from boneage.training.workflows import evaluate_model, explain_model, export_model, train_model
 from builders import TINY
 
@@ -383,32 +383,6 @@ def test_synthetic_images_join_the_training_and_nothing_else(
     assert not split["image_id"].str.startswith("synthetic").any()
     # A second run uses the same images and moves the first run aside.
     train_model(paths, replace(recipe, epochs=1, synthetic_images=16), runtime)
-
-
-def test_sampled_images_are_the_same_raw_and_processed(
-    mine: Paths, recipe: Recipe, runtime: Runtime, tmp_path: Path
-) -> None:
-    sampled = replace(recipe, epochs=1, sampled_size=40, stretch_grey=True)
-    preprocess_folder(find_images(mine.data), tmp_path / "sampled", sampled, workers=1)
-    processed = replace(mine, processed=tmp_path / "sampled")
-    train_model(processed, sampled, runtime)
-    checkpoint = load_checkpoint(mine.output / "models/best_model.pt")
-    preprocessing = checkpoint.preprocessing
-    assert (preprocessing.image_size, preprocessing.stored_size) == (48, None)
-    assert (preprocessing.sampled_size, preprocessing.stretch_grey) == (40, True)
-    tables = []
-    for paths in (processed, replace(mine, use_processed=False)):
-        evaluate_model(paths, runtime)
-        tables.append(load_table(mine.output / "predictions_test.csv"))
-    pd.testing.assert_frame_equal(tables[0], tables[1])
-    radiographs = find_images(mine.data)
-    export_onnx(checkpoint, tmp_path / "model.onnx", list(radiographs.values())[:1])
-    predictor = Predictor(tmp_path / "model.onnx")
-    exported = predictor.contract.preprocessing
-    for row in tables[0].itertuples():
-        image = exported.to_array(exported.read(radiographs[str(row.image_id)]))
-        (years,) = predictor.run(image[None], [None])["age_years"]
-        assert years == pytest.approx(row.predicted_years, abs=1e-4)
 
 
 def test_views_of_hands_are_the_same_raw_processed_and_served(
