@@ -320,6 +320,25 @@ def test_ages_are_grouped_in_the_bands_of_the_audit() -> None:
     assert rows[1]["mae_years"] == pytest.approx(0.75)
 
 
+def test_ages_are_grouped_by_the_prediction_as_well() -> None:
+    table = _table([10.5, 3.0, 12.0], [8.5, 3.5, 13.0])
+    rows = evaluate_table(table, resamples=0)["by_predicted_age"]
+    assert [(row["group"], row["signed_error_months"]) for row in rows] == [
+        ("0 to under 6 years", 6.0), ("6 to under 9 years", -24.0), ("12 to under 15 years", 12.0),
+    ]  # fmt: skip
+
+
+def test_regression_to_the_mean_explains_the_errors_of_a_prediction_that_only_shrinks() -> None:
+    reference = np.linspace(1.0, 17.0, 200)
+    noise = np.random.default_rng(0).normal(0.0, 1.5, len(reference))
+    r2 = reference.var() / (reference.var() + noise.var())  # of the best linear prediction
+    predicted = reference.mean() + r2 * (reference - reference.mean() + noise)
+    for row in evaluate_table(_table(reference.tolist(), predicted.tolist()), resamples=0)[
+        "by_age"
+    ]:
+        assert row["regression_to_mean_months"] == pytest.approx(row["signed_error_months"], abs=4)
+
+
 def test_the_worst_cases_come_worst_first_and_those_equally_bad_by_their_id() -> None:
     errors = np.array([0.1, -3.0, 0.5, 2.0, 1.0, -1.5, 0.2, 0.3, -0.4, 0.6, 0.7, 0.8])
     table = _table([10.0] * 12, (10.0 + errors).tolist())

@@ -86,7 +86,7 @@ def evaluate_table(
         report["by_age"] = groups.list("age", _AGE)
         r2 = everyone["r2"]["value"]
         for row, expected in zip(report["by_age"], _regress(cases.table, r2), strict=True):
-            row["regression_to_mean_months"] = MONTHS * expected
+            row["regression_to_mean_months"] = None if expected is None else MONTHS * expected
         report["by_predicted_age"] = groups.list("predicted age", _AGE)
         if "intervals" in cases.kinds:
             report["intervals"] = _intervals(cases, groups)
@@ -190,15 +190,17 @@ def _band(years: pd.Series) -> dict[str, Mask]:
     return {name: members for name, members in found.items() if members.any()}
 
 
-def _regress(table: pd.DataFrame, r2: float) -> list[float]:
+def _regress(table: pd.DataFrame, r2: float | None) -> list[float | None]:
     """Give the error in years that regression to the mean leads one to expect in each age band.
+
+    None where R² is undefined, as for a single case.
 
     A prediction that explains the proportion R² of the variance lies nearer to the mean of all
     than the reference: by (1 - R²) of the distance on average.
     """
     reference = table["reference_years"]
     means = [reference[members].mean() for members in _band(reference).values()]
-    return [(1.0 - r2) * (reference.mean() - mean) for mean in means]
+    return [None if r2 is None else (1.0 - r2) * (reference.mean() - mean) for mean in means]
 
 
 def _by_width(cases: Cases) -> npt.NDArray[np.intp]:
