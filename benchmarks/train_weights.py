@@ -44,7 +44,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 SMALL_VIEW = 192
 """Height in pixels of the views of images at 100 px."""
 
-OTHERS = 2000
+OTHERS = 2500
 """Images at 100 px in an epoch of the second stage."""
 
 BIAS_IMAGES = 96

@@ -76,7 +76,7 @@ class _Transform:
         has_outline = isinstance(given, Image.Image) and given.mode == "LA"
         outline = given.getchannel("A") if has_outline else Image.new("L", image.size, 255)
         if self.recipe.stretch_grey:
-            image = stretch_grey(image)
+            image = stretch_grey(image, outline)
         if not self.is_augmented:
             grey, hand = (_to_tensor(resize(layer, size)) for layer in (image, outline))
             return normalise(grey)[0], hand[0]

@@ -127,13 +127,17 @@ def change_look(images: Tensor, outlines: Tensor | None, look: FilmLook) -> Tens
             mean = F.avg_pool2d(x, side, 1, side // 2, count_include_pad=False)
             x = x + _column(amount) * (x - mean)
     x = torch.stack([_add_grain_and_frame(x[i], look, i) for i in range(len(x))])
-    return stretch(x.clamp(0, 1))
+    return stretch(x.clamp(0, 1), outlines)
 
 
-def stretch(images: Tensor) -> Tensor:
-    """Stretch grey values (B, 1, S, S) between percentiles 1 and 99 to [0, 1]."""
+def stretch(images: Tensor, outlines: Tensor | None = None) -> Tensor:
+    """Stretch grey values (B, 1, S, S) between percentiles 1 and 99, of the hands, to [0, 1]."""
     some = images[:, :, ::_STEP, ::_STEP].flatten(1)
-    low, high = torch.quantile(some, some.new_tensor(_PERCENTILES), dim=1)
+    if outlines is not None:
+        is_hand = outlines[:, :, ::_STEP, ::_STEP].flatten(1) >= 0.5
+        is_hand |= ~is_hand.any(dim=1, keepdim=True)
+        some = some.masked_fill(~is_hand, torch.nan)
+    low, high = torch.nanquantile(some, some.new_tensor(_PERCENTILES), dim=1)
     return ((images - _column(low)) / _column((high - low).clamp_min(1e-3))).clamp(0, 1)
 
 

@@ -24,6 +24,10 @@ GREY_PERCENTILES = (1.0, 99.0)
 """Percentiles that `stretch_grey` takes for black and white."""
 
 
+HALF = 128
+"""Grey value from which on an outline covers a pixel."""
+
+
 def _require(name: str, value: object, expected: str, holds: bool) -> None:
     if not holds:
         raise ConfigError(f"{name} is {value!r}; expected {expected}.")
@@ -203,11 +207,13 @@ class Preprocessing:
     def to_array(self, image: Image.Image) -> npt.NDArray[np.float32]:
         """Turn a reduced image into the network's input: (S, S) float32 in [0, 1].
 
-        An alpha channel, such as the outline of a hand, is left out.
+        The alpha channel of a view is the outline of the hand, inside which grey values are
+        stretched.
         """
+        outline = image.getchannel("A") if image.mode == "LA" else None
         image = image.convert("L")
         if self.stretch_grey:
-            image = stretch_grey(image)
+            image = stretch_grey(image, outline)
         size = (self.image_size, self.image_size)
         square = image if image.size == size else resize(image, self.image_size)
         return np.asarray(square, dtype=np.float32) / 255.0
@@ -218,13 +224,20 @@ def resize(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def stretch_grey(image: Image.Image) -> Image.Image:
+def stretch_grey(image: Image.Image, outline: Image.Image | None = None) -> Image.Image:
     """Stretch the grey values of an 8-bit image so that percentiles 1 and 99 become 0 and 255.
 
     Images of the same hand at several exposures become alike; an image whose percentiles coincide
     is left as it is.
+
+    Args:
+        image: 8-bit grey.
+        outline: Of the hand, white on it. Percentiles are then those of the hand, so that bright
+            letters and plates beside it do not count. By default those of the whole image.
     """
-    low, high = np.percentile(np.asarray(image), GREY_PERCENTILES)
+    greys = np.asarray(image)
+    inside = greys if outline is None else greys[np.asarray(outline) >= HALF]
+    low, high = np.percentile(inside if inside.size else greys, GREY_PERCENTILES)
     if not low < high:
         return image
     levels = (np.arange(256) - low) * (255.0 / (high - low))

@@ -31,7 +31,7 @@ def describe(image: Image.Image) -> Array:
         which sharpening and blurring change; quantiles of the local contrast, which equalisation
         evens out; how much is black and white.
     """
-    small = stretch_grey(image.resize((SIDE, SIDE), Image.Resampling.NEAREST))
+    small = stretch_grey(image.convert("L").resize((SIDE, SIDE), Image.Resampling.NEAREST))
     grey = np.asarray(small, dtype=np.float64) / 255.0
     steps = np.array([_mean_step(grey, lag) for lag in _LAGS])
     cells = SIDE // _TILE

@@ -25,7 +25,8 @@ class ShownHand:
     """An image as the network is shown it, before it is reduced.
 
     Attributes:
-        image: 8-bit grey with bone bright: a view of the hand, or the whole image, upright.
+        image: 8-bit grey with bone bright: a view of the hand, with its outline as the alpha
+            channel, or the whole image, upright.
         orientation: The orientation that was found and corrected, or upright.
         to_view: From the image as it was given to the view; None if it is shown whole.
         aspect: Width of the image over its true width, as the view corrects it; 1 if the image
@@ -67,6 +68,7 @@ def show_hand(
         to_view = preprocessing.view.of(hand.place(aspect), preprocessing.view_height, aspect)
         bright = ImageOps.invert(image) if orientation.is_inverted else image
         view = preprocessing.show(bright, to_view)
+        view.putalpha(draw_outline(to_view.apply(hand.landmarks), view.size))
         return ShownHand(view, orientation, to_view, aspect, is_unusual, is_far)
     if orientation != UPRIGHT:
         pixels = np.ascontiguousarray(orientation.undo(radiograph.pixels))
@@ -126,11 +128,10 @@ class HandReader:
         """Turn an image that was read into that image."""
         hand = self.finder.find(radiograph.to_image())
         shown = show_hand(radiograph, hand, self.finder, self.preprocessing)
-        outline = Image.new("L", shown.image.size, 255)
         if shown.to_view is not None:
-            outline = draw_outline(shown.to_view.apply(hand.landmarks), shown.image.size)
+            return shown.image  # rendered at its final size
         reduced = self.preprocessing.reduce(shown.image)
-        reduced.putalpha(self.preprocessing.reduce(outline))
+        reduced.putalpha(255)
         return reduced
 
 

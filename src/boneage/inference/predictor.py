@@ -284,7 +284,8 @@ class Predictor:
     ) -> tuple[Outputs, npt.NDArray[np.float32] | None]:
         """Predict an image as it is: the outputs, and the age map of a model that has one."""
         preprocessing = self.contract.preprocessing
-        found = self.run(preprocessing.to_array(preprocessing.reduce(image))[None], [sex])
+        reduced = image if image.mode == "LA" else preprocessing.reduce(image)
+        found = self.run(preprocessing.to_array(reduced)[None], [sex])
         return make_outputs(found, [sex]), found["age_map"][0] if "age_map" in found else None
 
     def run(
