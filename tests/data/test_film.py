@@ -67,12 +67,24 @@ def test_each_setting_changes_some_images_of_a_run(name: str) -> None:
 
 def test_only_what_lies_outside_the_hand_is_darkened() -> None:
     images = torch.full((1, 1, 48, 48), 0.6)
-    images[..., :4], images[..., -4:] = 0.0, 1.0  # so that stretching changes nothing
+    images[..., 24:28], images[..., -4:] = 0.0, 1.0  # so that stretching changes nothing
     outline = torch.zeros(1, 1, 48, 48)
     outline[..., 24:] = 1.0
     changed = change_look(images, outline, make(background=1.0))
     assert changed[..., 30:40].mean() == pytest.approx(0.6, abs=0.02)
     assert changed[..., 6:18].max() == pytest.approx(0.0, abs=0.02)
+
+
+def test_greys_are_stretched_to_those_of_the_hand() -> None:
+    images = 0.2 + 0.2 * make_images(2)
+    images[..., :10] = 1.0  # a plate beside the hand
+    outline = torch.zeros(2, 1, 48, 48)
+    outline[..., 12:] = 1.0
+    outline[1] = 0.0  # no hand is known: the whole image counts
+    changed = change_look(images, outline, draw(NOTHING, 2))
+    assert changed[0, ..., 12:].max() == 1.0
+    assert changed[0, ..., 12:].min() == 0.0
+    assert changed[1, ..., 12:].max() < 0.7
 
 
 def test_a_curve_darkens_soft_tissue_more_than_bone() -> None:

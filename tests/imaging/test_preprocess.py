@@ -61,6 +61,24 @@ def test_a_faint_exposure_of_an_image_is_stretched_to_the_same_greys() -> None:
     np.testing.assert_allclose(whole, faint, atol=4)
 
 
+def test_what_lies_beside_the_hand_does_not_count_for_stretching() -> None:
+    source = np.linspace(60, 160, 10_000).astype(np.uint8).reshape(100, 100)
+    source[:30] = 255  # a bright plate
+    outline = Image.new("L", (100, 100), 255)
+    outline.paste(0, (0, 0, 100, 30))
+    image = Image.fromarray(source)
+    plain, inside = (np.asarray(stretch_grey(image, o)) for o in (None, outline))
+    assert np.ptp(plain[30:].astype(int)) < 160
+    assert np.ptp(inside[30:].astype(int)) == 255
+    assert (inside[:30] == 255).all()
+    nothing = Image.new("L", (100, 100), 0)
+    np.testing.assert_array_equal(np.asarray(stretch_grey(image, nothing)), plain)
+    view = image.copy()
+    view.putalpha(outline)
+    served = Preprocessing(100, None, "never", stretch_grey=True).to_array(view)
+    np.testing.assert_allclose(served, inside / np.float32(255), atol=1e-6)
+
+
 def test_an_image_without_contrast_is_not_stretched() -> None:
     source = np.full((50, 50), 90, np.uint8)
     source[0, 0] = 200

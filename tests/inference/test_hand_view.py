@@ -159,6 +159,7 @@ def test_the_crop_decides_what_is_shown(
     shown = show_hand(radiograph, found, reader.finder, replace(HAND, crop=crop))
     assert (shown.to_view is not None) == is_view
     assert shown.image.size == (HAND_VIEW.size(160) if is_view else radiograph.to_image().size)
+    assert shown.image.mode == ("LA" if is_view else "L")
 
 
 def test_an_image_without_a_hand_is_shown_whole(reader: HandReader) -> None:
