@@ -186,7 +186,8 @@ def predict_looks(
     mean, std = IMAGENET_MEAN[0], IMAGENET_STD[0]
     outputs: tuple[list[Outputs], list[Outputs]] = ([], [])
     data = BoneAgeDataset(samples, get_transforms("train", recipe), seed=recipe.seed + 1)
-    for data.epoch in range(LOOKS):
+    for look in range(LOOKS):
+        data.epoch = look
         for i, row in enumerate(tqdm(samples.itertuples(), total=len(samples), desc="looks")):
             grey = (data[i]["image"][:1] * std + mean).clamp(0.0, 1.0).numpy()
             for sex, kept in zip((row.sex, None), outputs, strict=True):
