@@ -14,13 +14,13 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import onnx
 from PIL import Image, ImageFilter
 from skimage.exposure import equalize_adapthist
 from sklearn.neural_network import MLPClassifier
-from tqdm import tqdm
 
 from boneage.data.labels import find_images, find_labels, match_images, read_labels
 from boneage.data.split import split_samples
@@ -28,13 +28,13 @@ from boneage.files import replacing
 from boneage.imaging.preprocess import Reader
 from boneage.imaging.radiograph import read_radiograph
 from boneage.inference.appearance import AppearanceModel, describe
+from boneage.inference.batch import map_images
 from boneage.inference.contract import CONTRACT_KEY
 from boneage.inference.hand_view import make_reader
 from boneage.inference.predictor import Predictor
 from boneage.inference.registry import find_model
 
 QUANTILE = 0.99
-MOST = 2500
 
 
 def main() -> None:
@@ -64,13 +64,13 @@ def build(
         Numbers of images, and how many of the processed ones are found.
     """
     reader = make_reader(Predictor(model_path, threads=1).contract.preprocessing)
-    train = [small[i] for i in sorted(small) if part.get(i) == "train"][::5][:MOST]
+    train = [small[i] for i in sorted(small) if part.get(i) == "train"][::8]
     train += [large[i] for i in sorted(large) if part.get(i) == "train"]
     val = [small[i] for i in sorted(small) if part.get(i) == "val" and i not in large][::2]
     val_large = [large[i] for i in sorted(large) if part.get(i) == "val"]
     rng = np.random.default_rng(0)
     plain = _describe_all(reader, train)
-    processed = _describe_all(reader, train, rng, times=2)
+    processed = _describe_all(reader, train, processed_times=2)
     model = _fit(plain, processed)
     home = np.concatenate([_describe_all(reader, val), _describe_all(reader, val_large)])
     distances = [model.distance(row) for row in home]
@@ -82,7 +82,7 @@ def build(
     })  # fmt: skip
     found = {"training images": len(train), "validation images": len(home), "found": {}}
     for name in ("clahe", "unsharp", "noise", "blur", "overexposed"):
-        rows = [_describe(reader, _process(_read(path), name, rng)) for path in val_large]
+        rows = [_describe(reader, _process(_read(path), name, rng)) for path in val_large[::2]]
         is_processed = [model.p_processed(row) > model.processed_above for row in rows]
         is_unlike = [model.distance(row) > model.unlike_above for row in rows]
         found["found"][name] = {
@@ -102,19 +102,18 @@ def _describe(reader: Reader, image: Image.Image) -> Any:
     return describe(reader.read(np.asarray(image)).convert("L"))
 
 
-def _describe_all(
-    reader: Reader, paths: Sequence[Path], rng: np.random.Generator | None = None, times: int = 1
-) -> Any:
-    """Describe images as they are or, with a generator, each processed several times."""
-    rows = []
-    for path in tqdm(paths, unit="image"):
+def _describe_all(reader: Reader, paths: Sequence[Path], processed_times: int = 0) -> Any:
+    """Describe images as they are or, if asked, each processed several times."""
+
+    def work(path: Path) -> list[Any]:
         image = _read(path)
-        for _ in range(times):
-            changed = image
-            if rng is not None:
-                changed = _process(image, str(rng.choice(("clahe", "unsharp"))), rng)
-            rows.append(_describe(reader, changed))
-    return np.array(rows)
+        if not processed_times:
+            return [_describe(reader, image)]
+        rng = np.random.default_rng(crc32(path.name.encode()))
+        names = [str(rng.choice(("clahe", "unsharp"))) for _ in range(processed_times)]
+        return [_describe(reader, _process(image, name, rng)) for name in names]
+
+    return np.array([row for rows in map_images(work, paths, progress="describe") for row in rows])
 
 
 def _process(image: Image.Image, name: str, rng: np.random.Generator) -> Image.Image:

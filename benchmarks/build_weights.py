@@ -71,10 +71,10 @@ DATA = (
 SYNTHETIC_IMAGES, SYNTHETIC_SEED = 300, 5
 PARITY_IMAGES = 100
 
-EMBEDDED_IMAGES = 3000
+EMBEDDED_IMAGES = 1500
 """Training images whose features the familiarity is measured against, in the training's looks."""
 
-LOOKS = 3
+LOOKS = 2
 """Looks of each calibration image."""
 
 WARNED = 0.01
