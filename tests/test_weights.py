@@ -202,7 +202,7 @@ def test_the_published_figures_are_worth_a_place_in_the_package() -> None:
     test, without_sex = RESULTS["test"], RESULTS["test_unknown_sex"]
     age, by_sex = test["regression"], test["gender_bias"]["regression"]
     assert age["mae_months"] < 8.5
-    assert without_sex["regression"]["mae_months"] - age["mae_months"] < 2.15
+    assert without_sex["regression"]["mae_months"] - age["mae_months"] < 2.5
     assert min(test["approaches"][f"{way}_accuracy"] for way in ("direct", "threshold")) > 0.89
     assert all(abs(by_sex[sex]["signed_error_months"]) < 1.5 for sex in ("male", "female"))
     assert abs(by_sex["male"]["mae_months"] - by_sex["female"]["mae_months"]) < 1.5

@@ -50,7 +50,9 @@ def test_weights_are_trained_calibrated_exported_and_measured(
     small, larger = write_sizes(tmp_path / "raw", tmp_path)
     earlier = make_checkpoint(backbone="timm:test_resnet", sex_input=True, sex_weight=0.5)
     init, out, docs = tmp_path / "init.pt", tmp_path / "out.onnx", tmp_path / "docs"
-    save_checkpoint(init, earlier.model, earlier.recipe, earlier.preprocessing, {})
+    save_checkpoint(
+        init, earlier.model, earlier.recipe, earlier.preprocessing, {"init_used": "none"}
+    )
     (docs / "results").mkdir(parents=True)
     (docs / "images").mkdir()
     arguments = ["build_weights.py", str(small), str(larger), "--init", str(init), "--work",

@@ -57,7 +57,9 @@ def test_both_stages_are_trained_and_a_second_call_trains_nothing_again(
     small, larger = write_sizes(raw, tmp_path)
     init, work = tmp_path / "init.pt", tmp_path / "work"
     earlier = make_checkpoint(backbone="timm:test_resnet", sex_input=True, sex_weight=0.5)
-    save_checkpoint(init, earlier.model, earlier.recipe, earlier.preprocessing, {})
+    save_checkpoint(
+        init, earlier.model, earlier.recipe, earlier.preprocessing, {"init_used": "none"}
+    )
     arguments = [str(small), str(larger), "--init", str(init), "--work", str(work),
                  *(["--skip-pretraining"] if skips_first else [])]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["train_weights.py", *arguments])

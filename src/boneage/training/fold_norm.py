@@ -5,6 +5,7 @@ step on a CPU goes into computing them anew, and in batches of mixed looks they 
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import nn
@@ -66,9 +67,8 @@ def fold_norm(backbone: nn.Module) -> int:
     """Fold every normalisation that `pair_norms` finds; give their number."""
     found = list(pair_norms(backbone))
     for parent, name, convolution, norm in found:
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        mean, variance = (cast(torch.Tensor, v) for v in (norm.running_mean, norm.running_var))
+        scale = norm.weight * torch.rsqrt(variance + norm.eps)
         convolution.weight.mul_(scale[:, None, None, None])
-        setattr(parent, name, FoldedNorm(norm, norm.bias - norm.running_mean * scale))
+        setattr(parent, name, FoldedNorm(norm, norm.bias - mean * scale))
     return len(found)
