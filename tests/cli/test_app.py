@@ -379,8 +379,8 @@ def test_the_sex_of_the_example_can_be_changed(
 def test_the_example_is_the_drawing_that_its_notice_describes() -> None:
     notice = (EXAMPLE.parent / "SYNTHETIC.txt").read_text()
     assert "NOT patient data" in notice
-    assert 'draw_image(132, "M", numpy.random.default_rng(3), height=512)' in notice
-    drawn = draw_image(132, "M", np.random.default_rng(3), height=512).image
+    assert 'draw_image(132, "M", numpy.random.default_rng(14), height=512)' in notice
+    drawn = draw_image(132, "M", np.random.default_rng(14), height=512).image
     shown = np.asarray(Image.open(EXAMPLE))
     assert shown.shape == drawn.shape
     assert np.abs(shown.astype(int) - drawn.astype(int)).max() <= 2  # rounding of other machines
