@@ -347,18 +347,17 @@ def test_intervals_are_wider_far_from_the_training_images(tmp_path: Path) -> Non
 
 def test_changed_looks_teach_the_width_and_leave_the_coverage_at_home() -> None:
     with_sex, without_sex, truth = _images(1200)
-    near = np.ones(len(truth))
-    home = [replace(o, distance=near) for o in (with_sex, without_sex)]
-    rng = np.random.default_rng(7)
+    near, rng = np.ones(len(truth)), np.random.default_rng(7)
+    known, unknown = (replace(o, distance=near) for o in (with_sex, without_sex))
     far = rng.uniform(1.5, 3.0, len(truth))
     off = rng.normal(0.0, 1.0, len(truth)) * far
-    looks = [replace(o, years=o.years + off, distance=far) for o in (with_sex, without_sex)]
-    plain = fit_calibration(*home, truth, "abc")
-    taught = fit_calibration(*home, truth, "abc", changed=(*looks, truth))
+    seen, unseen = (replace(o, years=o.years + off, distance=far) for o in (with_sex, without_sex))
+    plain = fit_calibration(known, unknown, truth, "abc")
+    taught = fit_calibration(known, unknown, truth, "abc", changed=(seen, unseen, truth))
     assert taught.bias_male_years == plain.bias_male_years
     for fitted in (plain, taught):
-        _, low, high = fitted.apply(home[0])
+        _, low, high = fitted.apply(known)
         assert coverage(truth, low, high) == pytest.approx(0.9, abs=0.02)
-    covered = [coverage(truth, *fitted.apply(looks[0])[1:]) for fitted in (plain, taught)]
+    covered = [coverage(truth, *fitted.apply(seen)[1:]) for fitted in (plain, taught)]
     assert covered[0] < 0.75
     assert covered[1] > 0.82

@@ -151,7 +151,7 @@ def find_processed(
     """
     images: dict[str, Path] = {}
     stale: list[str] = []
-    made: dict[tuple[int, str, bool, str, str], str] = {}
+    made: dict[tuple[int, str, str, str], str] = {}
     for image_id, source in sources.items():
         path = processed / f"{image_id}.png"
         if not path.is_file():

@@ -40,7 +40,7 @@ class FamiliarityModel:
     warn_below: float
 
     @classmethod
-    def fit(cls, distances: npt.ArrayLike, warn_below: float) -> Self:
+    def fit(cls, distances: Array, warn_below: float) -> Self:
         """Fit to the distances (N,) of images that the network did not learn from."""
         return cls(np.quantile(distances, np.linspace(0, 1, QUANTILES)), warn_below)
 
