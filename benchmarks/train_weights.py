@@ -107,7 +107,7 @@ def cut_views(data: Path, larger: Path, work: Path, recipe: Recipe) -> pd.DataFr
     """
     small, large = find_images(data), find_images(larger)
     samples = match_images(read_labels(find_labels(data)), small)
-    samples["split"] = split_samples(samples, recipe.seed)
+    samples["split"] = split_samples(samples)
     if recipe.split_sha256 not in (None, split_sha256(samples["image_id"], samples["split"])):
         raise SystemExit(f"{data} gives another split than that of the recipe")
     samples["small"] = samples["path"]

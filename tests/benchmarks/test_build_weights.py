@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from boneage.inference.contract import OUTPUTS
 from boneage.inference.predictor import Predictor
 from boneage.phantom.cohort import write_cohort
 from boneage.training.checkpoint import save_checkpoint
-from builders import load_script, make_checkpoint, write_sizes
+from builders import load_script, make_checkpoint, make_small, write_sizes
 
 
 @pytest.fixture
@@ -27,15 +26,7 @@ def build() -> Any:
 @pytest.fixture
 def small_build(build: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The same with networks and numbers of images that take seconds."""
-    read = build.read_recipe
-
-    def read_small(name: str, **changes: Any) -> Any:
-        small = {"image_size": 64, "epochs": 1, "batch_size": 8, "backbone": "timm:test_resnet",
-                 "output_stride": 32, "hold_out": (), "split_sha256": None,
-                 "synthetic_images": 10 if name == "boneage" else 0}  # fmt: skip
-        return replace(read(name, **changes), **small)
-
-    monkeypatch.setattr(build, "read_recipe", read_small)
+    monkeypatch.setattr(build, "read_recipe", make_small(build.read_recipe))
     for name, value in (("OTHERS", 20), ("SYNTHETIC_IMAGES", 12), ("EMBEDDED_IMAGES", 60),
                         ("LOOKS", 1), ("PARITY_IMAGES", 2)):  # fmt: skip
         monkeypatch.setattr(build, name, value)
@@ -53,8 +44,6 @@ def test_weights_are_trained_calibrated_exported_and_measured(
     save_checkpoint(
         init, earlier.model, earlier.recipe, earlier.preprocessing, {"init_used": "none"}
     )
-    (docs / "results").mkdir(parents=True)
-    (docs / "images").mkdir()
     arguments = ["build_weights.py", str(small), str(larger), "--init", str(init), "--work",
                  str(tmp_path / "work"), "--out", str(out), "--docs", str(docs)]  # fmt: skip
     monkeypatch.setattr(sys, "argv", arguments)

@@ -10,7 +10,7 @@ import torch
 
 from boneage.training.checkpoint import BEST, load_checkpoint, save_checkpoint
 from boneage.training.initial_weights import build_model
-from builders import load_script, make_checkpoint, write_sizes
+from builders import load_script, make_checkpoint, make_small, write_sizes
 
 
 @pytest.fixture
@@ -44,15 +44,7 @@ def test_both_stages_are_trained_and_a_second_call_trains_nothing_again(
     capsys: pytest.CaptureFixture[str],
     skips_first: bool,
 ) -> None:
-    read = script.read_recipe
-
-    def read_small(name: str, **changes: Any) -> Any:
-        small = {"image_size": 64, "epochs": 1, "batch_size": 8, "backbone": "timm:test_resnet",
-                 "output_stride": 32, "hold_out": (), "split_sha256": None,
-                 "synthetic_images": 10 if name == "boneage" else 0}  # fmt: skip
-        return replace(read(name, **changes), **small)
-
-    monkeypatch.setattr(script, "read_recipe", read_small)
+    monkeypatch.setattr(script, "read_recipe", make_small(script.read_recipe))
     monkeypatch.setattr(script, "OTHERS", 10)
     small, larger = write_sizes(raw, tmp_path)
     init, work = tmp_path / "init.pt", tmp_path / "work"

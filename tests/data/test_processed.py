@@ -294,6 +294,19 @@ def test_a_foreign_file_among_the_processed_is_refused(
         find_processed(processed, images, ImageSettings())
 
 
+def test_a_file_of_another_version_is_refused(images: Images, processed: Path) -> None:
+    class OtherVersion(Preprocessing):
+        @property
+        def stamp(self) -> dict[str, Any]:
+            return {**super().stamp, "sampled": True}
+
+    preprocess_folder(
+        images, processed, IMAGES, workers=1, reader=OtherVersion.of_processed(IMAGES)
+    )
+    with pytest.raises(BoneAgeError, match=r"\.png was made by another version of boneage\. Run"):
+        find_processed(processed, images, IMAGES)
+
+
 @pytest.mark.parametrize(
     ("settings", "other"),
     [

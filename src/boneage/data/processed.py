@@ -21,6 +21,10 @@ _PNG_KEY = "boneage"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
+_STAMP = {"bytes", "mtime_ns", "size", "invert", "crop", "hand_finder_sha256"}
+"""What the stamp of a processed file may hold; see `Reader.stamp`."""
+
+
 @dataclass(frozen=True)
 class PreprocessSummary:
     """What became of each image of a folder.
@@ -162,6 +166,10 @@ def find_processed(
                 f"{path} was not made by `boneage preprocess`. Move it away and run preprocess."
             )
         values = json.loads(stamp)
+        if not set(values) <= _STAMP:
+            raise BoneAgeError(
+                f"{path} was made by another version of boneage. Run `boneage preprocess` again."
+            )
         crop = values.get("crop", "none")
         finder = values.get("hand_finder_sha256", "")
         made.setdefault((values["size"], values["invert"], crop, finder), image_id)
